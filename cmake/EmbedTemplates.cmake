@@ -1,0 +1,17 @@
+# Writes OUTPUT: a C++ file that holds FILES (relative to ROOT) as string literals, and their SHA-256.
+set(text "#include \"embedded.h\"\n\nnamespace gla {\n\n")
+set(entries "")
+set(digest "")
+foreach(file IN LISTS FILES)
+  file(READ ${ROOT}/${file} content)
+  file(SHA256 ${ROOT}/${file} hash)
+  string(APPEND digest "${file}:${hash}\n")
+  # `)__gla__"` occurs in no template.
+  string(APPEND entries "    {\"${file}\", R\"__gla__(${content})__gla__\"},\n")
+endforeach()
+string(SHA256 hash "${digest}")
+string(SUBSTRING ${hash} 0 16 hash)
+string(APPEND text "const EmbeddedFile kEmbeddedTemplates[] = {\n${entries}};\n")
+string(APPEND text "const std::size_t kEmbeddedTemplateCount = sizeof(kEmbeddedTemplates) / sizeof(kEmbeddedTemplates[0]);\n")
+string(APPEND text "const std::string_view kTemplatesHash = \"${hash}\";\n\n}  // namespace gla\n")
+file(WRITE ${OUTPUT} "${text}")

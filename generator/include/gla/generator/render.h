@@ -1,0 +1,68 @@
+// Problem + variant -> source text for NVRTC, and how to launch what it compiles to. Pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gla/generator/architecture.h"
+#include "gla/generator/problem.h"
+#include "gla/generator/variant.h"
+
+namespace gla {
+
+/// A header of templates/, embedded at build time; `name` is what #include says.
+struct EmbeddedFile {
+  std::string_view name;
+  std::string_view text;
+};
+std::span<const EmbeddedFile> embedded_templates();
+
+/// Hex digest over all embedded templates and the generator's version: the table and the cubin cache are bound to it.
+std::string_view templates_hash();
+
+/// A translation unit: the generated lines; every #include in it names an embedded template.
+struct Source {
+  std::string name;                  ///< file name that compiler messages show
+  std::string text;
+  std::vector<std::string> entries;  ///< extern "C" kernels, in launch order
+};
+
+/// The kernels of a variant. Precondition: check(problem, architecture, variant) is ok.
+Source render(const Problem& problem, const Variant& variant);
+
+/// One launch: entry `entry` of the source, with one KernelArgs (templates/args.h) as its only parameter.
+struct Launch {
+  int entry = 0;
+  std::int64_t grid = 1;  ///< blocks, all along x
+  int threads = 1;
+  std::size_t shared_bytes = 0;
+};
+
+/// The launches of one call, in order on one stream, and the workspace they share.
+struct LaunchPlan {
+  std::vector<Launch> launches;
+  std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
+  std::int64_t segment_tokens = 0;  ///< goes into the arguments
+};
+LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload);
+
+/// Threads and dynamic shared memory of an entry, which do not depend on the workload.
+struct EntryShape {
+  int threads = 1;
+  std::size_t shared_bytes = 0;
+  int min_blocks = 1;
+};
+std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& variant);
+
+/// Tools for verification, written as templates like the kernels: entries "fill", "compare" and "naive".
+///  fill     random inputs (templates/random.h); args FillArgs
+///  compare  sums of squares of an output against fp32 reference per (sequence, head); args CompareArgs
+///  naive    the recurrence of `problem` in fp64, o and final_state written as fp32; args KernelArgs
+Source render_tools(const Problem& problem);
+std::vector<EntryShape> tool_shapes();
+
+}  // namespace gla

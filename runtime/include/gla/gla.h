@@ -1,0 +1,102 @@
+/* libgla, the C ABI. The C++ API (gla.hpp) documents shapes and rules; this is the same over plain structs.
+ * Rules: every struct starts with its size, set by the caller; functions return a gla_status; nothing is removed or
+ * renumbered within a soname. */
+#ifndef GLA_GLA_H
+#define GLA_GLA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define GLA_API
+#else
+#define GLA_API __attribute__((visibility("default")))
+#endif
+
+#define GLA_ABI_VERSION 1
+
+/* Codes of gla::StatusCode. */
+typedef enum gla_status {
+  GLA_OK = 0,
+  GLA_INVALID_ARGUMENT = 1,
+  GLA_UNSUPPORTED = 2,
+  GLA_NOT_PREPARED = 3,
+  GLA_WORKSPACE = 4,
+  GLA_CUDA = 5,
+  GLA_COMPILE = 6,
+  GLA_IO = 7,
+  GLA_FORMAT = 8,
+  GLA_INTERNAL = 9
+} gla_status;
+
+typedef enum gla_operation { GLA_CHUNK_FORWARD = 0, GLA_RECURRENT_FORWARD = 1 } gla_operation;
+typedef enum gla_dtype { GLA_FP16 = 0, GLA_BF16 = 1, GLA_FP32 = 2 } gla_dtype;
+typedef enum gla_accuracy { GLA_ACCURACY_DEFAULT = 0, GLA_ACCURACY_FAST = 1 } gla_accuracy;
+typedef enum gla_log_level { GLA_LOG_DEBUG = 0, GLA_LOG_INFO = 1, GLA_LOG_WARNING = 2 } gla_log_level;
+
+typedef struct gla_context gla_context;
+typedef void (*gla_log_callback)(void* user, gla_log_level level, const char* message);
+
+typedef struct gla_context_options {
+  size_t struct_size;
+  int device;
+  const char* table;     /* NULL: found as gla.hpp says */
+  const char* cache_dir; /* NULL: default */
+  int max_multiprocessors;
+  gla_log_callback log; /* NULL: none */
+  void* log_user;
+} gla_context_options;
+
+typedef struct gla_tensor {
+  void* data;
+  int64_t stride_batch, stride_token, stride_head; /* elements; channels are contiguous */
+} gla_tensor;
+
+typedef struct gla_forward_call {
+  size_t struct_size;
+  gla_tensor q, k, v, gk, gv, o;
+  const void* initial_state;
+  void* final_state;
+  const void* cu_seqlens;
+  const void* cu_seqlens_host;
+  int cu_seqlens_is_int64;
+  int64_t batch, sequences, tokens;
+  int query_heads, heads, head_dim_k, head_dim_v;
+  gla_dtype dtype, gate_dtype, state_dtype;
+  int reverse, state_v_first;
+  int has_scale; /* 0: K^-0.5 */
+  float scale;
+  gla_accuracy accuracy;
+} gla_forward_call;
+
+GLA_API int gla_abi_version(void);
+GLA_API const char* gla_version(void);
+/* The message of this thread's last call that did not return GLA_OK; valid until its next call. */
+GLA_API const char* gla_last_error(void);
+GLA_API const char* gla_status_name(gla_status status);
+
+GLA_API gla_status gla_context_create(const gla_context_options* options, gla_context** context);
+GLA_API void gla_context_destroy(gla_context* context);
+
+GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation, const gla_forward_call* call,
+                                       size_t* bytes);
+/* stream: CUstream or cudaStream_t. */
+GLA_API gla_status gla_forward(gla_context* context, gla_operation operation, const gla_forward_call* call,
+                               void* workspace, size_t workspace_size, void* stream);
+/* Compiles and loads what `call` needs without launching (pointers may be NULL). */
+GLA_API gla_status gla_prepare(gla_context* context, gla_operation operation, const gla_forward_call* call);
+/* Pins the variant written as in the table ("fused chunk=64 ..."); NULL unpins. */
+GLA_API gla_status gla_pin(gla_context* context, gla_operation operation, const gla_forward_call* call,
+                           const char* variant);
+/* Writes a line "variant; match; reason" of what the call would get, NUL-terminated, cut at `size`. */
+GLA_API gla_status gla_describe(gla_context* context, gla_operation operation, const gla_forward_call* call, char* text,
+                                size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

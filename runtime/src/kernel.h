@@ -1,0 +1,42 @@
+// A compiled variant loaded on a device, ready to launch.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "args.h"
+#include "compiler.h"
+#include "driver.h"
+#include "gla/generator/render.h"
+
+namespace gla {
+
+/// Functions of one cubin in one context. Unloads on destruction (the context must still exist).
+class LoadedKernels {
+ public:
+  /// The context must be current. Raises the dynamic shared memory limit of each entry to what `shapes` asks.
+  static Result<LoadedKernels> load(const Cubin& cubin, const std::vector<EntryShape>& shapes);
+  LoadedKernels(LoadedKernels&& other) noexcept;
+  LoadedKernels& operator=(LoadedKernels&& other) noexcept;
+  ~LoadedKernels();
+
+  /// Enqueues every launch of the plan with the same arguments. `args` is a KernelArgs (or a tool's struct).
+  template <class Args>
+  Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
+    return launch_raw(plan, &args, stream);
+  }
+
+  CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
+
+ private:
+  LoadedKernels() = default;
+  Status launch_raw(const LaunchPlan& plan, const void* args, CUstream stream) const;
+  CUmodule module_ = nullptr;
+  std::vector<CUfunction> functions_;
+};
+
+/// Points the segmented family's arguments into the workspace; nothing for other families.
+void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan, const Workload& workload,
+                     void* workspace);
+
+}  // namespace gla

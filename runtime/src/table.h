@@ -1,0 +1,84 @@
+// The dispatch table: measured points of one GPU, read from and written to YAML (docs/table.md).
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gla/generator/problem.h"
+#include "gla/generator/status.h"
+#include "gla/generator/variant.h"
+
+namespace gla {
+
+inline constexpr int kTableSchema = 1;
+
+struct TableDevice {
+  std::string name;          ///< "NVIDIA H200"
+  std::string architecture;  ///< "sm_90a"
+  int compute_capability = 0;
+  int multiprocessors = 0;
+  std::int64_t memory_bytes = 0;
+  double copy_bandwidth = 0;  ///< bytes/s read plus written; measured, or the architecture's estimate
+  std::string driver;         ///< CUDA version of the driver, "13.0"; empty offline
+};
+
+struct TableOrigin {
+  std::string tool;            ///< "gla-tune 0.1.0"
+  std::string nvrtc;           ///< "13.0"
+  std::string templates_hash;
+  std::string date;            ///< "2026-11-22T12:00:00Z"
+  std::string command;         ///< the arguments of the run
+  bool measured = true;        ///< false: ranked by the model, no GPU (times are predictions)
+};
+
+/// One workload and the variant that serves it best.
+struct Point {
+  Accuracy accuracy = Accuracy::standard;
+  Workload workload;
+  std::string gates;               ///< "logsigmoid/16": the gates it was tuned on
+  Variant variant;
+  double seconds = 0;              ///< median; a prediction when not measured
+  double noise = 0;                ///< relative: median absolute deviation / median
+  double floor_share = 0;          ///< floor / seconds
+  double fallback_share = 0;       ///< share of chunks off the fast path
+  double error_o = 0;              ///< relative error of o in verification, worst gates
+  double error_state = 0;          ///< of final_state
+};
+
+/// What happened to the variants of the space: nothing is dropped silently.
+struct Tally {
+  int space = 0, compiled = 0, verified = 0, measured = 0;
+  std::map<std::string, int> refused;  ///< reason -> variants
+};
+
+struct TableProblem {
+  Problem problem;  ///< a tuning_key()
+  Tally tally;
+  std::vector<Point> points;
+};
+
+struct Table {
+  TableDevice device;
+  TableOrigin origin;
+  std::vector<TableProblem> problems;
+};
+
+/// Reads and checks a whole table: schema version, every key known and of its type, ranges, duplicates, variants inside
+/// their spaces. The first fault is a `format` status "file:line: reason"; nothing half-loads.
+Result<Table> read_table(const std::string& path);
+Result<Table> parse_table(const std::string& text, const std::string& name_in_messages);
+
+/// Writes to a temporary name beside `path` and renames.
+Status write_table(const Table& table, const std::string& path);
+std::string format_table(const Table& table);
+
+/// The nearest point in (log N*H, log T), if the table has the tuning key and class. exact: same bucket.
+struct Lookup {
+  const Point* point = nullptr;
+  bool exact = false;
+};
+Lookup lookup(const Table& table, const Problem& problem, const Workload& workload, Accuracy accuracy);
+
+}  // namespace gla

@@ -1,0 +1,80 @@
+// Kernel arguments: plain structs that NVRTC, the host and the emulator compile from this one file.
+// One struct is a kernel's only parameter, passed by value.
+#pragma once
+
+namespace gla {
+
+using Index = long long;
+
+/// A [batch, token, head, channel] tensor: channels are contiguous, the other strides count elements.
+/// Packed sequences have one batch row. A null `data` means the tensor is absent.
+struct Tensor {
+  void* data = nullptr;
+  Index stride_batch = 0;
+  Index stride_token = 0;
+  Index stride_head = 0;
+};
+
+/// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.
+struct KernelArgs {
+  Tensor q, k, v, gk, gv, o;
+  const void* initial_state = nullptr;  ///< [N, H, K, V] or [N, H, V, K], contiguous; null: zero
+  void* final_state = nullptr;          ///< the same shape; null: not wanted; may be initial_state itself
+  const void* cu_seqlens = nullptr;     ///< [N+1], ascending from 0; null: sequence n is batch row n
+  Index sequences = 0;                  ///< N
+  Index tokens = 0;                     ///< T of every sequence, or with cu_seqlens the packed total
+  int heads = 0;                        ///< H
+  int cu_seqlens_is_int64 = 0;
+  float scale = 1.0f;
+
+  // Family `segmented`: sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
+  Index segment_tokens = 0;         ///< tokens per segment, a multiple of the chunk
+  Index segments = 0;               ///< the most segments that one sequence can have
+  float* segment_states = nullptr;  ///< [slots, H, K, V]: a segment's own state, then the state before it
+  float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
+
+  /// Null, or three counters: chunks on the fast path, sub-chunks with a pivot of their own, direct sub-chunks.
+  unsigned long long* path_counts = nullptr;
+};
+
+/// What a random input is for; it decides the distribution.
+enum class Fill : int {
+  normal = 0,       ///< standard normal * scale
+  log_gate = 1,     ///< logsigmoid(normal) * scale
+  poison = 2,       ///< the dtype's quiet NaN
+};
+
+/// Arguments of the tool "fill": element i of a flat buffer becomes a function of (seed, i).
+struct FillArgs {
+  void* data = nullptr;
+  Index count = 0;
+  unsigned long long seed = 0;
+  int dtype = 0;  ///< DType: 0 fp16, 1 bf16, 2 fp32
+  int fill = 0;   ///< Fill
+  float scale = 1.0f;
+  float reset_probability = 0.0f;   ///< log_gate: an element becomes -inf with this probability
+  float growth_probability = 0.0f;  ///< log_gate: an element becomes -value/4 (a gate above 0) with this probability
+};
+
+/// Sums over one (sequence, head) of an output.
+struct CompareSums {
+  double squared_error = 0;
+  double squared_reference = 0;
+  Index nan_mismatches = 0;  ///< NaN or inf in one and not in the other
+};
+
+/// Arguments of the tool "compare": block (n * outer + h) sums over tokens and channels of sequence n, head h.
+struct CompareArgs {
+  Tensor value;      ///< dtype below
+  Tensor reference;  ///< fp32
+  const void* cu_seqlens = nullptr;
+  Index sequences = 0;
+  Index tokens = 0;
+  int heads = 0;     ///< heads of the tensor (HQ for o; for a state: H, tokens = rows, channels = columns)
+  int channels = 0;
+  int cu_seqlens_is_int64 = 0;
+  int dtype = 0;
+  CompareSums* sums = nullptr;  ///< [N, heads]
+};
+
+}  // namespace gla

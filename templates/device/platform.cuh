@@ -1,0 +1,23 @@
+// What differs between NVRTC, the host compiler and the emulator, behind one set of names. This is the only file of
+// templates/ that looks at the compiler. GLA_EMULATOR is defined by tests/emulator, which then provides emulator.h:
+// the same primitives for fibers on the CPU.
+#pragma once
+
+#if defined(__CUDACC__)
+#define GLA_HOST_DEVICE __host__ __device__
+#define GLA_DEVICE __device__ __forceinline__
+#define GLA_KERNEL extern "C" __global__
+#define GLA_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define GLA_UNROLL _Pragma("unroll")
+#else
+#include <cmath>
+#define GLA_HOST_DEVICE
+#define GLA_DEVICE inline
+#define GLA_KERNEL extern "C"
+#define GLA_LAUNCH_BOUNDS(threads, blocks)
+#define GLA_UNROLL
+#endif
+
+#if defined(GLA_EMULATOR)
+#include "emulator.h"
+#endif

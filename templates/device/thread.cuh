@@ -1,0 +1,107 @@
+// Where a thread is, and how the threads of a block or a warp meet.
+#pragma once
+
+#include "platform.cuh"
+
+namespace gla {
+
+inline constexpr int kWarpSize = 32;
+
+GLA_DEVICE int thread_index() {
+#if defined(GLA_EMULATOR)
+  return emulator::thread_index();
+#else
+  return static_cast<int>(threadIdx.x);
+#endif
+}
+
+GLA_DEVICE long long block_index() {
+#if defined(GLA_EMULATOR)
+  return emulator::block_index();
+#else
+  return blockIdx.x;
+#endif
+}
+
+GLA_DEVICE long long grid_size() {
+#if defined(GLA_EMULATOR)
+  return emulator::grid_size();
+#else
+  return gridDim.x;
+#endif
+}
+
+GLA_DEVICE int lane_index() { return thread_index() % kWarpSize; }
+GLA_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+
+/// The block's dynamic shared memory, 128-byte aligned.
+GLA_DEVICE unsigned char* shared_memory() {
+#if defined(GLA_EMULATOR)
+  return emulator::shared_memory();
+#else
+  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+  return dynamic_shared_memory;
+#endif
+}
+
+/// Barrier of the whole block; orders shared and global memory among its threads.
+GLA_DEVICE void block_sync() {
+#if defined(GLA_EMULATOR)
+  emulator::block_sync();
+#else
+  __syncthreads();
+#endif
+}
+
+/// Barrier of the whole block that tells every thread whether `value` is true in all.
+GLA_DEVICE bool block_sync_and(bool value) {
+#if defined(GLA_EMULATOR)
+  return emulator::block_sync_and(value);
+#else
+  return __syncthreads_and(value) != 0;
+#endif
+}
+
+/// `value` of the lane whose index differs from this one's in the bits of `mask`. All 32 lanes take part.
+GLA_DEVICE float shuffle_xor(float value, int mask) {
+#if defined(GLA_EMULATOR)
+  return emulator::shuffle_xor(value, mask);
+#else
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#endif
+}
+
+GLA_DEVICE double shuffle_xor(double value, int mask) {
+#if defined(GLA_EMULATOR)
+  return emulator::shuffle_xor(value, mask);
+#else
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#endif
+}
+
+GLA_DEVICE long long shuffle_xor(long long value, int mask) {
+#if defined(GLA_EMULATOR)
+  return emulator::shuffle_xor(value, mask);
+#else
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#endif
+}
+
+/// Sum over the `Lanes` lanes whose indices differ in the low bits only; every one of them receives it.
+template <int Lanes, class T>
+GLA_DEVICE T sum_lanes(T value) {
+  static_assert(Lanes >= 1 && Lanes <= kWarpSize && (Lanes & (Lanes - 1)) == 0);
+  GLA_UNROLL
+  for (int mask = Lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+GLA_DEVICE void atomic_add(unsigned long long* address, unsigned long long value) {
+#if defined(GLA_EMULATOR)
+  emulator::atomic_add(address, value);
+#else
+  atomicAdd(address, value);
+#endif
+}
+
+}  // namespace gla
