@@ -33,15 +33,16 @@ struct KernelArgs {
   float* segment_states = nullptr;  ///< [slots, H, K, V]: a segment's own state, then the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 
-  /// Null, or three counters: chunks on the fast path, sub-chunks with a pivot of their own, direct sub-chunks.
+  /// Null, or three counters: chunks on the fast path, sub-chunks with a pivot of their own, direct
+  /// sub-chunks.
   unsigned long long* path_counts = nullptr;
 };
 
 /// What a random input is for; it decides the distribution.
 enum class Fill : int {
-  normal = 0,       ///< standard normal * scale
-  log_gate = 1,     ///< logsigmoid(normal) * scale
-  poison = 2,       ///< the dtype's quiet NaN
+  normal = 0,    ///< standard normal * scale
+  log_gate = 1,  ///< logsigmoid(normal) * scale
+  poison = 2,    ///< the dtype's quiet NaN
 };
 
 /// Arguments of the tool "fill": element i of a flat buffer becomes a function of (seed, i).
@@ -52,8 +53,9 @@ struct FillArgs {
   int dtype = 0;  ///< DType: 0 fp16, 1 bf16, 2 fp32
   int fill = 0;   ///< Fill
   float scale = 1.0f;
-  float reset_probability = 0.0f;   ///< log_gate: an element becomes -inf with this probability
-  float growth_probability = 0.0f;  ///< log_gate: an element becomes -value/4 (a gate above 0) with this probability
+  float reset_probability = 0.0f;  ///< log_gate: an element becomes -inf with this probability
+  float growth_probability =
+      0.0f;  ///< log_gate: an element becomes -value/4 (a gate above 0) with this probability
 };
 
 /// Sums over one (sequence, head) of an output.
@@ -63,14 +65,15 @@ struct CompareSums {
   Index nan_mismatches = 0;  ///< NaN or inf in one and not in the other
 };
 
-/// Arguments of the tool "compare": block (n * outer + h) sums over tokens and channels of sequence n, head h.
+/// Arguments of the tool "compare": block (n * outer + h) sums over tokens and channels of sequence n, head
+/// h.
 struct CompareArgs {
   Tensor value;      ///< dtype below
   Tensor reference;  ///< fp32
   const void* cu_seqlens = nullptr;
   Index sequences = 0;
   Index tokens = 0;
-  int heads = 0;     ///< heads of the tensor (HQ for o; for a state: H, tokens = rows, channels = columns)
+  int heads = 0;  ///< heads of the tensor (HQ for o; for a state: H, tokens = rows, channels = columns)
   int channels = 0;
   int cu_seqlens_is_int64 = 0;
   int dtype = 0;

@@ -1,14 +1,16 @@
-// The project's one random-input maker: a counter-based generator, so element i of a buffer depends on (seed, i) only
-// and the host, the GPU and the emulator draw the same numbers.
+// The project's one random-input maker: a counter-based generator, so element i of a buffer depends on (seed,
+// i) only and the host, the GPU and the emulator draw the same numbers.
 #pragma once
 
 #include "device/platform.cuh"
 
 namespace gla {
 
-/// Mixes a 64-bit counter; the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over seed and counter.
+/// Mixes a 64-bit counter; the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) over seed and
+/// counter.
 GLA_HOST_DEVICE inline unsigned long long random_bits(unsigned long long seed, unsigned long long counter) {
-  unsigned long long z = seed * 0xd1342543de82ef95ull + counter * 0x9e3779b97f4a7c15ull + 0x9e3779b97f4a7c15ull;
+  unsigned long long z =
+      seed * 0xd1342543de82ef95ull + counter * 0x9e3779b97f4a7c15ull + 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
   return z ^ (z >> 31);

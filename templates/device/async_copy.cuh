@@ -5,8 +5,8 @@
 
 namespace gla {
 
-/// Starts a copy of `Bytes` bytes (4, 8 or 16; both addresses aligned to it). Not `valid`: zeros are written and
-/// nothing is read.
+/// Starts a copy of `Bytes` bytes (4, 8 or 16; both addresses aligned to it). Not `valid`: zeros are written
+/// and nothing is read.
 template <int Bytes>
 GLA_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
@@ -16,9 +16,11 @@ GLA_DEVICE void copy_async(void* shared, const void* global, bool valid) {
   const unsigned int target = static_cast<unsigned int>(__cvta_generic_to_shared(shared));
   const int bytes = valid ? Bytes : 0;
   if constexpr (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(global), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(global), "r"(bytes)
+                 : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(target), "l"(global), "n"(Bytes), "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(target), "l"(global), "n"(Bytes),
+                 "r"(bytes)
                  : "memory");
   }
 #endif
@@ -33,7 +35,8 @@ GLA_DEVICE void copy_async_commit() {
 #endif
 }
 
-/// Waits until at most `Pending` of this thread's groups are unfinished. Other threads see the data after a block_sync.
+/// Waits until at most `Pending` of this thread's groups are unfinished. Other threads see the data after a
+/// block_sync.
 template <int Pending>
 GLA_DEVICE void copy_async_wait() {
 #if defined(GLA_EMULATOR)

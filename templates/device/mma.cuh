@@ -1,5 +1,5 @@
-// Warp-level matrix products: mma.sync.m16n8k16 with bf16 operands and fp32 sums, and the ldmatrix loads that feed it
-// (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane l holds, with r = l / 4 and c = 2 * (l % 4):
+// Warp-level matrix products: mma.sync.m16n8k16 with bf16 operands and fp32 sums, and the ldmatrix loads that
+// feed it (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane l holds, with r = l / 4 and c = 2 * (l % 4):
 //   A (16 x 16): a[0] = (r, c..c+1), a[1] = (r+8, c..), a[2] = (r, c+8..), a[3] = (r+8, c+8..)
 //   B (16 x 8):  b[0] = (c..c+1, r), b[1] = (c+8..c+9, r)
 //   D (16 x 8):  d[0..1] = (r, c..c+1), d[2..3] = (r+8, c..c+1)
@@ -17,14 +17,15 @@ GLA_DEVICE void multiply_accumulate(float (&d)[4], const Bits32 (&a)[4], Bits32 
   emulator::mma_m16n8k16_bf16(d, a, b0, b1);
 #else
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
 
-/// Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and
-/// receives in r[m] the elements (l / 4, c..c+1) of matrix m.
+/// Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes,
+/// aligned) and receives in r[m] the elements (l / 4, c..c+1) of matrix m.
 GLA_DEVICE void load_matrices(Bits32 (&r)[4], const void* shared_row) {
 #if defined(GLA_EMULATOR)
   emulator::ldmatrix_x4(r, shared_row, false);

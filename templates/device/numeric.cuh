@@ -1,4 +1,5 @@
-// Element types and their conversions. NVRTC runs without toolkit headers, so fp16 and bf16 are bit patterns here.
+// Element types and their conversions. NVRTC runs without toolkit headers, so fp16 and bf16 are bit patterns
+// here.
 #pragma once
 
 #include "platform.cuh"
@@ -37,9 +38,13 @@ GLA_DEVICE Bits32 float_to_bits(float value) {
 #endif
 }
 
-GLA_DEVICE float to_float(float value) { return value; }
+GLA_DEVICE float to_float(float value) {
+  return value;
+}
 
-GLA_DEVICE float to_float(bf16 value) { return bits_to_float(static_cast<Bits32>(value.bits) << 16); }
+GLA_DEVICE float to_float(bf16 value) {
+  return bits_to_float(static_cast<Bits32>(value.bits) << 16);
+}
 
 GLA_DEVICE float to_float(fp16 value) {
 #if defined(GLA_EMULATOR)
@@ -82,7 +87,8 @@ GLA_DEVICE fp16 from_float<fp16>(float value) {
 #endif
 }
 
-/// Two floats rounded to bf16 in one register: `low` in bits 0..15, `high` in bits 16..31, as MMA operands want them.
+/// Two floats rounded to bf16 in one register: `low` in bits 0..15, `high` in bits 16..31, as MMA operands
+/// want them.
 GLA_DEVICE Bits32 pack_bf16(float low, float high) {
 #if defined(GLA_EMULATOR)
   return emulator::float_to_bfloat(low) | static_cast<Bits32>(emulator::float_to_bfloat(high)) << 16;
@@ -93,10 +99,15 @@ GLA_DEVICE Bits32 pack_bf16(float low, float high) {
 #endif
 }
 
-GLA_DEVICE float low_of(Bits32 packed) { return bits_to_float(packed << 16); }
-GLA_DEVICE float high_of(Bits32 packed) { return bits_to_float(packed & 0xffff0000u); }
+GLA_DEVICE float low_of(Bits32 packed) {
+  return bits_to_float(packed << 16);
+}
+GLA_DEVICE float high_of(Bits32 packed) {
+  return bits_to_float(packed & 0xffff0000u);
+}
 
-/// Writes a pair of floats as the sum of `Parts` bf16 pairs, most significant first: 8, 16 or 24 bits of mantissa.
+/// Writes a pair of floats as the sum of `Parts` bf16 pairs, most significant first: 8, 16 or 24 bits of
+/// mantissa.
 template <int Parts>
 GLA_DEVICE void split_bf16(float low, float high, Bits32 (&parts)[Parts]) {
   GLA_UNROLL
@@ -107,7 +118,8 @@ GLA_DEVICE void split_bf16(float low, float high, Bits32 (&parts)[Parts]) {
   }
 }
 
-/// 2^x by the special-function unit: relative error 2^-22, results under 2^-126 become 0 (PTX ex2.approx.ftz.f32).
+/// 2^x by the special-function unit: relative error 2^-22, results under 2^-126 become 0 (PTX
+/// ex2.approx.ftz.f32).
 GLA_DEVICE float exp2_fast(float x) {
 #if defined(GLA_EMULATOR)
   return emulator::exp2_fast(x);

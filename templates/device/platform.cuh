@@ -1,6 +1,6 @@
-// What differs between NVRTC, the host compiler and the emulator, behind one set of names. This is the only file of
-// templates/ that looks at the compiler. GLA_EMULATOR is defined by tests/emulator, which then provides emulator.h:
-// the same primitives for fibers on the CPU.
+// What differs between NVRTC, the host compiler and the emulator, behind one set of names. This is the only
+// file of templates/ that looks at the compiler. GLA_EMULATOR is defined by tests/emulator, which then
+// provides emulator.h: the same primitives for fibers on the CPU.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -31,8 +31,12 @@ GLA_DEVICE long long grid_size() {
 #endif
 }
 
-GLA_DEVICE int lane_index() { return thread_index() % kWarpSize; }
-GLA_DEVICE int warp_index() { return thread_index() / kWarpSize; }
+GLA_DEVICE int lane_index() {
+  return thread_index() % kWarpSize;
+}
+GLA_DEVICE int warp_index() {
+  return thread_index() / kWarpSize;
+}
 
 /// The block's dynamic shared memory, 128-byte aligned.
 GLA_DEVICE unsigned char* shared_memory() {

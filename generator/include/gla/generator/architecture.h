@@ -10,11 +10,11 @@
 
 namespace gla {
 
-/// A target of NVRTC and the GPU limits that go with it. From the CUDA C++ Programming Guide, "Compute capabilities";
-/// the runtime replaces what it can read off the device.
+/// A target of NVRTC and the GPU limits that go with it. From the CUDA C++ Programming Guide, "Compute
+/// capabilities"; the runtime replaces what it can read off the device.
 struct Architecture {
-  std::string name;                        ///< NVRTC's name without "sm_": "80", "90a", "100a"
-  int compute_capability = 0;              ///< 80, 90, 100
+  std::string name;            ///< NVRTC's name without "sm_": "80", "90a", "100a"
+  int compute_capability = 0;  ///< 80, 90, 100
   int multiprocessors = 0;
   std::size_t shared_memory_per_block = 0;  ///< bytes a block may opt in to
   std::size_t shared_memory_per_multiprocessor = 0;
@@ -27,7 +27,8 @@ struct Architecture {
   std::size_t l2_bytes = 0;
 };
 
-/// "sm_80" (A100), "sm_86", "sm_89", "sm_90a" (H100), "sm_100a" (B200), "sm_120a"; the plain "sm_90" and "sm_100" too.
+/// "sm_80" (A100), "sm_86", "sm_89", "sm_90a" (H100), "sm_100a" (B200), "sm_120a"; the plain "sm_90" and
+/// "sm_100" too.
 Result<Architecture> parse_architecture(std::string_view text);
 std::vector<std::string> architecture_names();
 
@@ -35,6 +36,7 @@ std::vector<std::string> architecture_names();
 Result<Architecture> architecture_of(int compute_capability);
 
 /// Blocks of a kernel that fit on one multiprocessor at once.
-int occupancy(const Architecture& architecture, int threads, int registers_per_thread, std::size_t shared_bytes);
+int occupancy(const Architecture& architecture, int threads, int registers_per_thread,
+              std::size_t shared_bytes);
 
 }  // namespace gla

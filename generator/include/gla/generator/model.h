@@ -12,7 +12,7 @@ namespace gla {
 /// What the compiler reports of one kernel; the estimate stands in until it has.
 struct KernelResources {
   int registers = 0;
-  int spill_bytes = 0;        ///< spill stores plus loads, static
+  int spill_bytes = 0;            ///< spill stores plus loads, static
   std::int64_t shared_bytes = 0;  ///< dynamic and static
   int threads = 0;
 };
@@ -23,7 +23,8 @@ double floor_bytes(const Problem& problem, const Workload& workload, bool states
 /// Registers per thread that the main kernel of a variant is expected to need.
 int estimated_registers(const Problem& problem, const Variant& variant);
 
-/// Predicted seconds: bytes, tensor FLOPs, exponentials, barriers, occupancy and waves. Only the order is trusted.
+/// Predicted seconds: bytes, tensor FLOPs, exponentials, barriers, occupancy and waves. Only the order is
+/// trusted.
 double predicted_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                          const Architecture& architecture);
 

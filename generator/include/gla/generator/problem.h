@@ -17,7 +17,8 @@ inline constexpr int kMaxGroup = 64;
 enum class Operation : std::uint8_t { chunk_forward, recurrent_forward };
 enum class DType : std::uint8_t { fp16, bf16, fp32 };
 
-/// How exact the output must be, relative to an fp64 recurrence (bars in verification.h of tune/, from PEERS.md).
+/// How exact the output must be, relative to an fp64 recurrence (bars in verification.h of tune/, from
+/// PEERS.md).
 enum class Accuracy : std::uint8_t {
   standard,  ///< written "default": at most 1.1 x FLA's error; fp32: under 1e-5
   fast,      ///< at most 2 x FLA's error; fp32: under 1e-3
@@ -25,20 +26,21 @@ enum class Accuracy : std::uint8_t {
 
 /// Everything a kernel is compiled for. One head of one sequence computes, in fp32 or better,
 ///   S_t = diag(exp(gk_t)) S_{t-1} diag(exp(gv_t)) + k_t v_t^T,   o_t = scale q_t^T S_t
-/// (Yang et al., arXiv 2312.06635, eq. 3; gv from FLA's fused_recurrent). Optional inputs that cost nothing to
-/// test at run time (initial_state, final_state, cu_seqlens, scale) are not part of the problem.
+/// (Yang et al., arXiv 2312.06635, eq. 3; gv from FLA's fused_recurrent). Optional inputs that cost nothing
+/// to test at run time (initial_state, final_state, cu_seqlens, scale) are not part of the problem.
 struct Problem {
   Operation operation = Operation::chunk_forward;
-  DType dtype = DType::bf16;        ///< of q, k, v and o
-  DType gate_dtype = DType::bf16;   ///< of gk and gv: fp32 or dtype
-  DType state_dtype = DType::fp32;  ///< of initial_state and final_state: fp32, or bf16 (recurrent_forward only)
-  std::int16_t head_dim_k = 128;    ///< K, 1 to kMaxHeadDim
-  std::int16_t head_dim_v = 128;    ///< V, 1 to kMaxHeadDim
-  std::int16_t group = 1;           ///< G = HQ / H: query heads that share one key/value head, 1 to kMaxGroup
-  bool gate_k = true;               ///< gk present: decay per key channel
-  bool gate_v = false;              ///< gv present: decay per value channel (recurrent_forward only)
-  bool reverse = false;             ///< walks T backwards (recurrent_forward only)
-  bool state_v_first = false;       ///< states are [N, H, V, K] instead of [N, H, K, V]
+  DType dtype = DType::bf16;       ///< of q, k, v and o
+  DType gate_dtype = DType::bf16;  ///< of gk and gv: fp32 or dtype
+  DType state_dtype =
+      DType::fp32;  ///< of initial_state and final_state: fp32, or bf16 (recurrent_forward only)
+  std::int16_t head_dim_k = 128;  ///< K, 1 to kMaxHeadDim
+  std::int16_t head_dim_v = 128;  ///< V, 1 to kMaxHeadDim
+  std::int16_t group = 1;         ///< G = HQ / H: query heads that share one key/value head, 1 to kMaxGroup
+  bool gate_k = true;             ///< gk present: decay per key channel
+  bool gate_v = false;            ///< gv present: decay per value channel (recurrent_forward only)
+  bool reverse = false;           ///< walks T backwards (recurrent_forward only)
+  bool state_v_first = false;     ///< states are [N, H, V, K] instead of [N, H, K, V]
 
   auto operator<=>(const Problem&) const = default;
 };

@@ -21,12 +21,13 @@ struct EmbeddedFile {
 };
 std::span<const EmbeddedFile> embedded_templates();
 
-/// Hex digest over all embedded templates and the generator's version: the table and the cubin cache are bound to it.
+/// Hex digest over all embedded templates and the generator's version: the table and the cubin cache are
+/// bound to it.
 std::string_view templates_hash();
 
 /// A translation unit: the generated lines; every #include in it names an embedded template.
 struct Source {
-  std::string name;                  ///< file name that compiler messages show
+  std::string name;  ///< file name that compiler messages show
   std::string text;
   std::vector<std::string> entries;  ///< extern "C" kernels, in launch order
 };

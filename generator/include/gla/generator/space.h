@@ -10,8 +10,8 @@
 
 namespace gla {
 
-/// Ok if the variant is legal: a value of each parameter's list, every constraint met. Otherwise the first constraint
-/// that fails, in words ("tile_v=64 is not a multiple of 16*warps_v=128").
+/// Ok if the variant is legal: a value of each parameter's list, every constraint met. Otherwise the first
+/// constraint that fails, in words ("tile_v=64 is not a multiple of 16*warps_v=128").
 Status check(const Problem& problem, const Architecture& architecture, const Variant& variant);
 
 /// Every legal variant, in a fixed order. Never empty for a problem that check() accepts.

@@ -1,4 +1,5 @@
-// The one error type of the project: a code and a message that names the argument, what it was and what is accepted.
+// The one error type of the project: a code and a message that names the argument, what it was and what is
+// accepted.
 #pragma once
 
 #include <string>
@@ -40,8 +41,9 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}       // NOLINT(google-explicit-constructor)
-  Result(Status status) : held_(std::in_place_index<1>, std::move(status)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(Status status)
+      : held_(std::in_place_index<1>, std::move(status)) {}  // NOLINT(google-explicit-constructor)
 
   bool ok() const noexcept { return held_.index() == 0; }
   /// The status: ok when there is a value.

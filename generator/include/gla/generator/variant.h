@@ -58,8 +58,8 @@ Result<Parameter> parse_parameter(std::string_view text);
 /// The parameters of a family, in the order in which they are written.
 std::span<const Parameter> parameters_of(Family family);
 
-/// "fused chunk=64 tile_v=128 warps_v=8 ..."; parse_variant reads it back and refuses a missing, repeated or foreign
-/// parameter. Whether the variant is legal for a problem is for Space to say.
+/// "fused chunk=64 tile_v=128 warps_v=8 ..."; parse_variant reads it back and refuses a missing, repeated or
+/// foreign parameter. Whether the variant is legal for a problem is for Space to say.
 std::string to_string(const Variant& variant);
 Result<Variant> parse_variant(std::string_view text);
 
