@@ -42,8 +42,8 @@ template <class T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : held_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  Result(Status status)
-      : held_(std::in_place_index<1>, std::move(status)) {}  // NOLINT(google-explicit-constructor)
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  Result(Status status) : held_(std::in_place_index<1>, std::move(status)) {}
 
   bool ok() const noexcept { return held_.index() == 0; }
   /// The status: ok when there is a value.
