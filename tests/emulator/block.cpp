@@ -1,0 +1,180 @@
+#include "block.h"
+
+#include <bit>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "source_line.h"
+#include "trap.h"
+
+namespace gla::emulator {
+namespace {
+
+constexpr int kWordBits = 64;
+
+void thread_entry() {
+  current_block()->run_thread();
+}
+
+}  // namespace
+
+Block*& current_block() {
+  thread_local Block* block = nullptr;
+  return block;
+}
+
+Block::Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program)
+    : shape_(shape),
+      options_(options),
+      program_(thread_program),
+      shared_(shape.shared_bytes),
+      threads_(static_cast<std::size_t>(shape.threads)),
+      warps_((threads_.size() + kLanes - 1) / kLanes),
+      ready_((threads_.size() + kWordBits - 1) / kWordBits),
+      random_state_(options.seed) {}
+
+void Block::run(long long index) {
+  index_ = index;
+  fault_.clear();
+  barrier_ = {};
+  for (Warp& warp : warps_) warp = {};
+  for (int i = 0; i < shape_.threads; ++i) {
+    Thread& thread = threads_[static_cast<std::size_t>(i)];
+    thread = {};
+    thread.context = stacks_.start(static_cast<std::size_t>(i), thread_entry);
+    set_ready(i, true);
+  }
+  shared_.poison();
+  if (sigsetjmp(escape_, 1) == 0) give_way(scheduler_);
+  if (fault_.empty()) {
+    for (const Thread& thread : threads_) {
+      if (!thread.finished) throw Fault(deadlock());
+    }
+    if (!shared_.end_intact()) {
+      fault_ = "block " + std::to_string(index_) + ": a write past the end of shared memory";
+    }
+  }
+  if (!fault_.empty()) throw Fault(fault_);
+}
+
+void Block::run_thread() {
+  program_();
+  thread().finished = true;
+  set_ready(running_, false);
+  give_way(thread().context);
+  __builtin_unreachable();
+}
+
+void Block::meet_warp(const char* name, void* call_site, void* operand, WarpAction action) {
+  Warp& warp = warps_[static_cast<std::size_t>(running_ / kLanes)];
+  warp.operands[static_cast<std::size_t>(running_ % kLanes)] = operand;
+  arrive(warp.meeting, name, call_site);
+  if (warp.meeting.arrived == kLanes) {
+    warp.meeting = {};
+    action(*this, warp.operands);
+    const int first = running_ / kLanes * kLanes;
+    for (int i = first; i < first + kLanes; ++i) set_ready(i, true);
+  }
+  give_way(thread().context);
+}
+
+bool Block::meet_block(const char* name, void* call_site, bool value) {
+  arrive(barrier_, name, call_site);
+  barrier_all_ = barrier_all_ && value;
+  if (barrier_.arrived == shape_.threads) {
+    barrier_ = {};
+    barrier_result_ = std::exchange(barrier_all_, true);
+    for (int i = 0; i < shape_.threads; ++i) set_ready(i, true);
+  }
+  give_way(thread().context);
+  return barrier_result_;
+}
+
+void Block::arrive(Meeting& meeting, const char* name, void* call_site) {
+  if (meeting.arrived == 0) meeting.name = name;
+  if (std::strcmp(meeting.name, name) != 0) {
+    fail(std::string(name) + ", while others of its group wait at " + meeting.name, call_site);
+  }
+  ++meeting.arrived;
+  thread().waits_at = name;
+  thread().call_site = call_site;
+  set_ready(running_, false);
+}
+
+void Block::set_ready(int thread, bool ready) {
+  const std::uint64_t bit = std::uint64_t{1} << thread % kWordBits;
+  std::uint64_t& word = ready_[static_cast<std::size_t>(thread / kWordBits)];
+  word = ready ? word | bit : word & ~bit;
+}
+
+int Block::next_ready() {
+  const int words = static_cast<int>(ready_.size());
+  if (options_.order == Order::backward) {
+    for (int w = words - 1; w >= 0; --w) {
+      const std::uint64_t word = ready_[static_cast<std::size_t>(w)];
+      if (word != 0) return w * kWordBits + kWordBits - 1 - std::countl_zero(word);
+    }
+    return -1;
+  }
+  int first = 0;
+  int rotation = 0;
+  if (options_.order == Order::random) {
+    random_state_ = random_state_ * 6364136223846793005u + 1442695040888963407u;  // Knuth, MMIX
+    first = static_cast<int>((random_state_ >> 33) % static_cast<std::uint64_t>(words));
+    rotation = static_cast<int>(random_state_ >> 58);
+  }
+  for (int i = 0; i < words; ++i) {
+    const int w = (first + i) % words;
+    const std::uint64_t word = std::rotr(ready_[static_cast<std::size_t>(w)], rotation);
+    if (word != 0) return w * kWordBits + (std::countr_zero(word) + rotation) % kWordBits;
+  }
+  return -1;
+}
+
+void Block::give_way(Context& from) {
+  const int next = next_ready();
+  if (next < 0) {
+    if (&from != &scheduler_) switch_context(from, scheduler_);
+    return;
+  }
+  Context& to = threads_[static_cast<std::size_t>(next)].context;
+  running_ = next;
+  if (&from != &to) switch_context(from, to);
+}
+
+void Block::fail(const std::string& what, void* call_site) {
+  fault_ = "block " + std::to_string(index_) + ", thread " + std::to_string(running_) + ": " + what +
+           source_line(call_site);
+  set_ready(running_, false);
+  switch_context(thread().context, scheduler_);
+  __builtin_unreachable();
+}
+
+void Block::trap(int signal, void* address, void* call_site) {
+  fault_ = "block " + std::to_string(index_) + ", thread " + std::to_string(running_) + ": " +
+           describe_trap(signal, address, shared_) + source_line(call_site);
+  siglongjmp(escape_, 1);
+}
+
+std::string Block::deadlock() const {
+  std::map<std::pair<std::string, void*>, std::pair<int, int>>
+      groups;  // what, where -> how many, the first of them
+  for (int i = 0; i < shape_.threads; ++i) {
+    const Thread& thread = threads_[static_cast<std::size_t>(i)];
+    const auto what = thread.finished
+                          ? std::pair(std::string("finished"), static_cast<void*>(nullptr))
+                          : std::pair(std::string("waiting at ") + thread.waits_at, thread.call_site);
+    auto& [count, first] = groups[what];
+    if (count++ == 0) first = i;
+  }
+  std::string message = "block " + std::to_string(index_) + " cannot go on:";
+  for (const auto& [what, group] : groups) {
+    message += " " + std::to_string(group.first) + " threads (first: " + std::to_string(group.second) + ") " +
+               what.first + source_line(what.second) + ";";
+  }
+  message.pop_back();
+  return message;
+}
+
+}  // namespace gla::emulator

@@ -1,0 +1,87 @@
+// The device primitives of templates/device/ for threads that are fibers on the CPU.
+// templates/device/platform.cuh includes this file when GLA_EMULATOR is defined; machine.h runs kernels
+// compiled that way. The functions that meet other threads are named and specified by their device twins in
+// templates/device/.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace gla::emulator {
+
+int thread_index();
+long long block_index();
+long long grid_size();
+unsigned char* shared_memory();
+
+void block_sync();
+bool block_sync_and(bool value);
+
+float shuffle_xor(float value, int mask);
+double shuffle_xor(double value, int mask);
+long long shuffle_xor(long long value, int mask);
+void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1);
+void ldmatrix_x4(unsigned int (&r)[4], const void* shared_row, bool transposed);
+
+/// The target reads as NaN until the data arrives, which is at the last wait that allows it.
+void copy_async(void* shared, const void* global, int bytes, bool valid);
+void copy_async_commit();
+void copy_async_wait(int pending);
+
+inline void atomic_add(unsigned long long* address, unsigned long long value) {
+  __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+
+inline float bits_to_float(unsigned int bits) {
+  return std::bit_cast<float>(bits);
+}
+inline unsigned int float_to_bits(float value) {
+  return std::bit_cast<unsigned int>(value);
+}
+
+/// cvt.rn.bf16.f32: nearest even; every NaN becomes 0x7fff.
+inline unsigned short float_to_bfloat(float value) {
+  if (std::isnan(value)) return 0x7fff;
+  const std::uint32_t bits = float_to_bits(value);
+  return static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/// cvt.rn.f16.f32: nearest even, infinity above the range, denormals kept; every NaN becomes 0x7fff.
+inline unsigned short float_to_half(float value) {
+  if (std::isnan(value)) return 0x7fff;
+  const std::uint32_t bits = float_to_bits(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x477ff000u)
+    return static_cast<unsigned short>(sign | 0x7c00u);  // rounds to 65536 or more
+  if (magnitude < 0x38800000u) {
+    // Adding 0.5 leaves 2^-24, the unit of fp16 denormals, as the last bit of the sum's mantissa.
+    const std::uint32_t sum = float_to_bits(bits_to_float(magnitude) + 0.5f);
+    return static_cast<unsigned short>(sign | (sum - float_to_bits(0.5f)));
+  }
+  const std::uint32_t rebased = magnitude - (112u << 23);  // exponent bias 127 -> 15
+  return static_cast<unsigned short>(sign | (rebased + 0x0fffu + (rebased >> 13 & 1u)) >> 13);
+}
+
+/// cvt.f32.f16: exact.
+inline float half_to_float(unsigned short half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t exponent = half >> 10 & 0x1fu;
+  const std::uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 0x1f) return bits_to_float(sign | 0x7f800000u | mantissa << 13);
+  if (exponent != 0) return bits_to_float(sign | (exponent + 112u) << 23 | mantissa << 13);
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+  return sign != 0 ? -magnitude : magnitude;
+}
+
+/// ex2.approx.ftz.f32: denormal arguments count as 0 and denormal results become 0.
+inline float exp2_fast(float x) {
+  constexpr float kSmallestNormal = std::numeric_limits<float>::min();
+  if (std::fabs(x) < kSmallestNormal) return 1.0f;
+  const float result = std::exp2(x);
+  return result < kSmallestNormal ? 0.0f : result;
+}
+
+}  // namespace gla::emulator

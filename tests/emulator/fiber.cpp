@@ -1,0 +1,113 @@
+#include "fiber.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <new>
+
+// Saves the callee-saved registers of the System V and AAPCS64 calling conventions on the old stack and takes
+// them from the new one. The floating-point control words are the same in all fibers.
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl gla_switch_stack
+.type gla_switch_stack, @function
+gla_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size gla_switch_stack, .-gla_switch_stack
+)");
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.globl gla_switch_stack
+.type gla_switch_stack, @function
+gla_switch_stack:
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x9, sp
+  str x9, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
+.size gla_switch_stack, .-gla_switch_stack
+)");
+#else
+#error "the emulator's fibers know x86-64 and aarch64"
+#endif
+
+extern "C" void gla_switch_stack(void** save_stack_pointer, void* stack_pointer);
+
+namespace gla::emulator {
+namespace {
+
+constexpr std::size_t kStackBytes = 128 * 1024;
+constexpr std::size_t kGuardBytes = 64 * 1024;  // a multiple of every page size in use
+
+#if defined(__x86_64__)
+constexpr std::size_t kReturnWord = 6;
+constexpr std::size_t kFrameWords =
+    8;  // one word keeps `entry` aligned as after a call, and is its null caller
+#else
+constexpr std::size_t kReturnWord = 11;  // x30
+constexpr std::size_t kFrameWords = 20;
+#endif
+
+}  // namespace
+
+void switch_context(Context& from, const Context& to) {
+  gla_switch_stack(&from.stack_pointer, to.stack_pointer);
+}
+
+StackPool::~StackPool() {
+  for (std::byte* stack : stacks_) munmap(stack, kGuardBytes + kStackBytes);
+}
+
+Context StackPool::start(std::size_t index, void (*entry)()) {
+  while (stacks_.size() <= index) {
+    void* memory =
+        mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    stacks_.push_back(static_cast<std::byte*>(memory));
+    if (mprotect(memory, kGuardBytes, PROT_NONE) != 0) throw std::bad_alloc();
+  }
+  auto* top = reinterpret_cast<std::uintptr_t*>(stacks_[index] + kGuardBytes + kStackBytes);
+  std::uintptr_t* frame = top - kFrameWords;
+  for (std::size_t word = 0; word < kFrameWords; ++word) frame[word] = 0;
+  frame[kReturnWord] = reinterpret_cast<std::uintptr_t>(entry);
+  return {frame};
+}
+
+}  // namespace gla::emulator

@@ -1,0 +1,46 @@
+// Runs a kernel on the CPU, block after block: a block's threads are fibers in an order that the caller
+// chooses, so a missing barrier shows as a wrong answer in some order. Shared memory starts as NaN and ends
+// at an inaccessible page.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+namespace gla::emulator {
+
+/// Which of the threads that can run goes on.
+enum class Order {
+  forward,   ///< the lowest index
+  backward,  ///< the highest index
+  random,    ///< drawn with Options::seed
+};
+
+struct Options {
+  Order order = Order::forward;
+  std::uint64_t seed = 1;
+};
+
+/// The launch: blocks and threads along x, dynamic shared memory in bytes.
+struct Shape {
+  long long grid = 1;
+  int threads = 32;
+  std::size_t shared_bytes = 0;
+};
+
+/// A kernel that cannot go on. The message names the block, the threads, what they did and the source line.
+/// Reported: threads that wait for others which never come (also because those finished), different
+/// collectives in one warp or at one barrier, an unaligned or foreign shared address in copy_async or
+/// ldmatrix, a write past the shared memory, and any access that the CPU traps.
+class Fault : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Runs `thread_program` once per thread of every block. Throws Fault. Not reentrant within an OS thread;
+/// several OS threads may each launch. What a faulty kernel keeps on its stacks is abandoned, not destroyed.
+void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program);
+
+}  // namespace gla::emulator

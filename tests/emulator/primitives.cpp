@@ -1,0 +1,197 @@
+// The primitives of emulator.h on the block that runs.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "block.h"
+#include "emulator.h"
+
+namespace gla::emulator {
+namespace {
+
+template <class T>
+struct Shuffle {
+  T value;
+  int mask;
+  T result;
+};
+
+template <class T>
+void exchange(Block&, const Operands& operands) {
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    auto* mine = static_cast<Shuffle<T>*>(operands[lane]);
+    mine->result =
+        static_cast<const Shuffle<T>*>(operands[(lane ^ static_cast<std::size_t>(mine->mask)) % kLanes])
+            ->value;
+  }
+}
+
+template <class T>
+T shuffle(T value, int mask, void* call_site) {
+  Shuffle<T> operand{value, mask, value};
+  current_block()->meet_warp("shuffle_xor", call_site, &operand, exchange<T>);
+  return operand.result;
+}
+
+struct Mma {
+  float* d;
+  const unsigned int* a;
+  unsigned int b[2];
+};
+
+float low(unsigned int pair) {
+  return bits_to_float(pair << 16);
+}
+float high(unsigned int pair) {
+  return bits_to_float(pair & 0xffff0000u);
+}
+
+/// PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type": see templates/device/mma.cuh.
+void multiply(Block&, const Operands& operands) {
+  float a[16][16];
+  float b[16][8];
+  float d[16][8];
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    const auto& mine = *static_cast<const Mma*>(operands[lane]);
+    const std::size_t r = lane / 4;
+    const std::size_t c = lane % 4 * 2;
+    for (std::size_t part = 0; part < 4; ++part) {
+      float* target = &a[r + part % 2 * 8][c + part / 2 * 8];
+      target[0] = low(mine.a[part]);
+      target[1] = high(mine.a[part]);
+    }
+    for (std::size_t part = 0; part < 2; ++part) {
+      b[c + part * 8][r] = low(mine.b[part]);
+      b[c + part * 8 + 1][r] = high(mine.b[part]);
+      d[r + part * 8][c] = mine.d[part * 2];
+      d[r + part * 8][c + 1] = mine.d[part * 2 + 1];
+    }
+  }
+  for (std::size_t row = 0; row < 16; ++row) {
+    for (std::size_t k = 0; k < 16; ++k) {
+      for (std::size_t column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
+    }
+  }
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    auto* target = static_cast<Mma*>(operands[lane])->d;
+    for (std::size_t i = 0; i < 4; ++i) target[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+  }
+}
+
+struct LoadMatrices {
+  unsigned int* r;
+  const unsigned char* row;
+};
+
+template <bool Transposed>
+void load_matrices(Block&, const Operands& operands) {
+  for (std::size_t matrix = 0; matrix < 4; ++matrix) {
+    std::uint16_t element[8][8];
+    for (std::size_t row = 0; row < 8; ++row) {
+      std::memcpy(element[row], static_cast<const LoadMatrices*>(operands[matrix * 8 + row])->row,
+                  sizeof element[row]);
+    }
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const std::size_t r = lane / 4;
+      const std::size_t c = lane % 4 * 2;
+      const unsigned int first = Transposed ? element[c][r] : element[r][c];
+      const unsigned int second = Transposed ? element[c + 1][r] : element[r][c + 1];
+      static_cast<LoadMatrices*>(operands[lane])->r[matrix] = first | second << 16;
+    }
+  }
+}
+
+/// `address` must lie in shared memory, aligned to `bytes`.
+void check_shared(const char* name, const void* address, int bytes, void* call_site) {
+  Block& block = *current_block();
+  const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - block.shared().data();
+  if (!block.shared().contains(address, static_cast<std::size_t>(bytes))) {
+    block.fail(std::string(name) + " outside shared memory (byte " + std::to_string(offset) + " of " +
+                   std::to_string(block.shared().size()) + ")",
+               call_site);
+  }
+  if (offset % bytes != 0) {
+    block.fail(std::string(name) + " at byte " + std::to_string(offset) +
+                   " of shared memory, not a multiple of " + std::to_string(bytes),
+               call_site);
+  }
+}
+
+}  // namespace
+
+int thread_index() {
+  return current_block()->thread_index();
+}
+long long block_index() {
+  return current_block()->index();
+}
+long long grid_size() {
+  return current_block()->shape().grid;
+}
+unsigned char* shared_memory() {
+  return current_block()->shared().data();
+}
+
+void block_sync() {
+  current_block()->meet_block("block_sync", __builtin_return_address(0), true);
+}
+
+bool block_sync_and(bool value) {
+  return current_block()->meet_block("block_sync_and", __builtin_return_address(0), value);
+}
+
+float shuffle_xor(float value, int mask) {
+  return shuffle(value, mask, __builtin_return_address(0));
+}
+double shuffle_xor(double value, int mask) {
+  return shuffle(value, mask, __builtin_return_address(0));
+}
+long long shuffle_xor(long long value, int mask) {
+  return shuffle(value, mask, __builtin_return_address(0));
+}
+
+void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1) {
+  Mma operand{d, a, {b0, b1}};
+  current_block()->meet_warp("mma", __builtin_return_address(0), &operand, multiply);
+}
+
+void ldmatrix_x4(unsigned int (&r)[4], const void* shared_row, bool transposed) {
+  check_shared("ldmatrix", shared_row, 16, __builtin_return_address(0));
+  LoadMatrices operand{r, static_cast<const unsigned char*>(shared_row)};
+  current_block()->meet_warp(transposed ? "ldmatrix.trans" : "ldmatrix", __builtin_return_address(0),
+                             &operand, transposed ? load_matrices<true> : load_matrices<false>);
+}
+
+void copy_async(void* shared, const void* global, int bytes, bool valid) {
+  check_shared("copy_async", shared, bytes, __builtin_return_address(0));
+  Block& block = *current_block();
+  if (reinterpret_cast<std::uintptr_t>(global) % static_cast<std::uintptr_t>(bytes) != 0) {
+    block.fail("copy_async from a global address that is not a multiple of " + std::to_string(bytes),
+               __builtin_return_address(0));
+  }
+  std::memset(shared, 0xff, static_cast<std::size_t>(bytes));
+  block.thread().copies.push_back({shared, global, bytes, valid, block.thread().copy_group});
+}
+
+void copy_async_commit() {
+  ++current_block()->thread().copy_group;
+}
+
+void copy_async_wait(int pending) {
+  Thread& thread = current_block()->thread();
+  const int arrived = thread.copy_group - pending;  // groups before this one must be complete
+  const auto late = std::find_if(thread.copies.begin(), thread.copies.end(),
+                                 [&](const PendingCopy& copy) { return copy.group >= arrived; });
+  std::for_each(thread.copies.begin(), late, [](const PendingCopy& copy) {
+    const auto bytes = static_cast<std::size_t>(copy.bytes);
+    if (copy.valid) {
+      std::memcpy(copy.shared, copy.global, bytes);
+    } else {
+      std::memset(copy.shared, 0, bytes);
+    }
+  });
+  thread.copies.erase(thread.copies.begin(), late);
+}
+
+}  // namespace gla::emulator

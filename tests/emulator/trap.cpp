@@ -1,0 +1,64 @@
+#include "trap.h"
+
+#include <ucontext.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+
+#include "block.h"
+
+namespace gla::emulator {
+namespace {
+
+/// The address behind the instruction that trapped, give or take its length: what source_line() takes.
+void* program_counter(const ucontext_t& context) {
+#if defined(__x86_64__)
+  const auto counter = static_cast<std::uintptr_t>(context.uc_mcontext.gregs[REG_RIP]);
+#else
+  const auto counter = static_cast<std::uintptr_t>(context.uc_mcontext.pc);
+#endif
+  return reinterpret_cast<void*>(counter + 1);
+}
+
+void handle(int signal, siginfo_t* info, void* context) {
+  Block* block = current_block();
+  if (block == nullptr) {
+    // Another OS thread trapped, outside any kernel: let the default action end the process.
+    ::signal(signal, SIG_DFL);
+    return;
+  }
+  block->trap(signal, info->si_addr, program_counter(*static_cast<const ucontext_t*>(context)));
+}
+
+}  // namespace
+
+TrapScope::TrapScope() : stack_(256 * 1024) {
+  stack_t stack{};
+  stack.ss_sp = stack_.data();
+  stack.ss_size = stack_.size();
+  sigaltstack(&stack, &old_stack_);
+  struct sigaction action {};
+  action.sa_sigaction = handle;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &old_actions_[i]);
+}
+
+TrapScope::~TrapScope() {
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &old_actions_[i], nullptr);
+  sigaltstack(&old_stack_, nullptr);
+}
+
+std::string describe_trap(int signal, const void* address, const SharedMemory& shared) {
+  if (signal == SIGFPE) return "integer division by zero";
+  constexpr std::ptrdiff_t kNear = 64 * 1024;
+  const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared.data();
+  if (offset >= -kNear && offset < static_cast<std::ptrdiff_t>(shared.size()) + kNear) {
+    return "access to shared memory byte " + std::to_string(offset) + " of " + std::to_string(shared.size());
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, "access to address %p, which is not mapped", address);
+  return text;
+}
+
+}  // namespace gla::emulator

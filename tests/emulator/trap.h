@@ -1,0 +1,33 @@
+// Turns what the CPU traps while a kernel runs (null or guard pages, division by zero) into the block's
+// Fault.
+#pragma once
+
+#include <signal.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "shared_memory.h"
+
+namespace gla::emulator {
+
+/// While it lives, traps go to the running block; then the earlier handlers are back.
+class TrapScope {
+ public:
+  TrapScope();
+  ~TrapScope();
+  TrapScope(const TrapScope&) = delete;
+  TrapScope& operator=(const TrapScope&) = delete;
+
+ private:
+  static constexpr std::array kSignals{SIGSEGV, SIGBUS, SIGFPE};
+  std::vector<unsigned char> stack_;  ///< of the handler: the fiber's own may have overflowed
+  stack_t old_stack_{};
+  std::array<struct sigaction, kSignals.size()> old_actions_{};
+};
+
+/// "access to shared memory byte 128 of 128", for a person.
+std::string describe_trap(int signal, const void* address, const SharedMemory& shared);
+
+}  // namespace gla::emulator
