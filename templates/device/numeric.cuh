@@ -16,6 +16,16 @@ struct bf16 {
   Bits16 bits;
 };
 
+/// std::conditional; NVRTC has no standard library.
+template <bool Condition, class Yes, class No>
+struct Select {
+  using type = Yes;
+};
+template <class Yes, class No>
+struct Select<false, Yes, No> {
+  using type = No;
+};
+
 /// N elements that move as one aligned access.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vector {

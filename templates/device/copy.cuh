@@ -1,0 +1,67 @@
+// Rows of a global tensor into a shared tile, asynchronously or through registers.
+#pragma once
+
+#include "async_copy.cuh"
+#include "numeric.cuh"
+#include "thread.cuh"
+
+namespace gla {
+
+constexpr int greatest_common_divisor(int a, int b) {
+  while (b != 0) {
+    const int rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+/// The widest access that every row start of a dense [.., D] tensor allows, in bytes, 16 at most.
+constexpr int row_alignment(int channels, int element_bytes) {
+  return greatest_common_divisor(16, channels * element_bytes);
+}
+
+/// `Bytes` bytes that move as one access: 2, 4, 8 or 16.
+template <int Bytes>
+struct PacketOf {
+  using type = Vector<Bits32, Bytes / 4>;
+};
+template <>
+struct PacketOf<2> {
+  using type = Vector<Bits16, 1>;
+};
+template <int Bytes>
+using Packet = typename PacketOf<Bytes>::type;
+
+/// Copies `Rows` rows of `Columns` elements, `columns` of which exist (a multiple of the vector), to a tile whose rows
+/// are `row_bytes` apart. Rows from `valid_rows` on become zero: 0 * NaN must not leak from a packed neighbour.
+template <class T, int Rows, int Columns, int VectorBytes, int Threads, bool Async>
+GLA_DEVICE void copy_rows(unsigned char* shared, int row_bytes, const T* global, long long row_stride,
+                          int valid_rows, int columns) {
+  constexpr int kElements = VectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kVectors = (Columns + kElements - 1) / kElements;
+  for (int i = thread_index(); i < Rows * kVectors; i += Threads) {
+    const int row = i / kVectors;
+    const int column = i % kVectors * kElements;
+    if (column >= columns) continue;
+    const bool valid = row < valid_rows;
+    unsigned char* target = shared + row * row_bytes + column * static_cast<int>(sizeof(T));
+    const T* source = global + (valid ? row * row_stride + column : 0);
+    if constexpr (Async) {
+      copy_async<VectorBytes>(target, source, valid);
+    } else {
+      Packet<VectorBytes> data{};
+      if (valid) data = *reinterpret_cast<const Packet<VectorBytes>*>(source);
+      *reinterpret_cast<Packet<VectorBytes>*>(target) = data;
+    }
+  }
+}
+
+/// Zeroes `bytes` (a multiple of 16) of shared memory.
+template <int Threads>
+GLA_DEVICE void zero_shared(unsigned char* shared, int bytes) {
+  for (int i = 16 * thread_index(); i < bytes; i += 16 * Threads)
+    *reinterpret_cast<Packet<16>*>(shared + i) = {};
+}
+
+}  // namespace gla
