@@ -1,5 +1,6 @@
-# Installs BUILD_DIR into WORK_DIR, then builds and runs the consumer against it: through find_package, shared and static, C++
-# and C, and through pkg-config. Run by CTest with BUILD_DIR, SOURCE_DIR, WORK_DIR, VERSION, GENERATOR, C_COMPILER, CXX_COMPILER.
+# Installs BUILD_DIR into WORK_DIR, then builds and runs the consumer against it: through find_package, shared and
+# static, C++ and C, and through pkg-config; README.md's first call too. Run by CTest with BUILD_DIR, SOURCE_DIR, WORK_DIR,
+# VERSION, GENERATOR, C_COMPILER, CXX_COMPILER.
 cmake_minimum_required(VERSION 3.25)
 
 # Runs a command; a failure ends the test with the command's output.
@@ -40,10 +41,17 @@ run(pkg-config --cflags --libs gla)
 separate_arguments(flags UNIX_COMMAND "${output}")
 run(pkg-config --variable=libdir gla)
 # The installed headers must be clean under the strictest warnings of whoever includes them.
-run(${CXX_COMPILER} -std=c++20 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror ${SOURCE_DIR}/consumer/consumer.cpp
-    -o ${WORK_DIR}/by_pkg_config ${flags} -Wl,-rpath,${output})
+set(strict -std=c++20 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror)
+run(${CXX_COMPILER} ${strict} ${SOURCE_DIR}/consumer/consumer.cpp -o ${WORK_DIR}/by_pkg_config ${flags} -Wl,-rpath,${output})
 run(${WORK_DIR}/by_pkg_config)
 message(STATUS "by pkg-config: ${output}")
+
+file(READ ${SOURCE_DIR}/../../README.md readme)
+if(NOT readme MATCHES "```cpp\n([^`]+)```")
+  message(FATAL_ERROR "README.md has no first call in C++")
+endif()
+file(WRITE ${WORK_DIR}/first_call.cpp "${CMAKE_MATCH_1}")
+run(${CXX_COMPILER} ${strict} -c ${WORK_DIR}/first_call.cpp -o ${WORK_DIR}/first_call.o ${flags})
 
 foreach(file bin/gla-tune share/bash-completion/completions/gla-tune)
   if(NOT EXISTS ${prefix}/${file})
