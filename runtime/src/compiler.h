@@ -1,6 +1,7 @@
 // NVRTC, opened at run time, and the cubin cache in front of it.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -18,15 +19,17 @@ struct Cubin {
   std::vector<KernelResources> resources;  ///< per entry; threads and dynamic shared memory are the launch's
 };
 
-/// NVRTC's version ("13.0"), or why it cannot be had. Libraries tried: GLA_NVRTC, then libnvrtc.so.{13,12} by name, then
-/// next to the CUDA wheels of the running Python environment's site-packages if CUDA_PATH / VIRTUAL_ENV name them.
+/// NVRTC's version ("13.0"), or why it cannot be had. Libraries tried: GLA_NVRTC, then libnvrtc.so.{13,12} by
+/// name, then next to the CUDA wheels of the running Python environment's site-packages if CUDA_PATH /
+/// VIRTUAL_ENV name them.
 Result<std::string> nvrtc_version();
 
-/// Compiles for `architecture` (sm_<name>). Thread-safe; NVRTC compiles concurrently. A failure carries NVRTC's log.
+/// Compiles for `architecture` (sm_<name>). Thread-safe; NVRTC compiles concurrently. A failure carries
+/// NVRTC's log.
 Result<Cubin> compile(const Source& source, const Architecture& architecture);
 
-/// A folder of cubins. Keys cover the source text, the templates, options, architecture and NVRTC version; entries are
-/// checksummed, written to a temporary name and renamed. A damaged entry is rebuilt and reported.
+/// A folder of cubins. Keys cover the source text, the templates, options, architecture and NVRTC version;
+/// entries are checksummed, written to a temporary name and renamed. A damaged entry is rebuilt and reported.
 class CubinCache {
  public:
   explicit CubinCache(std::string folder);
@@ -34,14 +37,15 @@ class CubinCache {
   /// GLA_CACHE_DIR, else XDG_CACHE_HOME/gla-tune, else HOME/.cache/gla-tune.
   static std::string default_folder();
 
-  /// The cubin, from the folder or compiled and stored. A folder that cannot be written is reported once and does
-  /// without. `note` (may be null) receives "loaded", "compiled" or what was wrong with the entry.
+  /// The cubin, from the folder or compiled and stored. A folder that cannot be written is reported once and
+  /// does without. `note` (may be null) receives "loaded", "compiled" or what was wrong with the entry.
   Result<Cubin> get(const Source& source, const Architecture& architecture, std::string* note = nullptr);
 
   const std::string& folder() const { return folder_; }
 
  private:
   std::string folder_;
+  std::atomic<bool> write_failure_reported_ = false;
 };
 
 }  // namespace gla

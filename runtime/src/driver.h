@@ -14,17 +14,24 @@ namespace gla::driver {
 
 /// The driver functions in use, by their CUDA names. Filled by api().
 struct Api {
-#define GLA_DRIVER_FUNCTIONS(X)                                                                                   \
-  X(cuGetErrorString) X(cuGetErrorName) X(cuDriverGetVersion) X(cuDeviceGet) X(cuDeviceGetCount) X(cuDeviceGetName)      \
-  X(cuDeviceGetAttribute) X(cuDeviceTotalMem) X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease)             \
-  X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSetCurrent) X(cuCtxGetCurrent) X(cuCtxSynchronize)                 \
-  X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) X(cuFuncGetAttribute)         \
-  X(cuOccupancyMaxActiveBlocksPerMultiprocessor) X(cuLaunchKernel) X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo)      \
-  X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoDAsync) X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuMemHostAlloc)    \
-  X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)        \
-  X(cuStreamWaitValue32) X(cuStreamIsCapturing) X(cuStreamGetCtx) X(cuStreamBeginCapture) X(cuStreamEndCapture)    \
-  X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy) X(cuEventCreate)         \
-  X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize) X(cuEventElapsedTime) X(cuPointerGetAttribute)
+// clang-format off
+#define GLA_DRIVER_FUNCTIONS(X)                                                                     \
+  X(cuInit) X(cuGetErrorString) X(cuGetErrorName) X(cuDriverGetVersion)                             \
+  X(cuDeviceGet) X(cuDeviceGetCount) X(cuDeviceGetName) X(cuDeviceGetAttribute) X(cuDeviceTotalMem) \
+  X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease)                                          \
+  X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSetCurrent) X(cuCtxGetCurrent) X(cuCtxSynchronize)  \
+  X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction)                                      \
+  X(cuFuncSetAttribute) X(cuFuncGetAttribute) X(cuOccupancyMaxActiveBlocksPerMultiprocessor)        \
+  X(cuLaunchKernel)                                                                                 \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoDAsync)   \
+  X(cuMemsetD8Async) X(cuMemsetD32Async)                                                            \
+  X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuPointerGetAttribute)          \
+  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamWaitValue32)                \
+  X(cuStreamGetCtx) X(cuStreamIsCapturing) X(cuStreamBeginCapture) X(cuStreamEndCapture)            \
+  X(cuThreadExchangeStreamCaptureMode)                                                              \
+  X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)           \
+  X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize) X(cuEventElapsedTime)
+// clang-format on
 #define GLA_DECLARE(name) decltype(&::name) name = nullptr;
   GLA_DRIVER_FUNCTIONS(GLA_DECLARE)
 #undef GLA_DECLARE
@@ -42,12 +49,16 @@ struct Device {
   int compute_capability = 0;  ///< 90
   int driver_version = 0;      ///< 13000: the CUDA version that the driver supports
   std::size_t memory_bytes = 0;
-  Architecture architecture;   ///< limits read off the device
+  Architecture architecture;  ///< limits read off the device; without a name where no architecture serves it
 };
 Result<std::vector<Device>> devices();
+/// `unsupported` if no architecture of the generator serves the device.
 Result<Device> device(int ordinal);
 
-/// Holds a device's primary context; makes it current for a scope.
+/// "13.0" for 13000.
+std::string version_text(int driver_version);
+
+/// Holds a device's primary context; a Scope makes it current, at the cost of one query where it already is.
 class PrimaryContext {
  public:
   static Result<PrimaryContext> retain(int ordinal);
@@ -62,6 +73,9 @@ class PrimaryContext {
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
+
+   private:
+    const Api* api_ = nullptr;  ///< null: nothing to pop
   };
 
  private:

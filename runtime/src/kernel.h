@@ -1,7 +1,8 @@
 // A compiled variant loaded on a device, ready to launch.
 #pragma once
 
-#include <memory>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "args.h"
@@ -23,20 +24,31 @@ class LoadedKernels {
   /// Enqueues every launch of the plan with the same arguments. `args` is a KernelArgs (or a tool's struct).
   template <class Args>
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
-    return launch_raw(plan, &args, stream);
+    return launch_raw(plan.launches, &args, stream);
+  }
+  template <class Args>
+  Status launch(std::span<const Launch> launches, const Args& args, CUstream stream) const {
+    return launch_raw(launches, &args, stream);
   }
 
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
  private:
   LoadedKernels() = default;
-  Status launch_raw(const LaunchPlan& plan, const void* args, CUstream stream) const;
+  Status launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const;
+  const driver::Api* api_ = nullptr;
   CUmodule module_ = nullptr;
   std::vector<CUfunction> functions_;
 };
 
-/// Points the segmented family's arguments into the workspace; nothing for other families.
-void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan, const Workload& workload,
-                     void* workspace);
+/// Slots that the segmented family keeps for a workload: every sequence has as many as its segments, or one to spare.
+std::int64_t segment_slots(const Workload& workload, std::int64_t segment_tokens);
+
+/// Points the segmented family's arguments into the workspace: the states [slots, H, K, V] in fp32, then, 256-byte
+/// aligned, the decays [slots, H, K]. Nothing for other families (segment_tokens is 0).
+void place_workspace(KernelArgs& args, const Problem& problem, std::int64_t segment_tokens,
+                     const Workload& workload, void* workspace);
+void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan,
+                     const Workload& workload, void* workspace);
 
 }  // namespace gla

@@ -25,26 +25,26 @@ struct TableDevice {
 };
 
 struct TableOrigin {
-  std::string tool;            ///< "gla-tune 0.1.0"
-  std::string nvrtc;           ///< "13.0"
+  std::string tool;   ///< "gla-tune 0.1.0"
+  std::string nvrtc;  ///< "13.0"
   std::string templates_hash;
-  std::string date;            ///< "2026-11-22T12:00:00Z"
-  std::string command;         ///< the arguments of the run
-  bool measured = true;        ///< false: ranked by the model, no GPU (times are predictions)
+  std::string date;      ///< "2026-11-22T12:00:00Z"
+  std::string command;   ///< the arguments of the run
+  bool measured = true;  ///< false: ranked by the model, no GPU (times are predictions)
 };
 
 /// One workload and the variant that serves it best.
 struct Point {
   Accuracy accuracy = Accuracy::standard;
   Workload workload;
-  std::string gates;               ///< "logsigmoid/16": the gates it was tuned on
+  std::string gates;  ///< "logsigmoid/16": the gates it was tuned on
   Variant variant;
-  double seconds = 0;              ///< median; a prediction when not measured
-  double noise = 0;                ///< relative: median absolute deviation / median
-  double floor_share = 0;          ///< floor / seconds
-  double fallback_share = 0;       ///< share of chunks off the fast path
-  double error_o = 0;              ///< relative error of o in verification, worst gates
-  double error_state = 0;          ///< of final_state
+  double seconds = 0;         ///< median; a prediction when not measured
+  double noise = 0;           ///< relative: median absolute deviation / median
+  double floor_share = 0;     ///< floor / seconds
+  double fallback_share = 0;  ///< share of chunks off the fast path
+  double error_o = 0;         ///< relative error of o in verification, worst gates
+  double error_state = 0;     ///< of final_state
 };
 
 /// What happened to the variants of the space: nothing is dropped silently.
@@ -65,8 +65,9 @@ struct Table {
   std::vector<TableProblem> problems;
 };
 
-/// Reads and checks a whole table: schema version, every key known and of its type, ranges, duplicates, variants inside
-/// their spaces. The first fault is a `format` status "file:line: reason"; nothing half-loads.
+/// Reads and checks a whole table: schema version, every key known and of its type, ranges, duplicates,
+/// variants inside their spaces. The first fault is a `format` status "file:line: reason"; nothing
+/// half-loads.
 Result<Table> read_table(const std::string& path);
 Result<Table> parse_table(const std::string& text, const std::string& name_in_messages);
 
@@ -74,11 +75,29 @@ Result<Table> parse_table(const std::string& text, const std::string& name_in_me
 Status write_table(const Table& table, const std::string& path);
 std::string format_table(const Table& table);
 
-/// The nearest point in (log N*H, log T), if the table has the tuning key and class. exact: same bucket.
+/// Where a workload lies between the points: octaves of N*H and of the (mean) tokens per sequence.
+struct Coordinates {
+  double parallel = 0;
+  double tokens = 0;
+  bool packed = false;
+};
+/// `parallel_scale`: multiprocessors of the table's GPU over those of the device; fewer multiprocessors fill up sooner.
+Coordinates coordinates(const Workload& workload, double parallel_scale = 1);
+/// Square of the distance in octaves; packed against padded counts as one.
+double distance(const Coordinates& a, const Coordinates& b);
+/// Within half an octave in both directions, and alike in being packed.
+bool same_bucket(const Coordinates& a, const Coordinates& b);
+
+/// The problem of the table that serves `problem`: its tuning key.
+const TableProblem* find_problem(const Table& table, const Problem& problem);
+
+/// The nearest point in (log N*H, log T), if the table has the tuning key and class; of equally near points the first.
+/// Points of the default class serve `fast` where the table has none of that class. exact: same bucket.
 struct Lookup {
   const Point* point = nullptr;
   bool exact = false;
 };
-Lookup lookup(const Table& table, const Problem& problem, const Workload& workload, Accuracy accuracy);
+Lookup lookup(const Table& table, const Problem& problem, const Workload& workload, Accuracy accuracy,
+              double parallel_scale = 1);
 
 }  // namespace gla

@@ -1,0 +1,23 @@
+# yaml-cpp as its own package describes it, under the name yaml-cpp::yaml-cpp that 0.8 gave it; with
+# GLA_STATIC_DEPENDENCIES its archive, libyaml-cpp.a.
+if(TARGET yaml-cpp::yaml-cpp)
+  set(yaml-cpp_FOUND TRUE)
+  return()
+endif()
+if(NOT GLA_STATIC_DEPENDENCIES)
+  find_package(yaml-cpp CONFIG)
+  if(yaml-cpp_FOUND AND NOT TARGET yaml-cpp::yaml-cpp)
+    add_library(yaml-cpp::yaml-cpp INTERFACE IMPORTED)
+    set_target_properties(yaml-cpp::yaml-cpp PROPERTIES INTERFACE_LINK_LIBRARIES yaml-cpp)
+  endif()
+  return()
+endif()
+find_path(yaml-cpp_INCLUDE_DIR yaml-cpp/yaml.h)
+find_library(yaml-cpp_ARCHIVE libyaml-cpp.a)
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(yaml-cpp REQUIRED_VARS yaml-cpp_ARCHIVE yaml-cpp_INCLUDE_DIR)
+if(yaml-cpp_FOUND)
+  add_library(yaml-cpp::yaml-cpp STATIC IMPORTED)
+  set_target_properties(yaml-cpp::yaml-cpp PROPERTIES
+    IMPORTED_LOCATION ${yaml-cpp_ARCHIVE} INTERFACE_INCLUDE_DIRECTORIES ${yaml-cpp_INCLUDE_DIR})
+endif()

@@ -1,0 +1,132 @@
+#include "compiler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+
+#include "compile_options.h"
+#include "nvrtc_library.h"
+
+namespace gla {
+namespace {
+
+class Program {
+ public:
+  Program(const nvrtc::Api& api, const Source& source) : api_(api) {
+    std::vector<const char*> name_pointers, text_pointers;  // embedded literals end in NUL
+    for (const EmbeddedFile& file : embedded_templates()) {
+      name_pointers.push_back(file.name.data());
+      text_pointers.push_back(file.text.data());
+    }
+    result_ = api.nvrtcCreateProgram(&program_, source.text.c_str(), source.name.c_str(),
+                                     static_cast<int>(name_pointers.size()), text_pointers.data(),
+                                     name_pointers.data());
+  }
+  ~Program() {
+    if (program_ != nullptr) (void)api_.nvrtcDestroyProgram(&program_);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  nvrtcResult compile(const std::vector<std::string>& options) {
+    if (result_ != NVRTC_SUCCESS) return result_;
+    std::vector<const char*> pointers;
+    for (const std::string& option : options) pointers.push_back(option.c_str());
+    return result_ = api_.nvrtcCompileProgram(program_, static_cast<int>(pointers.size()), pointers.data());
+  }
+
+  std::string log() const {
+    std::string content = text(api_.nvrtcGetProgramLogSize, api_.nvrtcGetProgramLog);
+    while (!content.empty() && (content.back() == '\0' || content.back() == '\n')) content.pop_back();
+    return content;
+  }
+  std::string image() const { return text(api_.nvrtcGetCUBINSize, api_.nvrtcGetCUBIN); }
+
+ private:
+  template <class Size, class Get>
+  std::string text(Size size, Get get) const {
+    std::size_t bytes = 0;
+    if (program_ == nullptr || size(program_, &bytes) != NVRTC_SUCCESS) return {};
+    std::string content(bytes, '\0');
+    if (get(program_, content.data()) != NVRTC_SUCCESS) return {};
+    return content;
+  }
+
+  const nvrtc::Api& api_;
+  nvrtcProgram program_ = nullptr;
+  nvrtcResult result_ = NVRTC_SUCCESS;
+};
+
+/// The number right before `unit` in `line`: 32 in "Used 32 registers" for " registers".
+int number_before(std::string_view line, std::string_view unit) {
+  const std::size_t end = line.find(unit);
+  if (end == std::string_view::npos) return 0;
+  std::size_t begin = end;
+  while (begin > 0 && line[begin - 1] >= '0' && line[begin - 1] <= '9') --begin;
+  int value = 0;
+  std::from_chars(line.data() + begin, line.data() + end, value);
+  return value;
+}
+
+std::string_view between(std::string_view line, std::string_view before, char after) {
+  const std::size_t begin = line.find(before);
+  if (begin == std::string_view::npos) return {};
+  line.remove_prefix(begin + before.size());
+  return line.substr(0, line.find(after));
+}
+
+}  // namespace
+
+std::vector<KernelResources> parse_resources(std::string_view log, const std::vector<std::string>& entries) {
+  std::vector<KernelResources> resources(entries.size());
+  KernelResources* current = nullptr;
+  while (!log.empty()) {
+    const std::string_view line = log.substr(0, log.find('\n'));
+    log.remove_prefix(std::min(line.size() + 1, log.size()));
+    if (const std::string_view name = between(line, "Compiling entry function '", '\''); !name.empty()) {
+      const auto found = std::find(entries.begin(), entries.end(), name);
+      current =
+          found == entries.end() ? nullptr : &resources[static_cast<std::size_t>(found - entries.begin())];
+    } else if (current != nullptr) {
+      // Functions that were not inlined report their own spills: they are the entry's too.
+      current->spill_bytes +=
+          number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
+      if (const int registers = number_before(line, " registers"); registers > 0) {
+        current->registers = registers;
+        current->shared_bytes = number_before(line, " bytes smem");
+      }
+    }
+  }
+  return resources;
+}
+
+std::vector<std::string> compile_options(const Architecture& architecture) {
+  return {"--gpu-architecture=sm_" + architecture.name, "--std=c++20", "--ptxas-options=-v"};
+}
+
+Result<std::string> nvrtc_version() {
+  const Result<const nvrtc::Api*> api = nvrtc::api();
+  if (!api.ok()) return api.status();
+  return (*api)->version;
+}
+
+Result<Cubin> compile(const Source& source, const Architecture& architecture) {
+  const Result<const nvrtc::Api*> api = nvrtc::api();
+  if (!api.ok()) return api.status();
+  Program program(**api, source);
+  if (const nvrtcResult result = program.compile(compile_options(architecture)); result != NVRTC_SUCCESS) {
+    return Status{StatusCode::compile,
+                  fmt::format("{} for sm_{}: {} (NVRTC {})\n{}", source.name, architecture.name,
+                              (*api)->nvrtcGetErrorString(result), (*api)->version, program.log())};
+  }
+  Cubin cubin{program.image(), source.entries, parse_resources(program.log(), source.entries)};
+  if (cubin.image.empty()) {
+    return Status{StatusCode::compile, fmt::format("{} for sm_{}: NVRTC {} made no machine code", source.name,
+                                                   architecture.name, (*api)->version)};
+  }
+  return cubin;
+}
+
+}  // namespace gla

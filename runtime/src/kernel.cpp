@@ -1,0 +1,130 @@
+#include "kernel.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <utility>
+
+namespace gla {
+namespace {
+
+constexpr std::size_t kWorkspaceAlignment = 256;
+
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+}
+
+/// Loading is allowed while another stream of this thread is being captured: relax the capture mode for the scope.
+class RelaxedCapture {
+ public:
+  explicit RelaxedCapture(const driver::Api& api) : api_(api) {
+    (void)api_.cuThreadExchangeStreamCaptureMode(&mode_);
+  }
+  ~RelaxedCapture() { (void)api_.cuThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  const driver::Api& api_;
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
+};
+
+}  // namespace
+
+Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<EntryShape>& shapes) {
+  const Result<const driver::Api*> opened = driver::api();
+  if (!opened.ok()) return opened.status();
+  const driver::Api& api = **opened;
+  const RelaxedCapture relaxed(api);
+  LoadedKernels loaded;
+  loaded.api_ = &api;
+  if (Status status =
+          check(api, api.cuModuleLoadData(&loaded.module_, cubin.image.data()), "cuModuleLoadData");
+      !status.ok())
+    return status;
+  for (std::size_t i = 0; i < cubin.entries.size(); ++i) {
+    CUfunction function = nullptr;
+    const char* name = cubin.entries[i].c_str();
+    if (Status status = check(api, api.cuModuleGetFunction(&function, loaded.module_, name), name);
+        !status.ok())
+      return status;
+    if (const std::size_t bytes = i < shapes.size() ? shapes[i].shared_bytes : 0; bytes > 0) {
+      if (Status status =
+              check(api,
+                    api.cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                           static_cast<int>(bytes)),
+                    fmt::format("{} with {} bytes of shared memory", name, bytes).c_str());
+          !status.ok())
+        return status;
+    }
+    // Reading an attribute completes lazy loading here, where it may allocate, and not in the first launch.
+    int registers = 0;
+    if (Status status =
+            check(api, api.cuFuncGetAttribute(&registers, CU_FUNC_ATTRIBUTE_NUM_REGS, function), name);
+        !status.ok())
+      return status;
+    loaded.functions_.push_back(function);
+  }
+  return loaded;
+}
+
+LoadedKernels::LoadedKernels(LoadedKernels&& other) noexcept
+    : api_(other.api_),
+      module_(std::exchange(other.module_, nullptr)),
+      functions_(std::move(other.functions_)) {}
+
+LoadedKernels& LoadedKernels::operator=(LoadedKernels&& other) noexcept {
+  std::swap(api_, other.api_);
+  std::swap(module_, other.module_);
+  std::swap(functions_, other.functions_);
+  return *this;
+}
+
+LoadedKernels::~LoadedKernels() {
+  if (module_ != nullptr) (void)api_->cuModuleUnload(module_);
+}
+
+Status LoadedKernels::launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const {
+  void* parameters[] = {const_cast<void*>(args)};  // the driver copies what it points to
+  for (const Launch& launch : launches) {
+    if (launch.grid == 0) continue;
+    if (launch.grid < 0 || launch.grid > std::numeric_limits<int>::max()) {
+      return {StatusCode::unsupported,
+              fmt::format("the call needs a grid of {} blocks; CUDA accepts {}. Split the batch", launch.grid,
+                          std::numeric_limits<int>::max())};
+    }
+    const CUresult result =
+        api_->cuLaunchKernel(function(launch.entry), static_cast<unsigned>(launch.grid), 1, 1,
+                             static_cast<unsigned>(launch.threads), 1, 1,
+                             static_cast<unsigned>(launch.shared_bytes), stream, parameters, nullptr);
+    if (result != CUDA_SUCCESS) return driver::check(*api_, result, "cuLaunchKernel");
+  }
+  return {};
+}
+
+std::int64_t segment_slots(const Workload& workload, std::int64_t segment_tokens) {
+  if (segment_tokens <= 0) return 0;
+  if (workload.packed) return workload.tokens / segment_tokens + workload.sequences;
+  return workload.sequences * ((workload.tokens + segment_tokens - 1) / segment_tokens);
+}
+
+void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan,
+                     const Workload& workload, void* workspace) {
+  place_workspace(args, problem, plan.segment_tokens, workload, workspace);
+}
+
+void place_workspace(KernelArgs& args, const Problem& problem, std::int64_t segment_tokens,
+                     const Workload& workload, void* workspace) {
+  if (segment_tokens <= 0) return;
+  const std::int64_t slots = segment_slots(workload, segment_tokens);
+  const auto channels = static_cast<std::size_t>(slots * workload.heads * problem.head_dim_k);
+  args.segment_tokens = segment_tokens;
+  // Packed: one sequence may hold all tokens.
+  args.segments = (workload.tokens + segment_tokens - 1) / segment_tokens;
+  args.segment_states = static_cast<float*>(workspace);
+  args.segment_decays = reinterpret_cast<float*>(
+      static_cast<char*>(workspace) +
+      aligned(channels * static_cast<std::size_t>(problem.head_dim_v) * sizeof(float)));
+}
+
+}  // namespace gla

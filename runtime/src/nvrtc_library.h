@@ -1,0 +1,30 @@
+// The NVRTC library, opened at run time.
+#pragma once
+
+#include <nvrtc.h>
+
+#include <string>
+
+#include "gla/generator/status.h"
+
+namespace gla::nvrtc {
+
+// clang-format off
+#define GLA_NVRTC_FUNCTIONS(X)                                                       \
+  X(nvrtcVersion) X(nvrtcGetErrorString)                                             \
+  X(nvrtcCreateProgram) X(nvrtcDestroyProgram) X(nvrtcCompileProgram)                \
+  X(nvrtcGetProgramLogSize) X(nvrtcGetProgramLog) X(nvrtcGetCUBINSize) X(nvrtcGetCUBIN)
+// clang-format on
+
+struct Api {
+#define GLA_DECLARE(name) decltype(&::name) name = nullptr;
+  GLA_NVRTC_FUNCTIONS(GLA_DECLARE)
+#undef GLA_DECLARE
+  std::string path;     ///< the library's file
+  std::string version;  ///< "13.0"
+};
+
+/// The library, or why there is none (a `compile` status that lists what was tried). Opened once, thread-safe.
+Result<const Api*> api();
+
+}  // namespace gla::nvrtc
