@@ -47,7 +47,9 @@ struct Launch {
 struct LaunchPlan {
   std::vector<Launch> launches;
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
-  std::int64_t segment_tokens = 0;  ///< goes into the arguments
+  std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
+  std::int64_t segments = 0;        ///< KernelArgs.segments
+  std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
 };
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload);
 

@@ -1,0 +1,49 @@
+// One family's part of a space, declared in one place: the values of each parameter, the constraints between them, and
+// how a variant is launched. chunk_space.cpp and decode_space.cpp hold one declaration each.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "gla/generator/architecture.h"
+#include "gla/generator/model.h"
+#include "gla/generator/render.h"
+#include "gla/generator/space.h"
+
+namespace gla {
+
+/// The values that a parameter may take for a problem, ascending.
+struct ParameterValues {
+  Parameter parameter;
+  std::vector<std::int16_t> values;
+};
+
+struct FamilySpace {
+  Family family;
+  std::vector<ParameterValues> parameters;  ///< in the order of parameters_of(family)
+  /// The first constraint between parameters that fails, in words; ok if none does.
+  std::function<Status(const Variant&)> constraints;
+};
+
+/// The families that serve a problem's operation.
+std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture);
+
+// chunk_space.cpp
+FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family);
+Source render_chunk(const Problem& problem, const Variant& variant);
+LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload);
+std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant& variant);
+int estimated_chunk_registers(const Problem& problem, const Variant& variant);
+double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                               const Architecture& architecture);
+
+// decode_space.cpp
+FamilySpace decode_family(const Problem& problem, const Architecture& architecture);
+Source render_decode(const Problem& problem, const Variant& variant);
+LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Workload& workload);
+std::vector<EntryShape> decode_entry_shapes(const Problem& problem, const Variant& variant);
+int estimated_decode_registers(const Problem& problem, const Variant& variant);
+double predicted_decode_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                                const Architecture& architecture);
+
+}  // namespace gla

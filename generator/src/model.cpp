@@ -1,0 +1,47 @@
+#include "gla/generator/model.h"
+
+#include "family_space.h"
+
+namespace gla {
+
+double floor_bytes(const Problem& problem, const Workload& workload, bool states) {
+  const double heads = static_cast<double>(workload.heads);
+  const double tokens = static_cast<double>(workload.tokens) *
+                        static_cast<double>(workload.packed ? 1 : workload.sequences) * heads;
+  const double element = static_cast<double>(size_of(problem.dtype));
+  const double gate = static_cast<double>(size_of(problem.gate_dtype));
+  const double k = problem.head_dim_k, v = problem.head_dim_v, group = problem.group;
+  const double rows =
+      element * (k + v + group * (k + v)) + gate * ((problem.gate_k ? k : 0) + (problem.gate_v ? v : 0));
+  const double state = static_cast<double>(workload.sequences) * heads * k * v *
+                       static_cast<double>(size_of(problem.state_dtype));
+  return tokens * rows + (states ? 2 * state : 0);
+}
+
+int estimated_registers(const Problem& problem, const Variant& variant) {
+  return variant.family == Family::decode ? estimated_decode_registers(problem, variant)
+                                          : estimated_chunk_registers(problem, variant);
+}
+
+double predicted_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                         const Architecture& architecture) {
+  return variant.family == Family::decode ? predicted_decode_seconds(problem, variant, workload, architecture)
+                                          : predicted_chunk_seconds(problem, variant, workload, architecture);
+}
+
+Variant model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,
+                     const Architecture& architecture) {
+  Variant best;
+  double least = -1;
+  for (const Variant& variant : space(problem, architecture)) {
+    if (!meant_for(problem, variant, accuracy)) continue;
+    const double seconds = predicted_seconds(problem, variant, workload, architecture);
+    if (least < 0 || seconds < least) {
+      least = seconds;
+      best = variant;
+    }
+  }
+  return best;
+}
+
+}  // namespace gla

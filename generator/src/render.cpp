@@ -1,0 +1,89 @@
+#include "gla/generator/render.h"
+
+#include "embedded.h"
+#include "family_space.h"
+#include "names.h"
+#include "render_common.h"
+
+namespace gla {
+namespace {
+
+constexpr int kToolThreads = 128;  // templates/verification.cuh
+
+}  // namespace
+
+std::span<const EmbeddedFile> embedded_templates() {
+  return {kEmbeddedTemplates, kEmbeddedTemplateCount};
+}
+
+std::string_view templates_hash() {
+  return kTemplatesHash;
+}
+
+std::string_view type_name(DType dtype) {
+  switch (dtype) {
+    case DType::fp16:
+      return "gla::fp16";
+    case DType::bf16:
+      return "gla::bf16";
+    case DType::fp32:
+      return "float";
+  }
+  return "";
+}
+
+void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
+               std::string_view args_type) {
+  source.text +=
+      fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {}) {}(gla::{} args) {{\n  gla::{};\n}}\n", threads,
+                  min_blocks, entry, args_type, call);
+  source.entries.emplace_back(entry);
+}
+
+Source render(const Problem& problem, const Variant& variant) {
+  return variant.family == Family::decode ? render_decode(problem, variant) : render_chunk(problem, variant);
+}
+
+LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload) {
+  return variant.family == Family::decode ? plan_decode(problem, variant, workload)
+                                          : plan_chunk(problem, variant, workload);
+}
+
+std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& variant) {
+  return variant.family == Family::decode ? decode_entry_shapes(problem, variant)
+                                          : chunk_entry_shapes(problem, variant);
+}
+
+Source render_tools(const Problem& problem) {
+  Source source{"verification.cu", "", {}};
+  source.text =
+      fmt::format(R"(#include "verification.cuh"
+
+namespace gla {{
+
+struct Config {{
+  using Element = {};
+  using Gate = {};
+  using State = {};
+  static constexpr int head_dim_k = {}, head_dim_v = {}, group = {};
+  static constexpr bool gate_k = {}, gate_v = {}, reverse = {}, state_v_first = {};
+}};
+
+}}  // namespace gla
+
+)",
+                  type_name(problem.dtype), type_name(problem.gate_dtype), type_name(problem.state_dtype),
+                  problem.head_dim_k, problem.head_dim_v, problem.group, problem.gate_k, problem.gate_v,
+                  problem.reverse, problem.state_v_first);
+  add_entry(source, "fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs");
+  add_entry(source, "compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs");
+  add_entry(source, "naive", kToolThreads, 1, "naive_forward<gla::Config>(args)");
+  return source;
+}
+
+std::vector<EntryShape> tool_shapes() {
+  constexpr std::size_t kCompareScratch = kToolThreads / 32 * sizeof(double);
+  return {{kToolThreads, 0, 1}, {kToolThreads, kCompareScratch, 1}, {kToolThreads, 0, 1}};
+}
+
+}  // namespace gla

@@ -1,0 +1,19 @@
+// Pieces of generated text that every family uses.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "gla/generator/problem.h"
+#include "gla/generator/render.h"
+
+namespace gla {
+
+/// The element type's name in templates/device/numeric.cuh.
+std::string_view type_name(DType dtype);
+
+/// Appends a kernel that calls gla::`call` with its argument struct `args`.
+void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
+               std::string_view args_type = "KernelArgs");
+
+}  // namespace gla
