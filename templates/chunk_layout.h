@@ -2,6 +2,8 @@
 // them. Plain C++: NVRTC, the generator and the emulator compile this one file.
 #pragma once
 
+#include "device/platform.cuh"
+
 namespace gla {
 
 /// Rows of a sub-chunk: the finest unit with a pivot of its own (DESIGN section 5, range).
@@ -16,13 +18,13 @@ struct ChunkShape {
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
 
-  constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
-  constexpr int threads() const { return 32 * warps_v * warps_k; }
-  constexpr int operand_parts() const { return score_parts > state_parts ? score_parts : state_parts; }
-  constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
+  GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
+  GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps_v * warps_k; }
+  GLA_HOST_DEVICE constexpr int operand_parts() const { return score_parts > state_parts ? score_parts : state_parts; }
+  GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
 
   /// Threads along the tokens when channel pairs are spread over the block's threads first; a power of two.
-  constexpr int token_groups(int tokens) const {
+  GLA_HOST_DEVICE constexpr int token_groups(int tokens) const {
     int groups = 1;
     while (2 * groups * (padded_k() / 2) <= threads() && 4 * groups <= tokens) groups *= 2;
     return groups;
@@ -43,9 +45,9 @@ struct ChunkLayout {
   int cumulative;                     ///< fp32 [kSubChunk][K], shares its place with `out`
   int total;
 
-  static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
+  GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
 
-  explicit constexpr ChunkLayout(const ChunkShape& s)
+  GLA_HOST_DEVICE explicit constexpr ChunkLayout(const ChunkShape& s)
       : q_row(s.padded_k() * s.element_bytes),
         k_row(q_row),
         gate_row(s.padded_k() * s.gate_bytes),

@@ -7,7 +7,7 @@
 
 namespace gla {
 
-constexpr int greatest_common_divisor(int a, int b) {
+GLA_HOST_DEVICE constexpr int greatest_common_divisor(int a, int b) {
   while (b != 0) {
     const int rest = a % b;
     a = b;
@@ -17,7 +17,7 @@ constexpr int greatest_common_divisor(int a, int b) {
 }
 
 /// The widest access that every row start of a dense [.., D] tensor allows, in bytes, 16 at most.
-constexpr int row_alignment(int channels, int element_bytes) {
+GLA_HOST_DEVICE constexpr int row_alignment(int channels, int element_bytes) {
   return greatest_common_divisor(16, channels * element_bytes);
 }
 
