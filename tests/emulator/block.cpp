@@ -12,6 +12,7 @@ namespace gla::emulator {
 namespace {
 
 constexpr int kWordBits = 64;
+constexpr std::size_t kSharedAlignment = 128;  // what device/thread.cuh promises
 
 void thread_entry() {
   current_block()->run_thread();
@@ -28,7 +29,7 @@ Block::Block(const Shape& shape, const Options& options, const std::function<voi
     : shape_(shape),
       options_(options),
       program_(thread_program),
-      shared_(shape.shared_bytes),
+      shared_(shape.shared_bytes, kSharedAlignment),
       threads_(static_cast<std::size_t>(shape.threads)),
       warps_((threads_.size() + kLanes - 1) / kLanes),
       ready_((threads_.size() + kWordBits - 1) / kWordBits),

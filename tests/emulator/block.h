@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "fiber.h"
+#include "guarded_memory.h"
 #include "machine.h"
-#include "shared_memory.h"
 
 namespace gla::emulator {
 
@@ -69,7 +69,7 @@ class Block {
   int thread_index() const { return running_; }
   long long index() const { return index_; }
   const Shape& shape() const { return shape_; }
-  SharedMemory& shared() { return shared_; }
+  GuardedMemory& shared() { return shared_; }
 
   /// Runs the program of the fiber that has just started, then never comes back.
   [[noreturn]] void run_thread();
@@ -87,7 +87,7 @@ class Block {
   Shape shape_;
   Options options_;
   const std::function<void()>& program_;
-  SharedMemory shared_;
+  GuardedMemory shared_;
   StackPool stacks_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;

@@ -49,7 +49,7 @@ TrapScope::~TrapScope() {
   sigaltstack(&old_stack_, nullptr);
 }
 
-std::string describe_trap(int signal, const void* address, const SharedMemory& shared) {
+std::string describe_trap(int signal, const void* address, const GuardedMemory& shared) {
   if (signal == SIGFPE) return "integer division by zero";
   constexpr std::ptrdiff_t kNear = 64 * 1024;
   const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared.data();

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "shared_memory.h"
+#include "guarded_memory.h"
 
 namespace gla::emulator {
 
@@ -28,6 +28,6 @@ class TrapScope {
 };
 
 /// "access to shared memory byte 128 of 128", for a person.
-std::string describe_trap(int signal, const void* address, const SharedMemory& shared);
+std::string describe_trap(int signal, const void* address, const GuardedMemory& shared);
 
 }  // namespace gla::emulator
