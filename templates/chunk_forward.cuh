@@ -389,7 +389,7 @@ class ChunkForward {
       while ((bi + 1) * (bi + 2) / 2 <= block) ++bi;
       const int bj = block - bi * (bi + 1) / 2;
       float sums[2][4] = {};
-      GLA_UNROLL
+      GLA_UNROLL_BY(2)
       for (int k = 0; k < kPaddedK; k += 16) {
         Bits32 a[kScoreParts][4], b[kScoreParts][4];
         GLA_UNROLL
@@ -475,7 +475,7 @@ class ChunkForward {
   GLA_DEVICE void update_state(int row0) {
     if constexpr (Direct) scale_state(kLayout.before);
     const auto v_of = [&](int part) { return v_tile(row0, part); };
-    GLA_UNROLL
+    GLA_UNROLL_BY(1)
     for (int t = 0; t < Tokens; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL

@@ -8,7 +8,9 @@
 #define GLA_DEVICE __device__ __forceinline__
 #define GLA_KERNEL extern "C" __global__
 #define GLA_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
-#define GLA_UNROLL _Pragma("unroll")
+#define GLA_PRAGMA(text) _Pragma(#text)
+#define GLA_UNROLL GLA_PRAGMA(unroll)
+#define GLA_UNROLL_BY(count) GLA_PRAGMA(unroll count)
 #else
 #include <cmath>
 #define GLA_HOST_DEVICE
@@ -16,6 +18,7 @@
 #define GLA_KERNEL extern "C"
 #define GLA_LAUNCH_BOUNDS(threads, blocks)
 #define GLA_UNROLL
+#define GLA_UNROLL_BY(count)
 #endif
 
 #if defined(GLA_EMULATOR)
