@@ -42,7 +42,7 @@ struct ChunkLayout {
   int q_operand, k_operand, v_operand, scores, out;
   int q_plane, k_plane, v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
   int before, after, decay, partial;  ///< fp32 vectors over K; partial: 3 x token groups x K
-  int cumulative;                     ///< fp32 [kSubChunk][K], shares its place with `out`
+  int cumulative;                     ///< fp32 [kSubChunk][K]
   int total;
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
@@ -82,10 +82,13 @@ struct ChunkLayout {
     v_operand = k_operand + s.operand_parts() * k_plane;
     scores = v_operand + s.v_parts() * v_plane;
     out = scores + s.state_parts * score_plane;
-    cumulative = out;
     const int out_bytes = s.warps_k * out_plane;
     const int cumulative_bytes = s.gate_bytes ? kSubChunk * vector : 0;
-    before = out + (out_bytes > cumulative_bytes ? out_bytes : cumulative_bytes);
+    // The sums are spent when the only query head writes its outputs; with several they must outlive them.
+    cumulative = s.group_tile == 1 ? out : out + out_bytes;
+    const int out_end = out + out_bytes;
+    const int cumulative_end = cumulative + cumulative_bytes;
+    before = out_end > cumulative_end ? out_end : cumulative_end;
     after = before + vector;
     decay = after + vector;
     partial = decay + vector;
