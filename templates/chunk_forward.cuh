@@ -470,9 +470,11 @@ class ChunkForward {
     }
   }
 
-  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses.
+  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses; it takes every part of k~ that the
+  /// scores need anyway, because without a pivot the last tokens' k~ are not nearly exact.
   template <int Tokens, bool Direct>
   GLA_DEVICE void update_state(int row0) {
+    constexpr int kParts = Direct ? kShape.operand_parts() : kStateParts;
     if constexpr (Direct) scale_state(kLayout.before);
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL_BY(1)
@@ -482,12 +484,12 @@ class ChunkForward {
       for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, first_v() + 16 * i, t);
       GLA_UNROLL
       for (int j = 0; j < kBlocksK; j += 2) {
-        Bits32 b[kStateParts][4];
+        Bits32 b[kParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part)
+        for (int part = 0; part < kParts; ++part)
           load_b_transposed(b[part], k_tile(part), t, first_k() + 8 * j);
         GLA_UNROLL
-        for (int i = 0; i < kBlocksV; ++i) multiply_parts<kStateParts>(state[i][j], state[i][j + 1], a[i], b);
+        for (int i = 0; i < kBlocksV; ++i) multiply_parts<kParts>(state[i][j], state[i][j + 1], a[i], b);
       }
     }
   }

@@ -142,19 +142,18 @@ struct ChunkGates {
     }
   }
 
-  template <bool WithQueries>
-  GLA_DEVICE void store_row(int row0, int row, int channel, const float (&q_factor)[2],
-                            const float (&k_factor)[2]) const {
+  GLA_DEVICE void store_k(int row0, int row, int channel, const float (&factor)[2]) const {
     const Vector<float, 2> k = elements(kLayout.k, row0 + row, channel);
-    store_pair(kLayout.k_operand, kLayout.k_plane, row, channel, k.item[0] * k_factor[0],
-               k.item[1] * k_factor[1]);
-    if constexpr (WithQueries) {
-      GLA_UNROLL
-      for (int head = 0; head < kShape.group_tile; ++head) {
-        const Vector<float, 2> q = elements(kLayout.q, head * kShape.chunk + row0 + row, channel);
-        store_pair(kLayout.q_operand, kLayout.q_plane, head * kShape.chunk + row, channel,
-                   scale * q.item[0] * q_factor[0], scale * q.item[1] * q_factor[1]);
-      }
+    store_pair(kLayout.k_operand, kLayout.k_plane, row, channel, k.item[0] * factor[0],
+               k.item[1] * factor[1]);
+  }
+
+  GLA_DEVICE void store_q(int row0, int row, int channel, const float (&factor)[2]) const {
+    GLA_UNROLL
+    for (int head = 0; head < kShape.group_tile; ++head) {
+      const Vector<float, 2> q = elements(kLayout.q, head * kShape.chunk + row0 + row, channel);
+      store_pair(kLayout.q_operand, kLayout.q_plane, head * kShape.chunk + row, channel,
+                 scale * q.item[0] * factor[0], scale * q.item[1] * factor[1]);
     }
   }
 
@@ -192,7 +191,8 @@ struct ChunkGates {
             k_factor[c] = exp2_fast(-relative[c]);
           }
         }
-        store_row<WithQueries>(row0, row, share.channel, q_factor, k_factor);
+        store_k(row0, row, share.channel, k_factor);
+        if constexpr (WithQueries) store_q(row0, row, share.channel, q_factor);
       }
     }
   }
@@ -205,29 +205,39 @@ struct ChunkGates {
     using S = Share<kSubChunk>;
     for (int i = thread_index(); i < S::kShares; i += kThreads) {
       const S share(i);
-      float sum[2], last[2];
+      float sum[2], rest[2] = {0, 0},
+                    factor[2];  // b_i; b_C - b_j, summed from the end because b may be large
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         const int channel = share.channel + c;
-        last[c] = range_of<kSubChunk>(channel).last;
         sum[c] = sum_before<kSubChunk>(channel, share.group);
+        for (int group = S::kGroups - 1; group > share.group; --group)
+          rest[c] += partial(0, S::kGroups, group)[channel];
         if (share.group == 0) {
-          vector(kLayout.before)[channel] = exp2_fast(last[c]);
-          vector(kLayout.decay)[channel] += last[c];
+          const float last = range_of<kSubChunk>(channel).last;
+          vector(kLayout.before)[channel] = exp2_fast(last);
+          vector(kLayout.decay)[channel] += last;
         }
       }
       for (int r = 0; r < S::kRows; ++r) {
         const int row = share.group * S::kRows + r;
         const Vector<float, 2> gate = gates(row0 + row, share.channel);
-        float q_factor[2], k_factor[2];
         GLA_UNROLL
         for (int c = 0; c < 2; ++c) {
           sum[c] += gate.item[c];
           vector(kLayout.cumulative)[row * kPaddedK + share.channel + c] = sum[c];
-          q_factor[c] = exp2_fast(sum[c]);
-          k_factor[c] = exp2_fast(last[c] - sum[c]);
+          factor[c] = exp2_fast(sum[c]);
         }
-        store_row<WithQueries>(row0, row, share.channel, q_factor, k_factor);
+        if constexpr (WithQueries) store_q(row0, row, share.channel, factor);
+      }
+      for (int r = S::kRows - 1; r >= 0; --r) {
+        const int row = share.group * S::kRows + r;
+        GLA_UNROLL
+        for (int c = 0; c < 2; ++c) factor[c] = exp2_fast(rest[c]);
+        store_k(row0, row, share.channel, factor);
+        const Vector<float, 2> gate = gates(row0 + row, share.channel);
+        GLA_UNROLL
+        for (int c = 0; c < 2; ++c) rest[c] += gate.item[c];
       }
     }
   }

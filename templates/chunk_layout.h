@@ -20,7 +20,9 @@ struct ChunkShape {
 
   GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
   GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps_v * warps_k; }
-  GLA_HOST_DEVICE constexpr int operand_parts() const { return score_parts > state_parts ? score_parts : state_parts; }
+  GLA_HOST_DEVICE constexpr int operand_parts() const {
+    return score_parts > state_parts ? score_parts : state_parts;
+  }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
 
   /// Threads along the tokens when channel pairs are spread over the block's threads first; a power of two.
