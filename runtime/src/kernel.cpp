@@ -8,12 +8,6 @@
 namespace gla {
 namespace {
 
-constexpr std::size_t kWorkspaceAlignment = 256;
-
-std::size_t aligned(std::size_t bytes) {
-  return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
-}
-
 /// Loading is allowed while another stream of this thread is being captured: relax the capture mode for the scope.
 class RelaxedCapture {
  public:
@@ -100,31 +94,6 @@ Status LoadedKernels::launch_raw(std::span<const Launch> launches, const void* a
     if (result != CUDA_SUCCESS) return driver::check(*api_, result, "cuLaunchKernel");
   }
   return {};
-}
-
-std::int64_t segment_slots(const Workload& workload, std::int64_t segment_tokens) {
-  if (segment_tokens <= 0) return 0;
-  if (workload.packed) return workload.tokens / segment_tokens + workload.sequences;
-  return workload.sequences * ((workload.tokens + segment_tokens - 1) / segment_tokens);
-}
-
-void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan,
-                     const Workload& workload, void* workspace) {
-  place_workspace(args, problem, plan.segment_tokens, workload, workspace);
-}
-
-void place_workspace(KernelArgs& args, const Problem& problem, std::int64_t segment_tokens,
-                     const Workload& workload, void* workspace) {
-  if (segment_tokens <= 0) return;
-  const std::int64_t slots = segment_slots(workload, segment_tokens);
-  const auto channels = static_cast<std::size_t>(slots * workload.heads * problem.head_dim_k);
-  args.segment_tokens = segment_tokens;
-  // Packed: one sequence may hold all tokens.
-  args.segments = (workload.tokens + segment_tokens - 1) / segment_tokens;
-  args.segment_states = static_cast<float*>(workspace);
-  args.segment_decays = reinterpret_cast<float*>(
-      static_cast<char*>(workspace) +
-      aligned(channels * static_cast<std::size_t>(problem.head_dim_v) * sizeof(float)));
 }
 
 }  // namespace gla

@@ -41,14 +41,19 @@ class LoadedKernels {
   std::vector<CUfunction> functions_;
 };
 
-/// Slots that the segmented family keeps for a workload: every sequence has as many as its segments, or one to spare.
-std::int64_t segment_slots(const Workload& workload, std::int64_t segment_tokens);
-
-/// Points the segmented family's arguments into the workspace: the states [slots, H, K, V] in fp32, then, 256-byte
-/// aligned, the decays [slots, H, K]. Nothing for other families (segment_tokens is 0).
-void place_workspace(KernelArgs& args, const Problem& problem, std::int64_t segment_tokens,
-                     const Workload& workload, void* workspace);
-void place_workspace(KernelArgs& args, const Problem& problem, const LaunchPlan& plan,
-                     const Workload& workload, void* workspace);
+/// Points the segmented family's arguments into the workspace; nothing for other families. `Plan` is a LaunchPlan or a
+/// FixedPlan.
+template <class Plan>
+void place_workspace(KernelArgs& args, const Plan& plan, void* workspace) {
+  if (plan.segment_tokens == 0) return;
+  args.segment_tokens = plan.segment_tokens;
+  args.segments = plan.segments;
+  args.segment_states = static_cast<float*>(workspace);
+  args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);
+}
+inline void place_workspace(KernelArgs& args, const Problem&, const LaunchPlan& plan, const Workload&,
+                            void* workspace) {
+  place_workspace(args, plan, workspace);
+}
 
 }  // namespace gla

@@ -1,6 +1,6 @@
 /* libgla, the C ABI. The C++ API (gla.hpp) documents shapes and rules; this is the same over plain structs.
- * Rules: every struct starts with its size, set by the caller; functions return a gla_status; nothing is removed or
- * renumbered within a soname. */
+ * Rules: every struct starts with its size, set by the caller; functions return a gla_status; nothing is
+ * removed or renumbered within a soname. */
 #ifndef GLA_GLA_H
 #define GLA_GLA_H
 
@@ -82,8 +82,8 @@ GLA_API const char* gla_status_name(gla_status status);
 GLA_API gla_status gla_context_create(const gla_context_options* options, gla_context** context);
 GLA_API void gla_context_destroy(gla_context* context);
 
-GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation, const gla_forward_call* call,
-                                       size_t* bytes);
+GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation,
+                                       const gla_forward_call* call, size_t* bytes);
 /* stream: CUstream or cudaStream_t. */
 GLA_API gla_status gla_forward(gla_context* context, gla_operation operation, const gla_forward_call* call,
                                void* workspace, size_t workspace_size, void* stream);
@@ -93,8 +93,8 @@ GLA_API gla_status gla_prepare(gla_context* context, gla_operation operation, co
 GLA_API gla_status gla_pin(gla_context* context, gla_operation operation, const gla_forward_call* call,
                            const char* variant);
 /* Writes a line "variant; match; reason" of what the call would get, NUL-terminated, cut at `size`. */
-GLA_API gla_status gla_describe(gla_context* context, gla_operation operation, const gla_forward_call* call, char* text,
-                                size_t size);
+GLA_API gla_status gla_describe(gla_context* context, gla_operation operation, const gla_forward_call* call,
+                                char* text, size_t size);
 
 #ifdef __cplusplus
 }

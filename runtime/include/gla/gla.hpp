@@ -20,8 +20,8 @@ namespace gla {
 /// A stream of the CUDA driver or runtime API (CUstream, cudaStream_t); null is the legacy default stream.
 using Stream = void*;
 
-/// A device tensor [batch, token, head, channel]. Channels are contiguous; strides count elements. Addresses must be
-/// 16-byte aligned and every stride a multiple of gcd(16 bytes, channels * element size).
+/// A device tensor [batch, token, head, channel]. Channels are contiguous; strides count elements. Addresses
+/// must be 16-byte aligned and every stride a multiple of gcd(16 bytes, channels * element size).
 struct TensorView {
   void* data = nullptr;
   std::int64_t stride_batch = 0;
@@ -32,17 +32,18 @@ struct TensorView {
 /// The strides of a dense [B, T, heads, channels] tensor.
 TensorView dense(void* data, std::int64_t tokens, std::int64_t heads, std::int64_t channels);
 
-/// One forward call. All pointers are device pointers of the context's device; null where optional and absent.
+/// One forward call. All pointers are device pointers of the context's device; null where optional and
+/// absent.
 struct ForwardCall {
-  TensorView q;   ///< [B, T, HQ, K], HQ = G*H
-  TensorView k;   ///< [B, T, H, K]
-  TensorView v;   ///< [B, T, H, V]
-  TensorView gk;  ///< [B, T, H, K], natural-log decay; optional: no decay
-  TensorView gv;  ///< [B, T, H, V]; optional; recurrent_forward only
-  TensorView o;   ///< [B, T, HQ, V], written
+  TensorView q;                         ///< [B, T, HQ, K], HQ = G*H
+  TensorView k;                         ///< [B, T, H, K]
+  TensorView v;                         ///< [B, T, H, V]
+  TensorView gk;                        ///< [B, T, H, K], natural-log decay; optional: no decay
+  TensorView gv;                        ///< [B, T, H, V]; optional; recurrent_forward only
+  TensorView o;                         ///< [B, T, HQ, V], written
   const void* initial_state = nullptr;  ///< [N, H, K, V], or [N, H, V, K] when state_v_first; optional: zero
-  void* final_state = nullptr;          ///< the same shape, written; optional; may be initial_state (in place)
-  const void* cu_seqlens = nullptr;     ///< [N+1] on the device, ascending from 0 to T; optional; then B = 1
+  void* final_state = nullptr;       ///< the same shape, written; optional; may be initial_state (in place)
+  const void* cu_seqlens = nullptr;  ///< [N+1] on the device, ascending from 0 to T; optional; then B = 1
   /// The same values on the host, optional: checked if given (ascending, first 0, last T), never needed.
   const void* cu_seqlens_host = nullptr;
   bool cu_seqlens_is_int64 = false;
@@ -65,11 +66,11 @@ struct ForwardCall {
 
 /// How well the chosen variant fits the call, best first.
 enum class Match {
-  pinned,        ///< the caller chose it
-  exact,         ///< a measured point of this GPU for this workload's bucket
-  nearest,       ///< this GPU's table, nearest point
-  similar_gpu,   ///< a table of another GPU of the same architecture
-  model,         ///< no table fits: the cost model chose
+  pinned,       ///< the caller chose it
+  exact,        ///< a measured point of this GPU for this workload's bucket
+  nearest,      ///< this GPU's table, nearest point
+  similar_gpu,  ///< a table of another GPU of the same architecture
+  model,        ///< no table fits: the cost model chose
 };
 std::string_view to_string(Match match);
 
@@ -85,8 +86,9 @@ enum class LogLevel { debug, info, warning };
 using LogCallback = std::function<void(LogLevel, const std::string&)>;
 
 struct ContextOptions {
-  int device = 0;         ///< CUDA ordinal; its primary context is used
-  std::string table;      ///< path of a dispatch table; empty: GLA_TABLE, the user's configuration folder, shipped, model
+  int device = 0;  ///< CUDA ordinal; its primary context is used
+  std::string
+      table;  ///< path of a dispatch table; empty: GLA_TABLE, the user's configuration folder, shipped, model
   std::string cache_dir;  ///< cubin cache; empty: GLA_CACHE_DIR, XDG_CACHE_HOME/gla-tune, ~/.cache/gla-tune
   int max_multiprocessors = 0;  ///< 0: all; otherwise the model and the dispatch assume this many
   LogCallback log;              ///< called from any thread; may be empty
@@ -103,12 +105,14 @@ class Context {
   /// Bytes of workspace that the call needs with the variant that it will get. 0 is common.
   Result<std::size_t> workspace_bytes(Operation operation, const ForwardCall& call);
 
-  /// Enqueues the kernels of the call on `stream`. The first call of a problem compiles or loads its variant (never
-  /// while the stream is captured: not_prepared). After that: no allocation, compilation or synchronisation.
+  /// Enqueues the kernels of the call on `stream`. The first call of a problem compiles or loads its variant
+  /// (never while the stream is captured: not_prepared). After that: no allocation, compilation or
+  /// synchronisation.
   Status forward(Operation operation, const ForwardCall& call, void* workspace, std::size_t workspace_size,
                  Stream stream);
   Status chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
-  Status recurrent_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
+  Status recurrent_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,
+                           Stream stream);
 
   /// Compiles and loads what these problems need for these workloads, on all cores.
   Status prepare(std::span<const Problem> problems, std::span<const Workload> workloads,

@@ -1,0 +1,139 @@
+#include "table_search.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <system_error>
+#include <tuple>
+
+#include "files.h"
+#include "gla/generator/render.h"
+
+namespace gla {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The folder of the library (or program) that holds this code.
+fs::path own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&table_places), &info) == 0 || info.dli_fname == nullptr)
+    return {};
+  std::error_code error;
+  return fs::canonical(info.dli_fname, error).parent_path();
+}
+
+std::vector<fs::path> yaml_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  if (folder.empty()) return files;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// 0 for the same multiprocessors and bandwidth; a factor of e in either counts 1.
+double difference(const driver::Device& device, const TableDevice& other) {
+  const double multiprocessors =
+      std::abs(std::log(static_cast<double>(other.multiprocessors) / device.architecture.multiprocessors));
+  if (other.copy_bandwidth <= 0 || device.architecture.copy_bandwidth <= 0) return multiprocessors;
+  return multiprocessors + std::abs(std::log(other.copy_bandwidth / device.architecture.copy_bandwidth));
+}
+
+void judge(TableCandidate& candidate, const driver::Device& device) {
+  const TableDevice& other = candidate.table.device;
+  if (other.compute_capability != device.compute_capability) {
+    candidate.fit = TableFit::foreign;
+    candidate.reason = fmt::format("for {} ({}); this device is sm_{}", other.name, other.architecture,
+                                   device.architecture.name);
+  } else if (!candidate.table.origin.measured) {
+    candidate.fit = TableFit::ranked;
+    candidate.reason = fmt::format("for {}, ranked by the model and not measured", other.architecture);
+  } else if (other.name == device.name) {
+    candidate.fit = TableFit::same_gpu;
+    candidate.reason = "measured on this GPU model";
+  } else {
+    candidate.fit = TableFit::similar_gpu;
+    candidate.reason =
+        fmt::format("measured on {} ({} multiprocessors), of the same architecture as this GPU ({})",
+                    other.name, other.multiprocessors, device.architecture.multiprocessors);
+  }
+  if (candidate.table.origin.templates_hash != templates_hash()) {
+    candidate.reason +=
+        fmt::format("; made from other templates ({}, here {}), so its times may no longer hold",
+                    candidate.table.origin.templates_hash, templates_hash());
+  }
+}
+
+/// Reads one file. `fatal` is set where the caller asked for it by name.
+Status add(std::vector<TableCandidate>& found, const fs::path& path, std::string source, bool fatal,
+           const driver::Device& device) {
+  Result<Table> table = read_table(path.string());
+  if (!table.ok() && fatal) {
+    return {table.status().code(), fmt::format("table named by {}: {}", source, table.status().message())};
+  }
+  TableCandidate candidate;
+  candidate.path = path.string();
+  candidate.source = std::move(source);
+  if (table.ok()) {
+    candidate.table = *std::move(table);
+    judge(candidate, device);
+    if (fatal && is_used(candidate)) {
+      candidate.reason = fmt::format("named by {}; {}", candidate.source, candidate.reason);
+      candidate.fit = TableFit::asked_for;
+    } else if (fatal) {
+      return {StatusCode::unsupported,
+              fmt::format("table named by {}: {} is {}", candidate.source, candidate.path, candidate.reason)};
+    }
+  } else {
+    candidate.reason = table.status().message();
+  }
+  found.push_back(std::move(candidate));
+  return {};
+}
+
+}  // namespace
+
+TablePlaces table_places(const std::string& given) {
+  TablePlaces places;
+  places.given = given;
+  places.environment = environment("GLA_TABLE");
+  places.user_folder = user_folder("XDG_CONFIG_HOME", ".config");
+  if (!places.user_folder.empty()) places.user_folder /= "tables";
+  places.shipped = {own_folder() / "../share/gla-tune/tables", own_folder() / "../../share/gla-tune/tables",
+                    GLA_INSTALL_TABLES, GLA_BUILD_TABLES};
+  return places;
+}
+
+Result<std::vector<TableCandidate>> find_tables(const driver::Device& device, const TablePlaces& places) {
+  std::vector<TableCandidate> found;
+  const bool given = !places.given.empty();
+  const std::string& named = given ? places.given : places.environment;
+  if (named == "none") return found;
+  if (!named.empty()) {
+    if (Status status = add(found, named, given ? "ContextOptions::table" : "GLA_TABLE", true, device);
+        !status.ok())
+      return status;
+  }
+  for (const fs::path& path : yaml_files(places.user_folder))
+    (void)add(found, path, "user folder", false, device);
+  std::error_code error;
+  for (const fs::path& folder : places.shipped) {
+    if (!fs::is_directory(folder, error)) continue;
+    for (const fs::path& path : yaml_files(folder)) (void)add(found, path, "shipped", false, device);
+    break;
+  }
+  std::stable_sort(found.begin(), found.end(), [&](const TableCandidate& a, const TableCandidate& b) {
+    const auto rank = [&](const TableCandidate& candidate) {
+      return std::tuple(candidate.fit, is_used(candidate) ? difference(device, candidate.table.device) : 0.0);
+    };
+    return rank(a) < rank(b);
+  });
+  return found;
+}
+
+}  // namespace gla
