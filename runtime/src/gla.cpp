@@ -85,7 +85,7 @@ struct Call {
 };
 
 Status convert(gla_operation operation, const gla_forward_call* given, Call& out) {
-  gla_forward_call call;
+  gla_forward_call call{};
   Status status = read_struct(given, "call", call);
   if (status.ok()) status = convert("operation", operation, GLA_RECURRENT_FORWARD, out.operation);
   if (status.ok()) status = convert("dtype", call.dtype, GLA_FP32, out.forward.dtype);
@@ -139,7 +139,7 @@ Status open_shapes(const gla_context* context, gla_operation operation, const gl
 Status create(const gla_context_options* given, gla_context** out) {
   if (out == nullptr) return gla::invalid_argument("context is NULL");
   *out = nullptr;
-  gla_context_options options;
+  gla_context_options options{};
   if (Status status = read_struct(given, "options", options); !status.ok()) return status;
   gla::ContextOptions converted;
   converted.device = options.device;
