@@ -65,8 +65,8 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
   if (blocks_v(shape) > 4)
     return invalid_argument(fmt::format("tile_v/(16*warps_v)={} is above 4", blocks_v(shape)));
   const int warps = shape.warps_v * shape.warps_k;
-  if (warps < 2 || warps > kMostWarps)
-    return invalid_argument(fmt::format("warps_v*warps_k={} is not in 2..{}", warps, kMostWarps));
+  if (warps > kMostWarps)
+    return invalid_argument(fmt::format("warps_v*warps_k={} is above {}", warps, kMostWarps));
   if (shape.stages > 1 && !shape.async_copy)
     return invalid_argument(fmt::format("stages={} needs async_copy=1", shape.stages));
   const auto element = static_cast<std::size_t>(shape.element_bytes),

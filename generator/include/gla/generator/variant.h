@@ -16,7 +16,7 @@ namespace gla {
 enum class Family : std::uint8_t {
   fused,      ///< chunk_forward: one launch, a block walks all chunks of (sequence, head, V tile)
   segmented,  ///< chunk_forward: segment states, a scan over segments, then fused per segment
-  decode,     ///< recurrent_forward: a warp keeps [K, v columns] of a state in registers and walks the tokens
+  decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
 };
 
 enum class Parameter : std::uint8_t {
