@@ -1,0 +1,22 @@
+// In which order the variants of a problem are tried: the model's ranking first, then neighbours of what won.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "gla/generator/architecture.h"
+#include "gla/generator/problem.h"
+#include "gla/generator/variant.h"
+
+namespace gla {
+
+/// Variants of `space`, best predicted first: the rankings of all workloads and both accuracy classes taken in turn,
+/// so that the first few hold the favourites of each.
+std::vector<Variant> ranked(const Problem& problem, std::span<const Variant> space,
+                            std::span<const Workload> workloads, const Architecture& architecture);
+
+/// The members of `space` that differ from `variant` in one parameter, by one step among the values that the space has
+/// there with all else equal.
+std::vector<Variant> neighbours(const Variant& variant, std::span<const Variant> space);
+
+}  // namespace gla

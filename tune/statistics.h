@@ -1,0 +1,21 @@
+// What repeated timings say: a median and how far to trust it.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace gla {
+
+/// Seconds of one thing, measured repeatedly.
+struct Summary {
+  double median = 0;
+  double noise = 0;        ///< median absolute deviation / median
+  double uncertainty = 0;  ///< relative standard error of the median, estimated from the deviation
+  std::size_t samples = 0;
+};
+
+/// 0 for no samples.
+double median(std::vector<double> samples);
+Summary summarize(const std::vector<double>& samples);
+
+}  // namespace gla

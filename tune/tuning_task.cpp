@@ -1,0 +1,113 @@
+#include "tuning_task.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+namespace gla {
+namespace {
+
+Result<std::int64_t> parse_positive(std::string_view digits, std::string_view whole) {
+  std::int64_t value = 0;
+  const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size() || value < 1)
+    return invalid_argument(fmt::format("\"{}\" in \"{}\" is not a positive number", digits, whole));
+  return value;
+}
+
+template <class T>
+std::vector<T> or_default(const std::vector<T>& chosen, std::vector<T> fallback) {
+  return chosen.empty() ? fallback : chosen;
+}
+
+/// Beyond this many tokens the chunk kernel is meant (DESIGN section 1: recurrent is short T and decode).
+constexpr std::int64_t kLongestRecurrent = 64;
+constexpr std::int64_t kShortestChunk = 16;
+
+bool suits(Operation operation, const Workload& workload) {
+  return operation == Operation::chunk_forward ? workload.tokens >= kShortestChunk
+                                               : workload.tokens <= kLongestRecurrent;
+}
+
+}  // namespace
+
+std::vector<Workload> default_workloads(Operation operation) {
+  const auto workload = [](std::int64_t sequences, std::int64_t heads, std::int64_t tokens) {
+    return Workload{.sequences = sequences, .heads = heads, .tokens = tokens};
+  };
+  // At most 2^20 (token, head)s, so that K256 V512 stays under 4 GiB and a slow variant under 0.1 s.
+  if (operation == Operation::chunk_forward)
+    return {workload(1, 8, 2048),   workload(1, 8, 16384), workload(2, 16, 2048),
+            workload(2, 16, 16384), workload(8, 8, 1024),  workload(4, 32, 2048),
+            workload(4, 32, 8192),  workload(4, 64, 4096), workload(16, 32, 512)};
+  return {workload(1, 32, 1),   workload(8, 32, 1),  workload(64, 32, 1),
+          workload(256, 32, 1), workload(1, 32, 16), workload(32, 32, 16)};
+}
+
+std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
+  const std::vector<HeadDims> kDims{{64, 64}, {128, 128}, {256, 256}, {128, 256}, {256, 512}};
+  std::vector<TuningTask> tasks;
+  for (const DType dtype : or_default(selection.dtypes, {DType::bf16})) {
+    for (const int group : or_default(selection.groups, {1})) {
+      for (const HeadDims dims : or_default(selection.head_dims, kDims)) {
+        // Operations alternate: the quick compilation of one runs beside the measurement of the other.
+        for (const Operation operation :
+             or_default(selection.operations, {Operation::chunk_forward, Operation::recurrent_forward})) {
+          TuningTask task;
+          task.problem.operation = operation;
+          task.problem.dtype = task.problem.gate_dtype = dtype;
+          task.problem.head_dim_k = static_cast<std::int16_t>(dims.k);
+          task.problem.head_dim_v = static_cast<std::int16_t>(dims.v);
+          task.problem.group = static_cast<std::int16_t>(group);
+          for (const Workload& workload : or_default(selection.workloads, default_workloads(operation)))
+            if (selection.workloads.empty() || suits(operation, workload)) task.workloads.push_back(workload);
+          if (!task.workloads.empty()) tasks.push_back(std::move(task));
+        }
+      }
+    }
+  }
+  return tasks;
+}
+
+Result<HeadDims> parse_head_dims(std::string_view text) {
+  const std::size_t cross = text.find('x');
+  const auto k = parse_positive(text.substr(0, cross), text);
+  if (!k.ok()) return k.status();
+  const auto v = cross == std::string_view::npos ? k : parse_positive(text.substr(cross + 1), text);
+  if (!v.ok()) return v.status();
+  if (*k > kMaxHeadDim || *v > kMaxHeadDim)
+    return invalid_argument(fmt::format("head dims \"{}\": at most {} are accepted", text, kMaxHeadDim));
+  return HeadDims{static_cast<int>(*k), static_cast<int>(*v)};
+}
+
+Result<Workload> parse_workload(std::string_view text) {
+  Workload workload;
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::size_t comma = rest.find(',');
+    const std::string_view part = rest.substr(0, comma);
+    rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+    const char letter = part.empty() ? '\0' : part.front();
+    std::int64_t* field = letter == 'B' || letter == 'N' ? &workload.sequences
+                          : letter == 'H'                ? &workload.heads
+                          : letter == 'T'                ? &workload.tokens
+                                                         : nullptr;
+    if (field == nullptr)
+      return invalid_argument(fmt::format(
+          "\"{}\" in workload \"{}\": expected B, N, H or T and a number, such as B4,T2048,H16", part, text));
+    const auto value = parse_positive(part.substr(1), text);
+    if (!value.ok()) return value.status();
+    *field = *value;
+  }
+  return workload;
+}
+
+std::vector<TuningTask> share_of(std::vector<TuningTask> tasks, int index, int count) {
+  std::vector<TuningTask> share;
+  for (std::size_t i = 0; i < tasks.size(); ++i)
+    if (static_cast<int>(i % static_cast<std::size_t>(count)) == index - 1)
+      share.push_back(std::move(tasks[i]));
+  return share;
+}
+
+}  // namespace gla

@@ -1,0 +1,44 @@
+// What a tuning run is asked to do: problems, each with the workloads of its table points.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "gla/generator/problem.h"
+
+namespace gla {
+
+struct TuningTask {
+  Problem problem;
+  std::vector<Workload> workloads;
+};
+
+struct HeadDims {
+  int k = 0;
+  int v = 0;
+};
+
+/// What a caller narrows the defaults by; an empty list means the default.
+struct TaskSelection {
+  std::vector<Operation> operations;  ///< chunk_forward and recurrent_forward
+  std::vector<DType> dtypes;          ///< bf16
+  std::vector<HeadDims> head_dims;    ///< 64, 128, 256, 128/256, 256/512
+  std::vector<int> groups;            ///< 1
+  std::vector<Workload> workloads;    ///< default_workloads(); given ones go to each operation they suit
+};
+
+/// The grid of workloads of an operation: N*H by T where models are trained, prefilled and decoded.
+std::vector<Workload> default_workloads(Operation operation);
+
+std::vector<TuningTask> tuning_tasks(const TaskSelection& selection);
+
+/// "64" or "128x256" (K x V).
+Result<HeadDims> parse_head_dims(std::string_view text);
+/// "B1,T8192,H96", "N4,T2048,H16": letters in any order; B and N both mean sequences.
+Result<Workload> parse_workload(std::string_view text);
+
+/// Share `index` of `count` (counted from 1): every count-th task, so that shares take about equally long.
+std::vector<TuningTask> share_of(std::vector<TuningTask> tasks, int index, int count);
+
+}  // namespace gla

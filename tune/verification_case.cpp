@@ -1,0 +1,119 @@
+#include "verification_case.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace gla {
+namespace {
+
+// Not a multiple of any chunk size, and close to the 512 tokens that PEERS.md states errors for.
+constexpr std::int64_t kChunkTokens = 500;
+constexpr std::int64_t kRecurrentTokens = 75;
+const std::vector<std::int64_t> kPacked{0, 0, 1, 16, 17, 1000, 1063};
+const std::vector<std::int64_t> kPackedRecurrent{0, 0, 1, 16, 17, 60, 63};
+
+bool is_chunk(const Problem& problem) {
+  return problem.operation == Operation::chunk_forward;
+}
+
+VerificationCase dense_case(const Problem& problem, Gates gates) {
+  VerificationCase dense;
+  dense.name = fmt::format("dense {}", to_string(gates));
+  dense.problem = problem;
+  dense.batch = 2;
+  dense.tokens = is_chunk(problem) ? kChunkTokens : kRecurrentTokens;
+  dense.gates = gates;
+  return dense;
+}
+
+VerificationCase packed_case(const Problem& problem, Gates gates, bool int64) {
+  VerificationCase packed;
+  packed.name = fmt::format("packed {} int{} padded", to_string(gates), int64 ? 64 : 32);
+  packed.problem = problem;
+  packed.cu_seqlens = is_chunk(problem) ? kPacked : kPackedRecurrent;
+  packed.tokens = packed.cu_seqlens.back();
+  packed.cu_seqlens_is_int64 = int64;
+  packed.gates = gates;
+  packed.padded = true;
+  return packed;
+}
+
+}  // namespace
+
+std::int64_t VerificationCase::sequences() const {
+  return cu_seqlens.empty() ? batch : static_cast<std::int64_t>(cu_seqlens.size()) - 1;
+}
+
+Workload VerificationCase::workload() const {
+  return {.sequences = sequences(), .heads = heads, .tokens = tokens, .packed = !cu_seqlens.empty()};
+}
+
+std::vector<std::int64_t> VerificationCase::lengths() const {
+  std::vector<std::int64_t> lengths(static_cast<std::size_t>(sequences()), tokens);
+  for (std::size_t n = 0; n + 1 < cu_seqlens.size(); ++n) lengths[n] = cu_seqlens[n + 1] - cu_seqlens[n];
+  return lengths;
+}
+
+Extent VerificationCase::output_extent() const {
+  return {.lengths = lengths(), .heads = heads * problem.group, .channels = problem.head_dim_v};
+}
+
+Extent VerificationCase::state_extent() const {
+  const bool v_first = problem.state_v_first;
+  const std::vector<std::int64_t> rows(static_cast<std::size_t>(sequences()),
+                                       v_first ? problem.head_dim_v : problem.head_dim_k);
+  return {.lengths = rows,
+          .heads = heads,
+          .channels = v_first ? problem.head_dim_k : problem.head_dim_v,
+          .state = true};
+}
+
+std::vector<VerificationCase> quick_cases(const Problem& problem) {
+  return {dense_case(problem, Gates::sixteenth), dense_case(problem, Gates::one),
+          packed_case(problem, Gates::sixteenth, false)};
+}
+
+std::vector<VerificationCase> full_cases(const Problem& problem) {
+  std::vector<VerificationCase> cases;
+  const auto add = [&](VerificationCase one, const char* suffix = "") -> VerificationCase& {
+    one.name += suffix;
+    cases.push_back(std::move(one));
+    return cases.back();
+  };
+  for (const Gates gates : kAllGates) add(dense_case(problem, gates));
+  for (const Gates gates : {Gates::sixteenth, Gates::one, Gates::resets}) {
+    add(packed_case(problem, gates, false));
+    add(packed_case(problem, gates, true), " scaled").scale = 0.3f;
+  }
+  auto& stateless = add(dense_case(problem, Gates::sixteenth), " without states");
+  stateless.initial_state = stateless.final_state = false;
+  add(dense_case(problem, Gates::one), " without initial state").initial_state = false;
+  add(packed_case(problem, Gates::one, false), " without final state").final_state = false;
+  add(dense_case(problem, Gates::one), " in place").in_place = true;
+  if (problem.gate_k) add(packed_case(problem, Gates::one, false), " NaN gate").nan_gate = true;
+
+  Problem v_first = problem;
+  v_first.state_v_first = !problem.state_v_first;
+  add(dense_case(v_first, Gates::sixteenth), " other state layout");
+  add(packed_case(v_first, Gates::one, false), " other state layout");
+  if (is_chunk(problem)) return cases;
+
+  add(dense_case(problem, Gates::one), " T=1").tokens = 1;
+  Problem reverse = problem;
+  reverse.reverse = !problem.reverse;
+  add(packed_case(reverse, Gates::one, true), " other direction");
+  Problem both_gates = problem;
+  both_gates.gate_v = !problem.gate_v;
+  add(dense_case(both_gates, Gates::sixteenth), " gv toggled");
+  Problem no_gates = problem;
+  no_gates.gate_k = no_gates.gate_v = false;
+  if (no_gates != problem) add(dense_case(no_gates, Gates::sixteenth), " no gates");
+  Problem bf16_state = problem;
+  bf16_state.state_dtype = DType::bf16;
+  if (problem.dtype == DType::bf16 && bf16_state != problem)
+    add(dense_case(bf16_state, Gates::sixteenth), " bf16 state");
+  return cases;
+}
+
+}  // namespace gla

@@ -1,0 +1,45 @@
+// The inputs on which a variant must be right before it is timed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "accuracy.h"
+#include "bars.h"
+#include "gla/generator/problem.h"
+
+namespace gla {
+
+struct VerificationCase {
+  std::string name;
+  Problem problem;  ///< the one asked for, or one of its layouts (state_v_first, reverse, bf16 state)
+  std::int64_t batch = 1;
+  std::int64_t tokens = 1;               ///< T, or the packed total
+  std::int64_t heads = 2;                ///< H
+  std::vector<std::int64_t> cu_seqlens;  ///< empty: dense
+  bool cu_seqlens_is_int64 = false;
+  Gates gates = Gates::sixteenth;
+  bool initial_state = true;
+  bool final_state = true;
+  bool in_place = false;  ///< final_state is initial_state
+  bool padded = false;    ///< NaN between rows and heads and behind the last row
+  bool nan_gate = false;  ///< one sequence's first gate is NaN in head 0: it, and nothing else, must be NaN
+  float scale = 0;        ///< 0: K^-0.5
+
+  std::int64_t sequences() const;
+  Workload workload() const;
+  /// Sequence lengths, and what is compared.
+  std::vector<std::int64_t> lengths() const;
+  Extent output_extent() const;
+  Extent state_extent() const;
+  /// The sequence whose first gate is NaN.
+  std::int64_t nan_sequence() const { return sequences() - 1; }
+};
+
+/// What `tune` checks before timing: seconds for a whole space.
+std::vector<VerificationCase> quick_cases(const Problem& problem);
+/// What `verify` checks: every gate distribution, layout, state and packing.
+std::vector<VerificationCase> full_cases(const Problem& problem);
+
+}  // namespace gla
