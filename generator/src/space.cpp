@@ -25,7 +25,9 @@ void enumerate(const FamilySpace& family, std::size_t index, Variant& variant, s
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture) {
   if (problem.operation == Operation::recurrent_forward) return {decode_family(problem, architecture)};
   return {chunk_family(problem, architecture, Family::fused),
-          chunk_family(problem, architecture, Family::segmented)};
+          chunk_family(problem, architecture, Family::segmented),
+          // Exact fp32 products, and no head dim is too large for it.
+          decode_family(problem, architecture)};
 }
 
 Status check(const Problem& problem, const Architecture& architecture, const Variant& variant) {
