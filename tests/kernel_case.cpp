@@ -11,9 +11,7 @@
 #include "element.h"
 #include "gla/generator/render.h"
 #include "guarded_memory.h"
-#include "kernel.h"
 #include "program.h"
-#include "reference.h"
 #include "verification.cuh"
 
 namespace gla {
@@ -78,61 +76,28 @@ Tensor tensor(const GuardedMemory& memory, std::int64_t tokens, std::int64_t hea
   return {memory.data(), tokens * heads * channels, heads * channels, channels};
 }
 
-GuardedMemory cumulative_lengths(const KernelCase& c) {
-  GuardedMemory memory(c.cu_seqlens.size() * (c.cu_seqlens_is_int64 ? 8 : 4), kTensorAlignment);
-  for (std::size_t i = 0; i < c.cu_seqlens.size(); ++i) {
-    if (c.cu_seqlens_is_int64) {
-      reinterpret_cast<long long*>(memory.data())[i] = c.cu_seqlens[i];
+GuardedMemory cumulative_lengths(const std::vector<std::int64_t>& lengths, bool as_int64) {
+  GuardedMemory memory(lengths.size() * (as_int64 ? 8 : 4), kTensorAlignment);
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    if (as_int64) {
+      reinterpret_cast<long long*>(memory.data())[i] = lengths[i];
     } else {
-      reinterpret_cast<int*>(memory.data())[i] = static_cast<int>(c.cu_seqlens[i]);
+      reinterpret_cast<int*>(memory.data())[i] = static_cast<int>(lengths[i]);
     }
   }
   return memory;
 }
 
 /// Tokens that belong to a sequence.
-std::int64_t used_tokens(const KernelCase& c) {
-  return c.cu_seqlens.empty() ? c.batch * c.tokens : c.cu_seqlens.back();
+std::int64_t used_tokens(const ReferenceInput& in) {
+  return in.cu_seqlens.empty() ? in.batch * in.tokens : in.cu_seqlens.back();
 }
 
-ReferenceInput make_inputs(const Problem& problem, const KernelCase& c) {
-  ReferenceInput in;
-  in.problem = problem;
-  in.batch = c.batch;
-  in.tokens = c.tokens;
-  in.heads = c.heads;
-  in.cu_seqlens = c.cu_seqlens;
-  in.scale = c.scale;
-  const std::int64_t rows = c.batch * c.tokens;
-  const std::int64_t dim_k = problem.head_dim_k;
-  const std::int64_t dim_v = problem.head_dim_v;
-  const std::uint64_t seed = 10 * c.seed;
-  in.q = values(rows * c.heads * problem.group * dim_k, problem.dtype, seed, Fill::normal);
-  in.k = values(rows * c.heads * dim_k, problem.dtype, seed + 1, Fill::normal);
-  in.v = values(rows * c.heads * dim_v, problem.dtype, seed + 2, Fill::normal);
-  const GateFill gate = fill_of(c.gates);
-  if (problem.gate_k)
-    in.gk = values(rows * c.heads * dim_k, problem.gate_dtype, seed + 3, Fill::log_gate, gate);
-  if (problem.gate_v)
-    in.gv = values(rows * c.heads * dim_v, problem.gate_dtype, seed + 4, Fill::log_gate, gate);
-  if (c.initial_state) {
-    in.initial_state =
-        values(c.sequences() * c.heads * dim_k * dim_v, problem.state_dtype, seed + 5, Fill::normal);
+std::vector<std::int64_t> lengths_of(const ReferenceInput& in) {
+  std::vector<std::int64_t> lengths(static_cast<std::size_t>(in.sequences()), in.tokens);
+  for (std::size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
+    lengths[n] = in.cu_seqlens[n + 1] - in.cu_seqlens[n];
   }
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (std::vector<float>* each : {&in.q, &in.k, &in.v, &in.gk, &in.gv}) {
-    const std::size_t used =
-        each->size() / static_cast<std::size_t>(rows) * static_cast<std::size_t>(used_tokens(c));
-    std::fill(each->begin() + static_cast<std::ptrdiff_t>(used), each->end(), nan);
-  }
-  if (c.nan_token >= 0) in.k[static_cast<std::size_t>(c.nan_token * c.heads * dim_k)] = nan;
-  return in;
-}
-
-std::vector<std::int64_t> lengths_of(const KernelCase& c) {
-  std::vector<std::int64_t> lengths(static_cast<std::size_t>(c.sequences()), c.tokens);
-  for (std::size_t n = 0; n + 1 < c.cu_seqlens.size(); ++n)
-    lengths[n] = c.cu_seqlens[n + 1] - c.cu_seqlens[n];
   return lengths;
 }
 
@@ -147,60 +112,107 @@ std::int64_t KernelCase::sequences() const {
   return cu_seqlens.empty() ? batch : static_cast<std::int64_t>(cu_seqlens.size()) - 1;
 }
 
-KernelOutcome run_case(const Problem& problem, const KernelCase& c, const LaunchKernel& launch) {
-  const ReferenceInput in = make_inputs(problem, c);
-  const ReferenceOutput expected = naive(in);
-  const std::int64_t query_heads = c.heads * problem.group;
+ReferenceInput make_inputs(const Problem& problem, const KernelCase& c) {
+  ReferenceInput in;
+  in.problem = problem;
+  in.batch = c.batch;
+  in.tokens = c.tokens;
+  in.heads = c.heads;
+  in.cu_seqlens = c.cu_seqlens;
+  in.scale = c.scale;
+  const std::int64_t rows = c.batch * c.tokens;
   const std::int64_t dim_k = problem.head_dim_k;
   const std::int64_t dim_v = problem.head_dim_v;
+  const std::uint64_t seed = 10 * c.seed;
+  const GateFill gate = fill_of(c.gates);
+  in.q = values(rows * c.heads * problem.group * dim_k, problem.dtype, seed, Fill::normal);
+  in.k = values(rows * c.heads * dim_k, problem.dtype, seed + 1, Fill::normal);
+  in.v = values(rows * c.heads * dim_v, problem.dtype, seed + 2, Fill::normal);
+  if (problem.gate_k)
+    in.gk = values(rows * c.heads * dim_k, problem.gate_dtype, seed + 3, Fill::log_gate, gate);
+  if (problem.gate_v)
+    in.gv = values(rows * c.heads * dim_v, problem.gate_dtype, seed + 4, Fill::log_gate, gate);
+  if (c.initial_state) {
+    in.initial_state =
+        values(c.sequences() * c.heads * dim_k * dim_v, problem.state_dtype, seed + 5, Fill::normal);
+  }
+  for (std::vector<float>* each : {&in.q, &in.k, &in.v, &in.gk, &in.gv}) {
+    const auto used = static_cast<std::int64_t>(each->size()) / rows * used_tokens(in);
+    std::fill(each->begin() + used, each->end(), std::numeric_limits<float>::quiet_NaN());
+  }
+  return in;
+}
+
+KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const LaunchKernel& launch) {
+  const Problem& problem = in.problem;
+  const std::int64_t query_heads = in.heads * problem.group;
+  const std::int64_t dim_k = problem.head_dim_k;
+  const std::int64_t dim_v = problem.head_dim_v;
+  const auto bytes = [](std::int64_t count, DType dtype) {
+    return static_cast<std::size_t>(count) * size_of(dtype);
+  };
 
   const GuardedMemory q = guarded(in.q, problem.dtype);
   const GuardedMemory k = guarded(in.k, problem.dtype);
   const GuardedMemory v = guarded(in.v, problem.dtype);
   const GuardedMemory gk = guarded(in.gk, problem.gate_dtype);
   const GuardedMemory gv = guarded(in.gv, problem.gate_dtype);
-  const GuardedMemory o(expected.o.size() * size_of(problem.dtype), kTensorAlignment);
+  const GuardedMemory o(bytes(in.batch * in.tokens * query_heads * dim_v, problem.dtype), kTensorAlignment);
   const GuardedMemory initial_state = guarded(in.initial_state, problem.state_dtype);
-  const GuardedMemory separate_state(expected.final_state.size() * size_of(problem.state_dtype),
+  const GuardedMemory separate_state(bytes(in.sequences() * in.heads * dim_k * dim_v, problem.state_dtype),
                                      kTensorAlignment);
   const GuardedMemory& final_state = c.in_place ? initial_state : separate_state;
-  const GuardedMemory cu_seqlens = cumulative_lengths(c);
+  const GuardedMemory cu_seqlens = cumulative_lengths(in.cu_seqlens, c.cu_seqlens_is_int64);
   unsigned long long paths[3] = {};
 
   KernelArgs args;
-  args.q = tensor(q, c.tokens, query_heads, dim_k);
-  args.k = tensor(k, c.tokens, c.heads, dim_k);
-  args.v = tensor(v, c.tokens, c.heads, dim_v);
-  if (problem.gate_k) args.gk = tensor(gk, c.tokens, c.heads, dim_k);
-  if (problem.gate_v) args.gv = tensor(gv, c.tokens, c.heads, dim_v);
-  args.o = tensor(o, c.tokens, query_heads, dim_v);
-  if (c.initial_state) args.initial_state = initial_state.data();
+  args.q = tensor(q, in.tokens, query_heads, dim_k);
+  args.k = tensor(k, in.tokens, in.heads, dim_k);
+  args.v = tensor(v, in.tokens, in.heads, dim_v);
+  if (problem.gate_k) args.gk = tensor(gk, in.tokens, in.heads, dim_k);
+  if (problem.gate_v) args.gv = tensor(gv, in.tokens, in.heads, dim_v);
+  args.o = tensor(o, in.tokens, query_heads, dim_v);
+  if (!in.initial_state.empty()) args.initial_state = initial_state.data();
   if (c.final_state) args.final_state = final_state.data();
-  if (!c.cu_seqlens.empty()) args.cu_seqlens = cu_seqlens.data();
+  if (!in.cu_seqlens.empty()) args.cu_seqlens = cu_seqlens.data();
   args.cu_seqlens_is_int64 = c.cu_seqlens_is_int64 ? 1 : 0;
-  args.sequences = c.sequences();
-  args.tokens = c.tokens;
-  args.heads = static_cast<int>(c.heads);
-  args.scale = c.scale.value_or(1.0f / std::sqrt(static_cast<float>(dim_k)));
+  args.sequences = in.sequences();
+  args.tokens = in.tokens;
+  args.heads = static_cast<int>(in.heads);
+  args.scale = in.scale.value_or(1.0f / std::sqrt(static_cast<float>(dim_k)));
   args.path_counts = paths;
-  launch(args, {c.sequences(), c.heads, c.tokens, !c.cu_seqlens.empty()}, c.options);
+  launch(args, {in.sequences(), in.heads, in.tokens, !in.cu_seqlens.empty()}, c.options);
 
+  KernelResult result;
+  result.o = floats_of(o, problem.dtype);
+  if (c.final_state) result.final_state = floats_of(final_state, problem.state_dtype);
+  result.untouched = o.end_intact() && final_state.end_intact() &&
+                     std::all_of(o.data() + bytes(used_tokens(in) * query_heads * dim_v, problem.dtype),
+                                 o.data() + o.size(), [](unsigned char byte) { return byte == 0xff; });
+  std::copy(std::begin(paths), std::end(paths), result.paths);
+  return result;
+}
+
+KernelOutcome judge(const ReferenceInput& in, const KernelResult& result) {
+  const Problem& problem = in.problem;
+  const ReferenceOutput expected = naive(in);
+  const std::vector<std::int64_t> lengths = lengths_of(in);
   KernelOutcome outcome;
-  const std::vector<std::int64_t> lengths = lengths_of(c);
-  outcome.o = report(floats_of(o, problem.dtype), expected.o, {lengths, query_heads, dim_v, false});
-  if (c.final_state) {
-    const std::int64_t rows = problem.state_v_first ? dim_v : dim_k;
-    const std::int64_t columns = problem.state_v_first ? dim_k : dim_v;
-    outcome.final_state = report(floats_of(final_state, problem.state_dtype), expected.final_state,
-                                 {std::vector(lengths.size(), rows), c.heads, columns, true});
+  outcome.o = report(result.o, expected.o, {lengths, in.heads * problem.group, problem.head_dim_v, false});
+  if (!result.final_state.empty()) {
+    const std::int64_t rows = problem.state_v_first ? problem.head_dim_v : problem.head_dim_k;
+    const std::int64_t columns = problem.state_v_first ? problem.head_dim_k : problem.head_dim_v;
+    outcome.final_state = report(result.final_state, expected.final_state,
+                                 {std::vector(lengths.size(), rows), in.heads, columns, true});
   }
-  const std::size_t used =
-      size_of(problem.dtype) * static_cast<std::size_t>(used_tokens(c) * query_heads * dim_v);
-  outcome.untouched =
-      std::all_of(o.data() + used, o.data() + o.size(), [](unsigned char b) { return b == 0xff; });
-  for (const GuardedMemory* each : {&o, &final_state}) outcome.untouched &= each->end_intact();
-  std::copy(std::begin(paths), std::end(paths), outcome.paths);
+  outcome.untouched = result.untouched;
+  std::copy(std::begin(result.paths), std::end(result.paths), outcome.paths);
   return outcome;
+}
+
+KernelOutcome run_case(const Problem& problem, const KernelCase& c, const LaunchKernel& launch) {
+  const ReferenceInput in = make_inputs(problem, c);
+  return judge(in, run_kernel(in, c, launch));
 }
 
 LaunchKernel kernel_of(const Problem& problem, const Variant& variant) {
@@ -210,7 +222,10 @@ LaunchKernel kernel_of(const Problem& problem, const Variant& variant) {
   return [=](KernelArgs args, const Workload& workload, const emulator::Options& options) {
     const LaunchPlan launches = plan(problem, variant, workload);
     const GuardedMemory workspace(launches.workspace_bytes, 256);
-    place_workspace(args, problem, launches, workload, workspace.data());
+    args.segment_tokens = launches.segment_tokens;
+    args.segments = launches.segments;
+    args.segment_states = reinterpret_cast<float*>(workspace.data());
+    args.segment_decays = reinterpret_cast<float*>(workspace.data() + launches.decays_offset);
     for (const Launch& one : launches.launches) {
       const emulator::Shape shape{one.grid, one.threads, one.shared_bytes};
       program->run(source.entries[static_cast<std::size_t>(one.entry)], shape, args, options);

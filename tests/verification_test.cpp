@@ -1,0 +1,130 @@
+// The tools that verify kernels on a GPU (templates/verification.cuh), themselves verified on the emulator.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "catch.h"
+#include "element.h"
+#include "gla/generator/render.h"
+#include "kernel_case.h"
+#include "program.h"
+#include "random.h"
+
+using namespace gla;
+
+namespace {
+
+enum Tool : std::size_t { kFill, kCompare, kNaive };
+
+emulator::Program tools_of(const Problem& problem) {
+  const Source source = render_tools(problem);
+  return emulator::Program::build(source.name, source.text);
+}
+
+emulator::Shape shape_of(Tool tool, long long grid) {
+  const EntryShape shape = tool_shapes()[tool];
+  return {grid, shape.threads, shape.shared_bytes};
+}
+
+}  // namespace
+
+TEST_CASE("the fill tool draws what the seed says, whatever the grid") {
+  const emulator::Program tools = tools_of({});
+  std::vector<float> normal(1000), again(1000);
+  FillArgs args{.data = normal.data(), .count = 999, .seed = 7, .dtype = 2, .scale = 2.0f};
+  normal[999] = -5.0f;
+  tools.run("fill", shape_of(kFill, 3), args);
+  args.data = again.data();
+  tools.run("fill", shape_of(kFill, 1), args, {emulator::Order::random, 1});
+  CHECK(normal[0] == 2.0f * random_normal(7, 0));
+  CHECK(normal[998] == again[998]);
+  CHECK(normal[999] == -5.0f);
+  double squares = 0;
+  for (int i = 0; i < 999; ++i) squares += std::pow(normal[static_cast<std::size_t>(i)], 2) / 999;
+  CHECK(squares == Approx(4.0).epsilon(0.15));
+
+  args = {
+      .data = again.data(), .count = 1000, .seed = 8, .dtype = 2, .fill = static_cast<int>(Fill::log_gate)};
+  args.reset_probability = 0.1f;
+  args.growth_probability = 0.1f;
+  tools.run("fill", shape_of(kFill, 2), args);
+  int resets = 0, growing = 0;
+  for (const float gate : again) {
+    resets += std::isinf(gate) ? 1 : 0;
+    growing += gate > 0 ? 1 : 0;
+  }
+  CHECK(std::abs(resets - 100) < 40);
+  CHECK(std::abs(growing - 100) < 40);
+
+  args.fill = static_cast<int>(Fill::poison);
+  tools.run("fill", shape_of(kFill, 2), args);
+  for (const float value : again) CHECK(std::isnan(value));
+}
+
+TEST_CASE("the compare tool sums as the host does") {
+  const Extent extent{{0, 3, 20, 1}, 2, 33, false};
+  const std::size_t count = 24 * 2 * 33;
+  std::vector<float> value(count), reference(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    reference[i] = random_normal(1, i);
+    value[i] = reference[i] + 0.01f * random_normal(2, i);
+  }
+  value[70] = std::numeric_limits<float>::quiet_NaN();
+  reference[500] = std::numeric_limits<float>::infinity();
+  const std::vector<int> cu_seqlens{0, 0, 3, 23, 24};
+  std::vector<CompareSums> sums(8);
+  CompareArgs args;
+  args.value = {value.data(), 0, 66, 33};
+  args.reference = {reference.data(), 0, 66, 33};
+  args.cu_seqlens = cu_seqlens.data();
+  args.sequences = 4;
+  args.tokens = 24;
+  args.heads = 2;
+  args.channels = 33;
+  args.dtype = 2;
+  args.sums = sums.data();
+  tools_of({}).run("compare", shape_of(kCompare, 8), args, {emulator::Order::random, 5});
+
+  const std::vector<double> wide(reference.begin(), reference.end());
+  const std::vector<CompareSums> expected = compare(value, wide, extent);
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    CHECK(sums[i].squared_error == Approx(expected[i].squared_error));
+    CHECK(sums[i].squared_reference == Approx(expected[i].squared_reference));
+    CHECK(sums[i].nan_mismatches == expected[i].nan_mismatches);
+  }
+}
+
+TEST_CASE("the naive kernel is the reference") {
+  Problem plain;
+  plain.head_dim_k = 40;
+  plain.head_dim_v = 24;
+  plain.group = 2;
+  Problem full = plain;
+  full.operation = Operation::recurrent_forward;
+  full.dtype = full.gate_dtype = DType::fp32;
+  full.gate_v = full.reverse = full.state_v_first = true;
+  for (const Problem& problem : {plain, full}) {
+    const emulator::Program tools = tools_of(problem);
+    const LaunchKernel naive = [&](KernelArgs args, const Workload& workload,
+                                   const emulator::Options& options) {
+      // The tool writes o as fp32; the case's buffer has the problem's dtype.
+      const std::int64_t row = workload.heads * problem.group * problem.head_dim_v;
+      const std::int64_t rows = workload.packed ? workload.tokens : workload.sequences * workload.tokens;
+      std::vector<float> wide(static_cast<std::size_t>(rows * row), std::numeric_limits<float>::quiet_NaN());
+      void* const o = std::exchange(args.o.data, wide.data());
+      const std::int64_t warps = workload.sequences * workload.heads * problem.head_dim_v;
+      tools.run("naive", shape_of(kNaive, (warps + 3) / 4), args, options);
+      const std::vector<std::byte> bytes = encode(problem.dtype, wide);
+      std::memcpy(o, bytes.data(), bytes.size());
+    };
+    const double rounding = problem.dtype == DType::fp32 ? 1e-7 : 0.003;
+    for (const Gates gates : kAllGates) {
+      CHECK(complaint(run_case(problem, {.batch = 2, .tokens = 30, .heads = 2, .gates = gates}, naive),
+                      {rounding, 1e-7}) == "");
+    }
+    const KernelCase packed{.tokens = 63, .cu_seqlens = {0, 0, 1, 16, 17, 50, 63}};
+    CHECK(complaint(run_case(problem, packed, naive), {rounding, 1e-7}) == "");
+  }
+}
