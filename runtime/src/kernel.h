@@ -15,6 +15,8 @@ namespace gla {
 /// Functions of one cubin in one context. Unloads on destruction (the context must still exist).
 class LoadedKernels {
  public:
+  /// Nothing loaded.
+  LoadedKernels() = default;
   /// The context must be current. Raises the dynamic shared memory limit of each entry to what `shapes` asks.
   static Result<LoadedKernels> load(const Cubin& cubin, const std::vector<EntryShape>& shapes);
   LoadedKernels(LoadedKernels&& other) noexcept;
@@ -34,7 +36,6 @@ class LoadedKernels {
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
  private:
-  LoadedKernels() = default;
   Status launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const;
   const driver::Api* api_ = nullptr;
   CUmodule module_ = nullptr;

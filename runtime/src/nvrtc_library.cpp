@@ -52,16 +52,6 @@ std::string path_of(const void* symbol, const std::string& opened_as) {
   return dladdr(symbol, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : opened_as;
 }
 
-/// NVRTC opens libnvrtc-builtins by its bare name when it compiles, and the wheels' copy does not look beside itself:
-/// it finds the one that is open already.
-void open_builtins(const fs::path& nvrtc) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(nvrtc.parent_path(), error)) {
-    if (entry.path().filename().string().starts_with("libnvrtc-builtins.so."))
-      dlopen(entry.path().c_str(), RTLD_LAZY | RTLD_LOCAL);
-  }
-}
-
 Result<const Api*> use(void* library, const std::string& name) {
   static Api api;
   std::string missing;
@@ -77,7 +67,11 @@ Result<const Api*> use(void* library, const std::string& name) {
     return Status{StatusCode::compile, fmt::format("{}: nvrtcVersion failed", name)};
   api.path = path_of(reinterpret_cast<const void*>(api.nvrtcVersion), name);
   api.version = fmt::format("{}.{}", major, minor);
-  open_builtins(api.path);
+  // NVRTC opens this by name when it first compiles. In a wheel's folder the loader would not find it, unless it is
+  // loaded already; where it is on the loader's path, this one is not needed.
+  const fs::path builtins =
+      fs::path(api.path).parent_path() / fmt::format("libnvrtc-builtins.so.{}", api.version);
+  (void)dlopen(builtins.c_str(), RTLD_LAZY | RTLD_GLOBAL);
   return &api;
 }
 
