@@ -53,7 +53,7 @@ void Block::run(long long index) {
       if (!thread.finished) throw Fault(deadlock());
     }
     if (!shared_.end_intact()) {
-      fault_ = "block " + std::to_string(index_) + ": a write past the end of shared memory";
+      fault_ = name() + ": a write past the end of shared memory";
     }
   }
   if (!fault_.empty()) throw Fault(fault_);
@@ -145,17 +145,20 @@ void Block::give_way(Context& from) {
 }
 
 void Block::fail(const std::string& what, void* call_site) {
-  fault_ = "block " + std::to_string(index_) + ", thread " + std::to_string(running_) + ": " + what +
-           source_line(call_site);
+  fault_ = name() + ", thread " + std::to_string(running_) + ": " + what + source_line(call_site);
   set_ready(running_, false);
   switch_context(thread().context, scheduler_);
   __builtin_unreachable();
 }
 
 void Block::trap(int signal, void* address, void* call_site) {
-  fault_ = "block " + std::to_string(index_) + ", thread " + std::to_string(running_) + ": " +
-           describe_trap(signal, address, shared_) + source_line(call_site);
+  fault_ = name() + ", thread " + std::to_string(running_) + ": " + describe_trap(signal, address, shared_) +
+           source_line(call_site);
   siglongjmp(escape_, 1);
+}
+
+std::string Block::name() const {
+  return std::string("block ").append(std::to_string(index_));
 }
 
 std::string Block::deadlock() const {
@@ -169,9 +172,10 @@ std::string Block::deadlock() const {
     auto& [count, first] = groups[what];
     if (count++ == 0) first = i;
   }
-  std::string message = "block " + std::to_string(index_) + " cannot go on:";
+  std::string message = name() + " cannot go on:";
   for (const auto& [what, group] : groups) {
-    message += " " + std::to_string(group.first) + " threads (first: " + std::to_string(group.second) + ") " +
+    message += ' ';
+    message += std::to_string(group.first) + " threads (first: " + std::to_string(group.second) + ") " +
                what.first + source_line(what.second) + ";";
   }
   message.pop_back();

@@ -82,6 +82,7 @@ class Block {
   int next_ready();
   /// Continues another thread, or the scheduler when none can run.
   void give_way(Context& from);
+  std::string name() const;
   std::string deadlock() const;
 
   Shape shape_;

@@ -56,7 +56,7 @@ std::uint64_t environment_hash() {
 }
 
 void compile(const fs::path& source, const fs::path& object) {
-  const std::string unique = "." + std::to_string(getpid());
+  const std::string unique = std::string(".").append(std::to_string(getpid()));
   const fs::path log = object.string() + unique + ".log";
   const fs::path made = object.string() + unique;
   const std::string command = std::string(kCompile) + " '" + source.string() + "' -o '" + made.string() +

@@ -54,7 +54,8 @@ std::string describe_trap(int signal, const void* address, const GuardedMemory& 
   constexpr std::ptrdiff_t kNear = 64 * 1024;
   const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared.data();
   if (offset >= -kNear && offset < static_cast<std::ptrdiff_t>(shared.size()) + kNear) {
-    return "access to shared memory byte " + std::to_string(offset) + " of " + std::to_string(shared.size());
+    return std::string("access to shared memory byte ").append(std::to_string(offset)) + " of " +
+           std::to_string(shared.size());
   }
   char text[64];
   std::snprintf(text, sizeof text, "access to address %p, which is not mapped", address);
