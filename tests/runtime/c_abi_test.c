@@ -1,0 +1,133 @@
+/* The C ABI as far as a machine without a GPU can go, and a little further where there is one. */
+#include <stdio.h>
+#include <string.h>
+
+#include "gla/gla.h"
+
+static int failures = 0;
+
+static void expect(int holds, const char* what) {
+  if (!holds) {
+    fprintf(stderr, "FAILED: %s (last error: %s)\n", what, gla_last_error());
+    ++failures;
+  }
+}
+
+static int says(const char* text) {
+  return strstr(gla_last_error(), text) != NULL;
+}
+
+static void test_without_context(void) {
+  gla_forward_call call;
+  size_t bytes = 0;
+  char line[64];
+  memset(&call, 0, sizeof call);
+  call.struct_size = sizeof call;
+  expect(gla_abi_version() == GLA_ABI_VERSION, "the library's ABI version is the header's");
+  expect(strcmp(gla_version(), "0.1.0") == 0, "the version is written major.minor.patch");
+  expect(strcmp(gla_status_name(GLA_NOT_PREPARED), "GLA_NOT_PREPARED") == 0, "statuses have names");
+  expect(strcmp(gla_status_name((gla_status)99), "unknown status") == 0, "an unknown status has a name too");
+  expect(gla_context_create(NULL, NULL) == GLA_INVALID_ARGUMENT && says("context is NULL"),
+         "out pointer is checked");
+  expect(gla_forward(NULL, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("context is NULL"),
+         "forward checks its context");
+  expect(gla_prepare(NULL, GLA_CHUNK_FORWARD, &call) == GLA_INVALID_ARGUMENT, "prepare checks its context");
+  expect(gla_pin(NULL, GLA_CHUNK_FORWARD, &call, NULL) == GLA_INVALID_ARGUMENT, "pin checks its context");
+  expect(gla_workspace_bytes(NULL, GLA_CHUNK_FORWARD, &call, NULL) == GLA_INVALID_ARGUMENT &&
+             says("bytes is NULL"),
+         "workspace_bytes checks its result");
+  expect(gla_workspace_bytes(NULL, GLA_CHUNK_FORWARD, &call, &bytes) == GLA_INVALID_ARGUMENT,
+         "workspace_bytes checks its context");
+  expect(gla_describe(NULL, GLA_CHUNK_FORWARD, &call, NULL, 0) == GLA_INVALID_ARGUMENT,
+         "describe checks its buffer");
+  expect(gla_describe(NULL, GLA_CHUNK_FORWARD, &call, line, sizeof line) == GLA_INVALID_ARGUMENT,
+         "describe checks its context");
+  gla_context_destroy(NULL);
+}
+
+static void test_struct_sizes(void) {
+  struct {
+    gla_context_options options;
+    long long future;
+  } larger;
+  gla_context* context = NULL;
+  memset(&larger, 0, sizeof larger);
+  expect(gla_context_create(NULL, &context) == GLA_INVALID_ARGUMENT && says("options is NULL"),
+         "options are checked");
+  expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT &&
+             says("options->struct_size is 0"),
+         "a forgotten struct_size is named");
+  larger.options.struct_size = sizeof larger;
+  larger.future = 1;
+  expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT && says("does not know"),
+         "a newer caller's request is not ignored silently");
+  larger.future = 0;
+  larger.options.max_multiprocessors = -1;
+  expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT &&
+             says("max_multiprocessors is -1"),
+         "a newer caller that asks for nothing new is served");
+  expect(context == NULL, "no context comes of a failure");
+}
+
+static void test_with_context(gla_context* context) {
+  gla_forward_call call;
+  size_t bytes = 0;
+  char line[512];
+  memset(&call, 0, sizeof call);
+  expect(gla_forward(context, GLA_CHUNK_FORWARD, NULL, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call is NULL"),
+         "a NULL call is named");
+  expect(gla_forward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call->struct_size is 0"),
+         "a call without its size is refused");
+  call.struct_size = sizeof call;
+  call.batch = 1;
+  call.tokens = 64;
+  call.query_heads = call.heads = 4;
+  call.head_dim_k = call.head_dim_v = 64;
+  call.dtype = call.gate_dtype = GLA_BF16;
+  call.state_dtype = GLA_FP32;
+  expect(gla_forward(context, (gla_operation)9, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("operation is 9; accepted: 0 to 1"),
+         "an unknown operation is refused");
+  call.dtype = (gla_dtype)300;
+  expect(gla_forward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("dtype is 300"),
+         "an unknown dtype is refused");
+  call.dtype = GLA_BF16;
+  expect(gla_forward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("q.data is null"),
+         "a NULL tensor is refused");
+  expect(gla_workspace_bytes(context, GLA_CHUNK_FORWARD, &call, &bytes) == GLA_OK,
+         "the workspace can be asked for");
+  expect(gla_describe(context, GLA_CHUNK_FORWARD, &call, line, sizeof line) == GLA_OK &&
+             strchr(line, ';') != NULL,
+         "the choice can be described");
+  expect(gla_describe(context, GLA_CHUNK_FORWARD, &call, line, 8) == GLA_OK && strlen(line) == 7,
+         "a description is cut at the buffer");
+  expect(gla_prepare(context, GLA_CHUNK_FORWARD, &call) == GLA_OK, "a call can be prepared without pointers");
+  expect(gla_pin(context, GLA_CHUNK_FORWARD, &call, "fused chunk=17") == GLA_INVALID_ARGUMENT,
+         "a variant that cannot be read is refused");
+}
+
+int main(void) {
+  gla_context_options options;
+  gla_context* context = NULL;
+  gla_status status;
+  test_without_context();
+  test_struct_sizes();
+
+  memset(&options, 0, sizeof options);
+  options.struct_size = sizeof options;
+  status = gla_context_create(&options, &context);
+  if (status == GLA_OK) {
+    test_with_context(context);
+  } else {
+    printf("no context (%s): %s\n", gla_status_name(status), gla_last_error());
+    expect(status == GLA_CUDA && gla_last_error()[0] != '\0', "without a GPU the reason is given");
+  }
+  gla_context_destroy(context);
+  if (failures == 0) printf("the C ABI holds\n");
+  return failures == 0 ? 0 : 1;
+}

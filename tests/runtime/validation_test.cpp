@@ -1,0 +1,200 @@
+#include <limits>
+
+#include "call.h"
+#include "catch.h"
+
+using namespace gla;
+
+namespace {
+
+void* address(std::uintptr_t value) {
+  return reinterpret_cast<void*>(value);
+}
+
+/// A legal call, B = 2, T = 32, HQ = 8, H = 4, K = 64, V = 128, over made-up addresses.
+ForwardCall good() {
+  ForwardCall call;
+  call.q = dense(address(0x1000), 32, 8, 64);
+  call.k = dense(address(0x2000), 32, 4, 64);
+  call.v = dense(address(0x3000), 32, 4, 128);
+  call.gk = dense(address(0x4000), 32, 4, 64);
+  call.o = dense(address(0x5000), 32, 8, 128);
+  call.batch = 2;
+  call.tokens = 32;
+  call.query_heads = 8;
+  call.heads = 4;
+  call.head_dim_k = 64;
+  call.head_dim_v = 128;
+  return call;
+}
+
+Status check_all(const ForwardCall& call, Operation operation = Operation::chunk_forward) {
+  Status status = check_shapes(operation, call);
+  return status.ok() ? check_tensors(call) : status;
+}
+
+/// Applies a change to a legal call and expects a message that begins with the argument's name.
+template <class Change>
+void refused(const char* argument, Change change, Operation operation = Operation::chunk_forward) {
+  ForwardCall call = good();
+  change(call);
+  const Status status = check_all(call, operation);
+  INFO(argument << " | " << status.message());
+  CHECK(status.code() == StatusCode::invalid_argument);
+  CHECK(status.message().find(argument) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a legal call passes, for both operations") {
+  CHECK(check_all(good()).ok());
+  CHECK(check_all(good(), Operation::recurrent_forward).ok());
+}
+
+TEST_CASE("null pointers are refused by name") {
+  refused("q.data is null", [](ForwardCall& call) { call.q.data = nullptr; });
+  refused("k.data is null", [](ForwardCall& call) { call.k.data = nullptr; });
+  refused("v.data is null", [](ForwardCall& call) { call.v.data = nullptr; });
+  refused("o.data is null", [](ForwardCall& call) { call.o.data = nullptr; });
+}
+
+TEST_CASE("an absent gate, state or length list is legal") {
+  ForwardCall call = good();
+  call.gk = {};
+  CHECK(check_all(call).ok());
+  CHECK_FALSE(problem_of(Operation::chunk_forward, call).gate_k);
+  CHECK(problem_of(Operation::chunk_forward, call).gate_dtype == call.dtype);
+}
+
+TEST_CASE("unaligned pointers are refused by name") {
+  refused("q.data is 0x1008", [](ForwardCall& call) { call.q.data = address(0x1008); });
+  refused("gk.data is 0x4002", [](ForwardCall& call) { call.gk.data = address(0x4002); });
+  refused("initial_state is 0x8", [](ForwardCall& call) { call.initial_state = address(8); });
+  refused("final_state is 0x4", [](ForwardCall& call) { call.final_state = address(4); });
+  refused("cu_seqlens is 0x4", [](ForwardCall& call) {
+    call.batch = 1;
+    call.sequences = 2;
+    call.cu_seqlens_is_int64 = true;
+    call.cu_seqlens = address(4);
+  });
+}
+
+TEST_CASE("strides that vectors cannot follow are refused, those never stepped over are not") {
+  refused("k.stride_token is 65", [](ForwardCall& call) { call.k.stride_token = 65; });
+  refused("v.stride_head is -128", [](ForwardCall& call) { call.v.stride_head = -128; });
+  refused("o.stride_batch is 0", [](ForwardCall& call) { call.o.stride_batch = 0; });
+  refused("q spans",
+          [](ForwardCall& call) { call.q.stride_batch = std::numeric_limits<std::int64_t>::max() - 7; });
+  ForwardCall call = good();
+  call.batch = 1;
+  call.k.stride_batch = 3;
+  call.q.stride_token = 0;  // one row for all tokens
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("head dims that are no multiple of 8 need aligned rows only as far as they have them") {
+  ForwardCall call = good();
+  call.head_dim_k = 60;
+  call.q = dense(call.q.data, 32, 8, 60);
+  call.k = dense(call.k.data, 32, 4, 60);
+  call.gk = dense(call.gk.data, 32, 4, 60);
+  CHECK(check_all(call).ok());
+  call.k.stride_token += 2;
+  CHECK(check_all(call).message().find("k.stride_token is 242 elements; it must be a multiple of 4") == 0);
+}
+
+TEST_CASE("sizes outside the stated limits are refused by name") {
+  refused("head_dim_k is 0", [](ForwardCall& call) { call.head_dim_k = 0; });
+  refused("head_dim_k is 513; accepted: 1 to 512", [](ForwardCall& call) { call.head_dim_k = 513; });
+  refused("head_dim_v is -1", [](ForwardCall& call) { call.head_dim_v = -1; });
+  refused("heads is 0", [](ForwardCall& call) { call.heads = 0; });
+  refused("query_heads is 6; accepted: a positive multiple of heads = 4",
+          [](ForwardCall& call) { call.query_heads = 6; });
+  refused("query_heads / heads is 65; accepted: 1 to 64", [](ForwardCall& call) { call.query_heads = 260; });
+  refused("tokens is -1", [](ForwardCall& call) { call.tokens = -1; });
+  refused("tokens is ", [](ForwardCall& call) { call.tokens = std::int64_t{1} << 41; });
+  refused("batch is -2", [](ForwardCall& call) { call.batch = -2; });
+  refused("sequences is 3; without cu_seqlens it must be 0 or batch = 2",
+          [](ForwardCall& call) { call.sequences = 3; });
+  refused("sequences * query_heads is", [](ForwardCall& call) { call.batch = 2147483647; });
+  refused("scale is", [](ForwardCall& call) { call.scale = std::numeric_limits<float>::quiet_NaN(); });
+}
+
+TEST_CASE("features of the other operation are refused by name") {
+  const auto give_gv = [](ForwardCall& call) { call.gv = dense(address(0x6000), 32, 4, 128); };
+  refused("gv.data is not null; chunk_forward", give_gv);
+  refused("reverse is true; chunk_forward", [](ForwardCall& call) { call.reverse = true; });
+  refused("state_dtype is bf16; chunk_forward", [](ForwardCall& call) { call.state_dtype = DType::bf16; });
+  refused(
+      "state_dtype is fp16", [](ForwardCall& call) { call.state_dtype = DType::fp16; },
+      Operation::recurrent_forward);
+  refused("gate_dtype is fp16; accepted: fp32 or dtype = bf16",
+          [](ForwardCall& call) { call.gate_dtype = DType::fp16; });
+  ForwardCall call = good();
+  give_gv(call);
+  call.reverse = true;
+  CHECK(check_all(call, Operation::recurrent_forward).ok());
+}
+
+TEST_CASE("enumerations beyond the last value are refused by name") {
+  refused("dtype is 7", [](ForwardCall& call) { call.dtype = static_cast<DType>(7); });
+  refused("accuracy is 2", [](ForwardCall& call) { call.accuracy = static_cast<Accuracy>(2); });
+  CHECK(check_shapes(static_cast<Operation>(5), good()).message() == "operation is 5; accepted: 0 to 1");
+}
+
+TEST_CASE("o may not be one of the inputs; final_state may be initial_state") {
+  refused("o.data is one of the inputs", [](ForwardCall& call) { call.o = dense(call.v.data, 32, 8, 128); });
+  ForwardCall call = good();
+  call.initial_state = call.final_state = address(0x7000);
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("cu_seqlens on the host are checked when given") {
+  const std::int32_t lengths[] = {0, 0, 10, 32};
+  const auto packed = [&](const void* host, std::int64_t sequences) {
+    return [=](ForwardCall& call) {
+      call.batch = 1;
+      call.sequences = sequences;
+      call.cu_seqlens = address(0x9000);
+      call.cu_seqlens_host = host;
+    };
+  };
+  ForwardCall call = good();
+  packed(lengths, 3)(call);
+  CHECK(check_all(call).ok());
+  CHECK(workload_of(call) == Workload{3, 4, 32, true});
+
+  const std::int32_t first[] = {1, 32};
+  const std::int32_t descending[] = {0, 20, 10, 32};
+  const std::int32_t last[] = {0, 20, 31};
+  refused("cu_seqlens[0] is 1; it must be 0", packed(first, 1));
+  refused("cu_seqlens[2] is 10, less than cu_seqlens[1] = 20", packed(descending, 3));
+  refused("cu_seqlens[2] is 31; its last value must be tokens = 32", packed(last, 2));
+  refused("batch is 2; with cu_seqlens it must be 1", [&](ForwardCall& each) {
+    packed(nullptr, 3)(each);
+    each.batch = 2;
+  });
+  refused("sequences is 0; with cu_seqlens", packed(nullptr, 0));
+  refused("cu_seqlens_host is given but cu_seqlens",
+          [&](ForwardCall& each) { each.cu_seqlens_host = lengths; });
+}
+
+TEST_CASE("a call without tokens or sequences needs no tensors") {
+  ForwardCall call = good();
+  call.tokens = 0;
+  call.q.data = call.k.data = call.v.data = call.o.data = nullptr;
+  CHECK(check_all(call).ok());
+  call = good();
+  call.batch = 0;
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("the kernels' arguments carry the call") {
+  ForwardCall call = good();
+  const KernelArgs args = kernel_args(call);
+  CHECK(args.scale == 0.125f);
+  CHECK(args.sequences == 2);
+  CHECK(args.q.stride_token == 512);
+  call.scale = 0.5f;
+  CHECK(kernel_args(call).scale == 0.5f);
+}
