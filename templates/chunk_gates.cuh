@@ -14,7 +14,7 @@ namespace gla {
 inline constexpr float kMaxRange = 140.0f;
 /// A gate below this many nats is an exact reset: one step of 127 log2 units.
 inline constexpr float kMinGate = -88.0f;
-inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000u);
 
 /// A natural-log gate in log2 units, clamped; NaN stays NaN.
 template <class Gate>

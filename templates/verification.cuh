@@ -19,7 +19,7 @@ GLA_DEVICE float fill_value(const FillArgs& args, Index i) {
   const float gate = args.scale * log_sigmoid(normal);
   const float chance = random_uniform(
       static_cast<unsigned int>(random_bits(args.seed ^ 0x5bf03635ull, static_cast<unsigned long long>(i))));
-  if (chance < args.reset_probability) return -__builtin_huge_valf();
+  if (chance < args.reset_probability) return -__builtin_bit_cast(float, 0x7f800000u);
   if (chance < args.reset_probability + args.growth_probability) return -0.25f * gate;
   return gate;
 }

@@ -12,13 +12,46 @@
 namespace gla {
 namespace {
 
+struct Header {
+  std::string name;
+  std::string text;
+};
+
+/// NVRTC finds a header in memory by its literal name only: in the headers of a folder, names relative to that folder
+/// become names from the root, as a compiler that reads files would resolve them.
+std::string with_names_from_root(const EmbeddedFile& file) {
+  const std::size_t slash = file.name.rfind('/');
+  std::string text(file.text);
+  if (slash == std::string_view::npos) return text;
+  const std::string_view folder = file.name.substr(0, slash + 1);
+  constexpr std::string_view kInclude = "#include \"";
+  for (std::size_t at = text.find(kInclude); at != std::string::npos; at = text.find(kInclude, at)) {
+    at += kInclude.size();
+    const std::string beside = std::string(folder) + text.substr(at, text.find('"', at) - at);
+    const auto is_beside = [&](const EmbeddedFile& other) { return other.name == beside; };
+    if (std::any_of(embedded_templates().begin(), embedded_templates().end(), is_beside))
+      text.insert(at, folder);
+  }
+  return text;
+}
+
+const std::vector<Header>& headers() {
+  static const std::vector<Header> all = [] {
+    std::vector<Header> made;
+    for (const EmbeddedFile& file : embedded_templates())
+      made.push_back({std::string(file.name), with_names_from_root(file)});
+    return made;
+  }();
+  return all;
+}
+
 class Program {
  public:
   Program(const nvrtc::Api& api, const Source& source) : api_(api) {
-    std::vector<const char*> name_pointers, text_pointers;  // embedded literals end in NUL
-    for (const EmbeddedFile& file : embedded_templates()) {
-      name_pointers.push_back(file.name.data());
-      text_pointers.push_back(file.text.data());
+    std::vector<const char*> name_pointers, text_pointers;
+    for (const Header& header : headers()) {
+      name_pointers.push_back(header.name.c_str());
+      text_pointers.push_back(header.text.c_str());
     }
     result_ = api.nvrtcCreateProgram(&program_, source.text.c_str(), source.name.c_str(),
                                      static_cast<int>(name_pointers.size()), text_pointers.data(),
