@@ -178,8 +178,4 @@ Status Journal::append(std::span<const Json> lines) {
   return ::fdatasync(file_) == 0 ? Status{} : io_error(path_, "cannot be flushed");
 }
 
-Status Journal::remove() {
-  return ::unlink(path_.c_str()) == 0 || errno == ENOENT ? Status{} : io_error(path_, "cannot be removed");
-}
-
 }  // namespace gla

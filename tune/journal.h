@@ -54,9 +54,6 @@ class Journal {
   Status finish(const Problem& problem);
   bool finished(const Problem& problem) const;
 
-  /// The table is written: the journal has done its work.
-  Status remove();
-
  private:
   using VariantKey = std::pair<std::string, std::string>;
   using TimingKey = std::tuple<std::string, std::string, std::string>;

@@ -55,7 +55,9 @@ std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
              or_default(selection.operations, {Operation::chunk_forward, Operation::recurrent_forward})) {
           TuningTask task;
           task.problem.operation = operation;
-          task.problem.dtype = task.problem.gate_dtype = dtype;
+          task.problem.dtype = dtype;
+          task.problem.gate_dtype = selection.gate_dtype.value_or(dtype);
+          task.problem.gate_v = selection.gate_v && operation == Operation::recurrent_forward;
           task.problem.head_dim_k = static_cast<std::int16_t>(dims.k);
           task.problem.head_dim_v = static_cast<std::int16_t>(dims.v);
           task.problem.group = static_cast<std::int16_t>(group);

@@ -1,6 +1,7 @@
 // What a tuning run is asked to do: problems, each with the workloads of its table points.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +26,8 @@ struct TaskSelection {
   std::vector<DType> dtypes;          ///< bf16
   std::vector<HeadDims> head_dims;    ///< 64, 128, 256, 128/256, 256/512
   std::vector<int> groups;            ///< 1
+  std::optional<DType> gate_dtype;    ///< the dtype
+  bool gate_v = false;                ///< gv present (recurrent_forward)
   std::vector<Workload> workloads;    ///< default_workloads(); given ones go to each operation they suit
 };
 

@@ -1,0 +1,185 @@
+// gla-tune bench: shapes through the runtime.
+#include "bench.h"
+
+#include <fmt/format.h>
+
+#include "commands/commands.h"
+#include "commands/exit_code.h"
+#include "commands/options.h"
+#include "json.h"
+#include "problem_json.h"
+#include "text_table.h"
+
+namespace gla {
+namespace {
+
+/// The shapes of PEERS.md, forward and decode.
+const std::vector<std::string> kDefaultShapes{"B1,T8192,H96,D128", "B2,T16384,H16,D128", "B4,T2048,H16,D128",
+                                              "B4,T4096,H64,D128", "B8,T1024,H8,D64",    "B8,T2048,H32,D256",
+                                              "B1,T1,H32,D128",    "B8,T1,H32,D128",     "B64,T1,H32,D128",
+                                              "B256,T1,H32,D128",  "B64,T1,H16,D256",    "B64,T1,H32,D64"};
+
+struct BenchCommandOptions {
+  std::vector<std::string> shapes;
+  std::string operation, dtype = "bf16", gate_dtype, accuracy = "default", gates = "logsigmoid/16", table,
+                         cache;
+  int device = 0;
+  double seconds = 1;
+  bool states = false, packed = false, check = false, json = false;
+
+  void add_to(CLI::App& command) {
+    command.add_option(
+        "--shape", shapes,
+        "B or N, T, H, G, D or K and V: B1,T8192,H96,D128 (default: those of the comparisons)");
+    command.add_option("--op", operation, "chunk_forward or recurrent_forward (default: by T)");
+    command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
+    command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
+    command.add_option("--accuracy", accuracy, "default or fast");
+    command.add_option("--gates", gates, "logsigmoid/16 (default) or logsigmoid")
+        ->check(CLI::IsMember({"logsigmoid/16", "logsigmoid"}));
+    command.add_flag("--states", states, "with initial and final state (recurrent_forward always has them)");
+    command.add_flag("--packed", packed, "cu_seqlens: T is the packed total, B the number of sequences");
+    command.add_flag("--check", check, "compare with the fp64 reference");
+    command.add_option("--seconds", seconds, "device time to spend per shape (default: 1)");
+    command.add_option("--table", table, "dispatch table, or none");
+    command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
+    command.add_option("--device", device, "CUDA ordinal (default: 0)");
+    command.add_flag("--json", json, "print JSON");
+  }
+};
+
+Result<std::vector<Shape>> shapes_of(const BenchCommandOptions& options) {
+  const auto dtype = parse_dtype(options.dtype);
+  if (!dtype.ok()) return dtype.status();
+  const auto gate_dtype = parse_dtype(options.gate_dtype.empty() ? options.dtype : options.gate_dtype);
+  if (!gate_dtype.ok()) return gate_dtype.status();
+  std::vector<Shape> shapes;
+  for (const std::string& text : options.shapes.empty() ? kDefaultShapes : options.shapes) {
+    auto shape = parse_shape(text);
+    if (!shape.ok()) return shape.status();
+    shape->problem.dtype = *dtype;
+    shape->problem.gate_dtype = *gate_dtype;
+    shape->workload.packed = options.packed;
+    if (!options.operation.empty()) {
+      const auto operation = parse_operation(options.operation);
+      if (!operation.ok()) return operation.status();
+      shape->problem.operation = *operation;
+    }
+    if (Status status = check(shape->problem); !status.ok()) return status;
+    shapes.push_back(*shape);
+  }
+  return shapes;
+}
+
+Json to_json(const Shape& shape, const BenchResult& result, bool checked) {
+  Json json = Json::object({{"shape", to_string(shape)},
+                            {"problem", to_json(shape.problem)},
+                            {"workload", to_json(shape.workload)},
+                            {"variant", to_string(result.choice.variant)},
+                            {"match", to_string(result.choice.match)},
+                            {"reason", result.choice.reason},
+                            {"seconds", result.device.median},
+                            {"noise", result.device.noise},
+                            {"samples", result.device.samples},
+                            {"throttled_rounds", result.throttled_rounds},
+                            {"floor_seconds", result.floor_seconds},
+                            {"floor_share", result.floor_seconds / result.device.median},
+                            {"host_seconds", result.host_seconds},
+                            {"first_call_seconds", result.first_seconds},
+                            {"workspace_bytes", result.workspace_bytes}});
+  if (checked) {
+    json.set("error_o", result.error_o.overall);
+    json.set("worst_error_o", result.error_o.worst);
+    json.set("error_state", result.error_state.overall);
+    json.set("worst_error_state", result.error_state.worst);
+    json.set("nan_mismatches", result.error_o.nan_mismatches + result.error_state.nan_mismatches);
+  }
+  return json;
+}
+
+/// Within the bar of the gates; true for what was not checked, whose errors are zero.
+bool accurate(const Shape& shape, const BenchResult& result, const BenchOptions& options) {
+  const Bar bar = accuracy_bar(shape.problem, options.gates, options.accuracy);
+  return result.error_o.overall <= bar.o && result.error_state.overall <= bar.final_state &&
+         result.error_o.nan_mismatches + result.error_state.nan_mismatches == 0;
+}
+
+int run_bench(const BenchCommandOptions& options) {
+  const auto shapes = shapes_of(options);
+  if (!shapes.ok()) return fail(shapes.status());
+  const auto accuracy = parse_accuracy(options.accuracy);
+  if (!accuracy.ok()) return fail(accuracy.status());
+  const auto gpu = Gpu::open(options.device);
+  if (!gpu.ok()) return fail(gpu.status());
+  CubinCache cache(options.cache.empty() ? CubinCache::default_folder() : options.cache);
+  ContextOptions context_options;
+  context_options.device = options.device;
+  context_options.table = options.table;
+  context_options.cache_dir = cache.folder();
+  context_options.log = [](LogLevel level, const std::string& line) {
+    if (level == LogLevel::warning) fmt::print(stderr, "{}\n", line);
+  };
+  const auto context = Context::create(context_options);
+  if (!context.ok()) return fail(context.status());
+  const auto bench = Bench::create(**gpu, **context, cache);
+  if (!bench.ok()) return fail(bench.status());
+  const BenchOptions bench_options{.accuracy = *accuracy,
+                                   .gates = options.gates == "logsigmoid" ? Gates::one : Gates::sixteenth,
+                                   .states = options.states,
+                                   .check = options.check,
+                                   .budget_seconds = options.seconds};
+
+  using Align = TextTable::Align;
+  TextTable table({{"shape"},
+                   {"time", Align::right},
+                   {"noise", Align::right},
+                   {"floor", Align::right},
+                   {"of floor", Align::right},
+                   {"host", Align::right},
+                   {"error o"},
+                   {"match"},
+                   {"variant"}});
+  Json list = Json::array();
+  int exit_code = kExitOk;
+  for (const Shape& shape : *shapes) {
+    const auto result = (*bench)->run(shape, bench_options);
+    if (!result.ok()) {
+      exit_code = fail({result.status().code(), to_string(shape) + ": " + result.status().message()});
+      continue;
+    }
+    if (!accurate(shape, *result, bench_options)) exit_code = kExitCheckFailed;
+    list.push(to_json(shape, *result, options.check));
+    table.add({to_string(shape), format_seconds(result->device.median),
+               fmt::format("{:.1f} %", result->device.noise * 100), format_seconds(result->floor_seconds),
+               format_percent(result->floor_seconds / result->device.median),
+               format_seconds(result->host_seconds),
+               options.check ? fmt::format("{:.2e}", result->error_o.overall) : "-",
+               std::string(to_string(result->choice.match)), to_string(result->choice.variant)});
+  }
+  if (options.json) {
+    fmt::print("{}\n", Json::object({{"device", (*gpu)->device().name},
+                                     {"copy_bandwidth", (*bench)->copy_bandwidth()},
+                                     {"dtype", options.dtype},
+                                     {"accuracy", options.accuracy},
+                                     {"gates", options.gates},
+                                     {"results", list}})
+                           .dump(2));
+  } else {
+    fmt::print("{} · copies at {:.2f} TB/s · {} · accuracy {} · gates {}\n\n{}", (*gpu)->device().name,
+               (*bench)->copy_bandwidth() * 1e-12, options.dtype, options.accuracy, options.gates,
+               table.format());
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, int& exit_code) {
+  add_command<BenchCommandOptions>(app, exit_code, "bench", "Time shapes through the runtime", run_bench)
+      .footer(
+          "Examples:\n"
+          "  gla-tune bench\n"
+          "  gla-tune bench --shape B1,T8192,H96,D128 --shape B1,T4096,H4,K256,V512 --check --json");
+}
+
+}  // namespace gla

@@ -1,0 +1,200 @@
+// gla-tune tune: the command that the project is named after.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "check.h"
+#include "commands/commands.h"
+#include "commands/exit_code.h"
+#include "commands/options.h"
+#include "commands/tune_options.h"
+#include "files.h"
+#include "gla/generator/render.h"
+#include "gla/gla.hpp"
+#include "merge.h"
+#include "table_report.h"
+#include "text_table.h"
+#include "tuner.h"
+#include "worker.h"
+
+namespace gla {
+namespace {
+
+/// "NVIDIA H200" -> "nvidia-h200"
+std::string slug(const std::string& name) {
+  std::string text;
+  for (const char c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      text += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (!text.empty() && text.back() != '-') {
+      text += '-';
+    }
+  }
+  while (!text.empty() && text.back() == '-') text.pop_back();
+  return text;
+}
+
+std::string output_path(const TuneOptions& options, const Target& target) {
+  if (!options.output.empty()) return options.output;
+  const std::string name =
+      target.device ? slug(target.device->name) : "sm_" + target.architecture.name + "-model";
+  const auto folder = user_folder("XDG_CONFIG_HOME", ".config");
+  return ((folder.empty() ? std::filesystem::path(".") : folder / "tables") / (name + ".yaml")).string();
+}
+
+std::string now_utc() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+TableDevice table_device(const Target& target, double copy_bandwidth) {
+  TableDevice device;
+  device.architecture = "sm_" + target.architecture.name;
+  device.name = target.device ? target.device->name : "any " + device.architecture;
+  device.compute_capability = target.architecture.compute_capability;
+  device.multiprocessors = target.architecture.multiprocessors;
+  device.copy_bandwidth = copy_bandwidth;
+  if (target.device) {
+    device.memory_bytes = static_cast<std::int64_t>(target.device->memory_bytes);
+    device.driver = cuda_version(target.device->driver_version);
+  }
+  return device;
+}
+
+/// Workloads whose tensors fit into the device's memory.
+std::vector<TuningTask> that_fit(std::vector<TuningTask> tasks, std::size_t memory_bytes,
+                                 Progress& progress) {
+  for (TuningTask& task : tasks) {
+    std::erase_if(task.workloads, [&](const Workload& workload) {
+      const bool fits = floor_bytes(task.problem, workload, true) < 0.7 * static_cast<double>(memory_bytes);
+      if (!fits)
+        progress.note(fmt::format("{}: {} does not fit into {}", to_string(task.problem), to_string(workload),
+                                  format_bytes(static_cast<double>(memory_bytes))));
+      return !fits;
+    });
+  }
+  std::erase_if(tasks, [](const TuningTask& task) { return task.workloads.empty(); });
+  return tasks;
+}
+
+Result<TunedTable> tune_measured(const TuneOptions& options, const Target& target,
+                                 std::vector<TuningTask> tasks, const std::string& path, CubinCache& cache,
+                                 Progress& progress) {
+  auto laboratory = WorkerLaboratory::start({own_path(), options.target.device, cache.folder()});
+  if (!laboratory.ok()) return laboratory.status();
+  const auto bandwidth = (*laboratory)->measure_copy_bandwidth();
+  if (!bandwidth.ok()) return bandwidth.status();
+  const auto nvrtc = nvrtc_version();
+  if (!nvrtc.ok()) return Status{StatusCode::compile, nvrtc.status().message()};
+  auto journal =
+      Journal::open(path + ".journal", {target.device->name, std::string(templates_hash()), *nvrtc});
+  if (!journal.ok()) return journal.status();
+  if (!journal->note().empty()) progress.note(journal->note());
+  if (journal->records() > 0)
+    progress.note(fmt::format("resuming: {} results are in {}.journal", journal->records(), path));
+
+  tasks = that_fit(std::move(tasks), target.device->memory_bytes, progress);
+  CompilePool pool(options.jobs, compile_into(cache, target.architecture));
+  const TuningBench bench{**laboratory, pool, *journal, progress, target.architecture, *bandwidth};
+  auto tuned = tune_tasks(bench, tasks, options.budget_seconds);
+  if (!tuned.ok()) return tuned;
+  tuned->table.device = table_device(target, *bandwidth);
+  if ((*laboratory)->restarts() > 0)
+    progress.note(
+        fmt::format("the worker was restarted {} times; `refused` says why", (*laboratory)->restarts()));
+  return tuned;
+}
+
+Status merge(const TuneOptions& options) {
+  std::vector<Table> shares;
+  for (const std::string& path : options.merge) {
+    auto table = read_table(path);
+    if (!table.ok()) return table.status();
+    shares.push_back(*std::move(table));
+  }
+  const auto merged = merge_tables(shares);
+  if (!merged.ok()) return merged.status();
+  GLA_RETURN_IF_ERROR(write_table(*merged, options.output));
+  fmt::print("{}\n{} shares merged into {}\n", format_report(*merged, {}), shares.size(), options.output);
+  return {};
+}
+
+Result<TunedTable> tune_by_model(const TuneOptions& options, const Target& target,
+                                 const std::vector<TuningTask>& tasks, CubinCache& cache,
+                                 Progress& progress) {
+  progress.note(fmt::format(
+      "No measurement: tuning for sm_{} offline ({}). Kernels are compiled and ranked by the cost model;\n"
+      "the table is marked `measured: false`. Run `gla-tune tune` on the GPU itself for a measured one.",
+      target.architecture.name, target.reason));
+  CompilePool pool(options.jobs, compile_into(cache, target.architecture));
+  const double bandwidth = target.architecture.copy_bandwidth;
+  auto tuned = tune_offline(pool, progress, target.architecture, tasks, {options.compile_top, bandwidth});
+  if (tuned.ok()) tuned->table.device = table_device(target, bandwidth);
+  return tuned;
+}
+
+Status tune(const TuneOptions& options) {
+  if (!options.merge.empty()) return merge(options);
+  auto tasks = options.problems.tasks(options.workloads);
+  if (!tasks.ok()) return tasks.status();
+  *tasks = share_of(*std::move(tasks), options.share.index, options.share.count);
+  const auto target = resolve(options.target);
+  if (!target.ok()) return target.status();
+  const std::string path = output_path(options, *target);
+  const auto nvrtc = nvrtc_version();
+  if (!nvrtc.ok()) return {StatusCode::compile, nvrtc.status().message()};
+
+  Progress progress(options.quiet);
+  CubinCache cache(options.cache.empty() ? CubinCache::default_folder() : options.cache);
+  const bool measured = target->device.has_value();
+  auto tuned = measured ? tune_measured(options, *target, *std::move(tasks), path, cache, progress)
+                        : tune_by_model(options, *target, *tasks, cache, progress);
+  if (!tuned.ok()) return tuned.status();
+
+  tuned->table.origin = {.tool = fmt::format("gla-tune {}", version()),
+                         .nvrtc = *nvrtc,
+                         .templates_hash = std::string(templates_hash()),
+                         .date = now_utc(),
+                         .command = own_command_line(),
+                         .measured = measured};
+  GLA_RETURN_IF_ERROR(write_table(tuned->table, path));
+  // Reading it back is the proof that the runtime will take it.
+  if (const auto back = read_table(path); !back.ok()) return {StatusCode::internal, back.status().message()};
+  if (measured && !options.keep_journal) {
+    std::error_code ignored;
+    std::filesystem::remove(path + ".journal", ignored);
+  }
+  fmt::print("{}\n{} in {}\n", format_report(tuned->table, tuned->runner_up_seconds), path,
+             format_duration(progress.elapsed()));
+  return {};
+}
+
+int run_tune(const TuneOptions& options) {
+  const Status status = tune(options);
+  return status.ok() ? kExitOk : fail(status);
+}
+
+}  // namespace
+
+void add_tune_command(CLI::App& app, int& exit_code) {
+  add_command<TuneOptions>(app, exit_code, "tune", "Find the fastest variants and write the dispatch table",
+                           run_tune)
+      .footer(
+          "Without a GPU, or with --arch, nothing is measured: kernels are compiled and ranked by the cost "
+          "model.\n"
+          "An interrupted run resumes from the journal beside its table when the same command is given "
+          "again.\n\n"
+          "Examples:\n"
+          "  gla-tune tune\n"
+          "  gla-tune tune --head-dims 128 --dtype bf16,fp16 --workload B4,T4096,H16 --budget 90s\n"
+          "  gla-tune tune --arch sm_90a -o sm_90a.yaml\n"
+          "  gla-tune tune --device 1 --share 2/2 -o b.yaml && gla-tune tune --merge a.yaml b.yaml -o "
+          "all.yaml");
+}
+
+}  // namespace gla

@@ -1,0 +1,36 @@
+// The options of gla-tune tune.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "commands/options.h"
+
+namespace gla {
+
+/// "90", "90s", "7m30s", "1h": seconds.
+Result<double> parse_duration(std::string_view text);
+
+/// "2/4": the second of four shares.
+struct Share {
+  int index = 1;
+  int count = 1;
+};
+Result<Share> parse_share(std::string_view text);
+
+struct TuneOptions {
+  ProblemOptions problems;
+  TargetOptions target;
+  std::vector<std::string> workloads;
+  double budget_seconds = 450;  ///< of wall time, everything included
+  int compile_top = 4;
+  Share share;
+  std::vector<std::string> merge;
+  std::string output, cache;
+  unsigned jobs = 0;
+  bool keep_journal = false, quiet = false;
+
+  void add_to(CLI::App& command);
+};
+
+}  // namespace gla
