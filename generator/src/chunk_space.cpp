@@ -99,6 +99,65 @@ std::vector<std::int16_t> parts(DType dtype) {
   return {2, 3};
 }
 
+/// Warp instructions of one block for one chunk, and how unevenly the score blocks fall on the warps.
+struct ChunkCost {
+  double instructions = 0;
+  double score_instructions = 0;
+  double score_imbalance = 1;  ///< rounds needed over rounds if they divided evenly
+};
+
+/// Counted off the template's loops; the weights of the parts are a fit to 450 variants on an H200
+/// (bench/results/model-fit-h200-2026-11-22.json, docs/performance.md), and only the order of predictions is trusted.
+ChunkCost cost_of(const ChunkShape& s) {
+  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 20.6, kPairPart = 12;
+  const double c = s.chunk, k = s.padded_k(), v = s.tile_v, heads = s.group_tile;
+  const double warps = s.warps_v * s.warps_k;
+  const double tokens16 = c / 16, triangle = tokens16 * (tokens16 + 1) / 2;
+  const auto terms = [](int parts) { return parts * (parts + 1) / 2.0; };
+  const double v_terms = s.element_is_bf16 ? s.state_parts : terms(s.state_parts);
+
+  const double scores = triangle * k / 16 * 2 * terms(s.score_parts);
+  const double outputs = k / 16 * v / 16 * c / 8 * terms(s.state_parts) + v / 16 * triangle * 2 * v_terms;
+  const double updates = tokens16 * v / 16 * k / 8 * v_terms;
+  const double load_matrix =
+      heads * triangle * k / 16 * 2 * s.score_parts +
+      s.warps_v * s.state_parts * (heads * (k / 16 * tokens16 + triangle) + k / 16 * tokens16) +
+      v / 16 * tokens16 * 2 * s.warps_k;
+  const double operand_pairs = c * k / 2 / 32 * (1 + heads) / 2;
+  const double operands = operand_pairs * (kPair + kPairPart * s.operand_parts());
+  const double copies =
+      ((1 + heads) * k * s.element_bytes + k * s.gate_bytes + v * s.element_bytes) * c / 16 / 32 * 12;
+  const double state_scaling = k * v / 32 * 3 + k / 8 * warps;
+  const double output_rows = heads * c * v / 32 * (3 + s.warps_k);
+  const double groups = s.token_groups(s.chunk);
+  const double gate_sums = s.gate_bytes ? k / 32 * groups * 12 + k / 2 * groups / 32 * (groups * 10 + 30) : 0;
+
+  ChunkCost cost;
+  cost.score_instructions = heads * scores * kMma;
+  cost.instructions = cost.score_instructions + (heads * outputs + updates) * kMma +
+                      load_matrix * kLoadMatrix + operands + copies + state_scaling + output_rows + gate_sums;
+  cost.score_imbalance = std::ceil(triangle / warps) / (triangle / warps);
+  return cost;
+}
+
+/// Cycles per chunk until `blocks` blocks, all walking at once or in waves, have each done one.
+double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, int resident,
+                   const Architecture& architecture) {
+  constexpr double kSchedulers = 4, kIssuePerWarp = 0.132, kMostIssue = 0.186, kLoadLatency = 4700;
+  const double warps = s.warps_v * s.warps_k;
+  const auto rate = [&](double resident_blocks) {
+    return kSchedulers * std::min(kMostIssue, kIssuePerWarp * warps * resident_blocks / kSchedulers);
+  };
+  const double alone = (cost.instructions + (cost.score_imbalance - 1) * cost.score_instructions) / rate(1) +
+                       (s.stages == 1 ? kLoadLatency * (s.async_copy ? 1.0 : 1.5) : 0);
+  const double per_multiprocessor = blocks / architecture.multiprocessors;
+  const double full_rounds = std::floor(per_multiprocessor / resident);
+  const double rest = std::ceil(per_multiprocessor - full_rounds * resident);
+  double cycles = full_rounds * std::max(alone, cost.instructions * resident / rate(resident));
+  if (rest > 0) cycles += std::max(alone, cost.instructions * rest / rate(rest));
+  return cycles;
+}
+
 /// Tokens per segment: a multiple of the chunk.
 std::int64_t segment_tokens(const Variant& variant, const Workload& workload) {
   const std::int64_t chunk = variant[Parameter::chunk];
@@ -232,45 +291,36 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
 double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                const Architecture& architecture) {
   const ChunkShape s = shape_of(problem, variant);
-  const std::size_t shared = static_cast<std::size_t>(ChunkLayout(s).total);
-  const int registers = std::max(
-      estimated_chunk_registers(problem, variant),
-      architecture.registers_per_multiprocessor / (s.threads() * variant[Parameter::min_blocks]) > 255 ? 0
-                                                                                                       : 16);
-  const int resident = std::max(1, occupancy(architecture, s.threads(), registers, shared));
+  const LaunchPlan launches = plan_chunk(problem, variant, workload);
   const bool segmented = variant.family == Family::segmented;
-  const LaunchPlan launch_plan = plan_chunk(problem, variant, workload);
+  const double segments = segmented ? static_cast<double>(launches.segments) : 1.0;
+  const double sequence_tokens =
+      static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
+  const double walk_tokens =
+      segmented ? std::min(sequence_tokens, static_cast<double>(launches.segment_tokens)) : sequence_tokens;
+  const double chunks = std::ceil(walk_tokens / s.chunk);
+  const double heads = static_cast<double>(workload.sequences * workload.heads);
+  const double blocks = heads * tiles_v(s) * (problem.group / s.group_tile) * segments;
 
-  // Cycles of one multiprocessor per chunk and block.
-  const double c = s.chunk, k = s.padded_k(), v = s.tile_v, g = s.group_tile;
-  const auto terms = [](int p) { return p * (p + 1) / 2.0; };
-  const double product_terms = s.element_is_bf16 ? s.state_parts : terms(s.state_parts);
-  const double mma_flops = g * (c * c * k * terms(s.score_parts) + 2 * c * k * v * terms(s.state_parts) +
-                                c * c * v * product_terms) +
-                           2 * c * k * v * product_terms;
-  const double tensor =
-      mma_flops / (architecture.tensor_rate / architecture.multiprocessors / architecture.clock_hz);
-  const double operands = (1 + g) * c * k * (s.gate_bytes ? 3.0 : 1.0) * s.operand_parts() / 16.0;
-  const double loads = s.warps_v * (g * c * k * s.state_parts + g * c * c / 2 + c * k) * 2 / 128.0 +
-                       c * v * s.warps_k * 4 / 128.0 + g * (c / 16 + 1) * c * k * s.score_parts * 4 / 128.0;
-  const double work = tensor + operands + loads;
-  constexpr double kBarrierCycles = 250;
-  const double latency =
-      kBarrierCycles * (4 + 2 * g) + 12.0 * c / s.token_groups(s.chunk) + (s.stages == 1 ? 1200.0 : 0.0);
-  const double per_chunk = std::max(resident * work, work + latency);
-
-  const double chunks = std::ceil(static_cast<double>(workload.tokens) /
-                                  static_cast<double>(workload.packed ? workload.sequences : 1) / c);
-  const double walks = segmented ? static_cast<double>(launch_plan.segments) : 1.0;
-  const double blocks = static_cast<double>(workload.sequences * workload.heads) * tiles_v(s) *
-                        (problem.group / s.group_tile) * walks;
-  const double waves = std::ceil(blocks / (architecture.multiprocessors * resident));
-  const double state_pass = segmented ? 1.55 : 1.0;
-  const double compute = waves * std::ceil(chunks / walks) * per_chunk * state_pass / architecture.clock_hz;
-  const double workspace = segmented ? 4.0 * static_cast<double>(launch_plan.workspace_bytes) : 0.0;
-  const double moved = floor_bytes(problem, workload, true) * (segmented ? 1.6 : 1.0) + workspace;
-  const double launches = segmented ? 6e-6 : 2e-6;
-  return std::max(compute, moved / architecture.copy_bandwidth) + launches;
+  const ChunkCost cost = cost_of(s);
+  const int resident =
+      std::max(1, occupancy(architecture, s.threads(), estimated_chunk_registers(problem, variant),
+                            static_cast<std::size_t>(ChunkLayout(s).total)));
+  double seconds = walk_cycles(s, cost, blocks, resident, architecture) * chunks / architecture.clock_hz;
+  double moved = floor_bytes(problem, workload, true);
+  if (segmented) {
+    constexpr double kStatesPass = 0.6;  // no queries, no scores, no outputs
+    constexpr double kExtraLaunches = 5e-6;
+    const double state_blocks = heads * tiles_v(s) * (segments - 1);
+    const double states =
+        walk_cycles(s, cost, state_blocks, resident, architecture) * chunks / architecture.clock_hz;
+    moved += 4.0 * static_cast<double>(launches.workspace_bytes);
+    seconds += kStatesPass * states +
+               4.0 * static_cast<double>(launches.workspace_bytes) / architecture.copy_bandwidth +
+               kExtraLaunches;
+  }
+  constexpr double kLaunch = 2e-6;
+  return std::max(seconds, moved / architecture.copy_bandwidth) + kLaunch;
 }
 
 }  // namespace gla
