@@ -44,7 +44,7 @@ typedef void (*gla_log_callback)(void* user, gla_log_level level, const char* me
 typedef struct gla_context_options {
   size_t struct_size;
   int device;
-  const char* table;     /* NULL: found as gla.hpp says */
+  const char* table;     /* a path, or "none"; NULL: found as gla.hpp says */
   const char* cache_dir; /* NULL: default */
   int max_multiprocessors;
   gla_log_callback log; /* NULL: none */
@@ -79,15 +79,18 @@ GLA_API const char* gla_version(void);
 GLA_API const char* gla_last_error(void);
 GLA_API const char* gla_status_name(gla_status status);
 
+/* A struct_size smaller than this header's is refused; in a larger one, what this library does not know must be 0. */
 GLA_API gla_status gla_context_create(const gla_context_options* options, gla_context** context);
+/* The streams that it was used on must be done. NULL is ignored. */
 GLA_API void gla_context_destroy(gla_context* context);
 
+/* Here and below, of the call's pointers only whether gk, gv and cu_seqlens are NULL matters, except in gla_forward. */
 GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation,
                                        const gla_forward_call* call, size_t* bytes);
 /* stream: CUstream or cudaStream_t. */
 GLA_API gla_status gla_forward(gla_context* context, gla_operation operation, const gla_forward_call* call,
                                void* workspace, size_t workspace_size, void* stream);
-/* Compiles and loads what `call` needs without launching (pointers may be NULL). */
+/* Compiles and loads what `call` needs without launching. */
 GLA_API gla_status gla_prepare(gla_context* context, gla_operation operation, const gla_forward_call* call);
 /* Pins the variant written as in the table ("fused chunk=64 ..."); NULL unpins. */
 GLA_API gla_status gla_pin(gla_context* context, gla_operation operation, const gla_forward_call* call,
