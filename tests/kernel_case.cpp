@@ -60,20 +60,64 @@ std::vector<float> values(std::int64_t count, DType dtype, std::uint64_t seed, F
   return result;
 }
 
+/// How a [B, T, heads, channels] tensor lies in memory.
+struct Layout {
+  std::int64_t batch, tokens, heads, channels;
+  bool head_major;
+
+  Tensor tensor(const GuardedMemory& memory) const {
+    return {memory.data(), tokens * heads * channels, head_major ? channels : heads * channels,
+            head_major ? tokens * channels : channels};
+  }
+
+  /// Calls copy(first byte of a row in [B, T, heads, channels] order, its first byte in memory, bytes) for all rows.
+  template <class Copy>
+  void each_row(std::size_t element_bytes, Copy copy) const {
+    const std::size_t row_bytes = static_cast<std::size_t>(channels) * element_bytes;
+    std::size_t dense = 0;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        for (std::int64_t h = 0; h < heads; ++h) {
+          const std::int64_t row = head_major ? (b * heads + h) * tokens + t : (b * tokens + t) * heads + h;
+          copy(dense, static_cast<std::size_t>(row) * row_bytes, row_bytes);
+          dense += row_bytes;
+        }
+      }
+    }
+  }
+};
+
 /// Memory that ends where the values end.
 GuardedMemory guarded(std::span<const float> floats, DType dtype) {
   const std::vector<std::byte> bytes = encode(dtype, floats);
   GuardedMemory memory(bytes.size(), kTensorAlignment);
-  std::memcpy(memory.data(), bytes.data(), bytes.size());
+  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(memory.data()));
   return memory;
 }
 
-std::vector<float> floats_of(const GuardedMemory& memory, DType dtype) {
-  return decode(dtype, {reinterpret_cast<const std::byte*>(memory.data()), memory.size()});
+/// The same in a layout. An absent tensor has no values.
+GuardedMemory guarded(std::span<const float> floats, DType dtype, const Layout& layout) {
+  const std::vector<std::byte> bytes = encode(dtype, floats);
+  GuardedMemory memory(bytes.size(), kTensorAlignment);
+  if (bytes.empty()) return memory;
+  layout.each_row(size_of(dtype), [&](std::size_t dense, std::size_t place, std::size_t count) {
+    std::memcpy(memory.data() + place, bytes.data() + dense, count);
+  });
+  return memory;
 }
 
-Tensor tensor(const GuardedMemory& memory, std::int64_t tokens, std::int64_t heads, std::int64_t channels) {
-  return {memory.data(), tokens * heads * channels, heads * channels, channels};
+std::vector<std::byte> bytes_of(const GuardedMemory& memory) {
+  const auto* first = reinterpret_cast<const std::byte*>(memory.data());
+  return {first, first + memory.size()};
+}
+
+/// What lies in a layout, in the order [B, T, heads, channels].
+std::vector<std::byte> bytes_of(const GuardedMemory& memory, DType dtype, const Layout& layout) {
+  std::vector<std::byte> bytes(memory.size());
+  layout.each_row(size_of(dtype), [&](std::size_t dense, std::size_t place, std::size_t count) {
+    std::memcpy(bytes.data() + dense, memory.data() + place, count);
+  });
+  return bytes;
 }
 
 GuardedMemory cumulative_lengths(const std::vector<std::int64_t>& lengths, bool as_int64) {
@@ -152,11 +196,18 @@ KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const Lau
     return static_cast<std::size_t>(count) * size_of(dtype);
   };
 
-  const GuardedMemory q = guarded(in.q, problem.dtype);
-  const GuardedMemory k = guarded(in.k, problem.dtype);
-  const GuardedMemory v = guarded(in.v, problem.dtype);
-  const GuardedMemory gk = guarded(in.gk, problem.gate_dtype);
-  const GuardedMemory gv = guarded(in.gv, problem.gate_dtype);
+  const auto layout = [&](std::int64_t heads, std::int64_t channels) {
+    return Layout{in.batch, in.tokens, heads, channels, c.head_major};
+  };
+  const Layout q_layout = layout(query_heads, dim_k);
+  const Layout k_layout = layout(in.heads, dim_k);
+  const Layout v_layout = layout(in.heads, dim_v);
+  const Layout o_layout = layout(query_heads, dim_v);
+  const GuardedMemory q = guarded(in.q, problem.dtype, q_layout);
+  const GuardedMemory k = guarded(in.k, problem.dtype, k_layout);
+  const GuardedMemory v = guarded(in.v, problem.dtype, v_layout);
+  const GuardedMemory gk = guarded(in.gk, problem.gate_dtype, k_layout);
+  const GuardedMemory gv = guarded(in.gv, problem.gate_dtype, v_layout);
   const GuardedMemory o(bytes(in.batch * in.tokens * query_heads * dim_v, problem.dtype), kTensorAlignment);
   const GuardedMemory initial_state = guarded(in.initial_state, problem.state_dtype);
   const GuardedMemory separate_state(bytes(in.sequences() * in.heads * dim_k * dim_v, problem.state_dtype),
@@ -166,12 +217,12 @@ KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const Lau
   unsigned long long paths[3] = {};
 
   KernelArgs args;
-  args.q = tensor(q, in.tokens, query_heads, dim_k);
-  args.k = tensor(k, in.tokens, in.heads, dim_k);
-  args.v = tensor(v, in.tokens, in.heads, dim_v);
-  if (problem.gate_k) args.gk = tensor(gk, in.tokens, in.heads, dim_k);
-  if (problem.gate_v) args.gv = tensor(gv, in.tokens, in.heads, dim_v);
-  args.o = tensor(o, in.tokens, query_heads, dim_v);
+  args.q = q_layout.tensor(q);
+  args.k = k_layout.tensor(k);
+  args.v = v_layout.tensor(v);
+  if (problem.gate_k) args.gk = k_layout.tensor(gk);
+  if (problem.gate_v) args.gv = v_layout.tensor(gv);
+  args.o = o_layout.tensor(o);
   if (!in.initial_state.empty()) args.initial_state = initial_state.data();
   if (c.final_state) args.final_state = final_state.data();
   if (!in.cu_seqlens.empty()) args.cu_seqlens = cu_seqlens.data();
@@ -184,11 +235,13 @@ KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const Lau
   launch(args, {in.sequences(), in.heads, in.tokens, !in.cu_seqlens.empty()}, c.options);
 
   KernelResult result;
-  result.o = floats_of(o, problem.dtype);
-  if (c.final_state) result.final_state = floats_of(final_state, problem.state_dtype);
+  const std::vector<std::byte> o_bytes = bytes_of(o, problem.dtype, o_layout);
+  result.o = decode(problem.dtype, o_bytes);
+  if (c.final_state) result.final_state = decode(problem.state_dtype, bytes_of(final_state));
+  const std::size_t used = bytes(used_tokens(in) * query_heads * dim_v, problem.dtype);
   result.untouched = o.end_intact() && final_state.end_intact() &&
-                     std::all_of(o.data() + bytes(used_tokens(in) * query_heads * dim_v, problem.dtype),
-                                 o.data() + o.size(), [](unsigned char byte) { return byte == 0xff; });
+                     std::all_of(o_bytes.begin() + static_cast<std::ptrdiff_t>(used), o_bytes.end(),
+                                 [](std::byte byte) { return byte == std::byte{0xff}; });
   std::copy(std::begin(paths), std::end(paths), result.paths);
   return result;
 }

@@ -28,6 +28,7 @@ struct KernelCase {
   bool initial_state = true;
   bool final_state = true;
   bool in_place = false;         ///< final_state is initial_state's memory
+  bool head_major = false;       ///< tensors lie in memory as [B, H, T, D], not as [B, T, H, D]
   std::optional<float> scale{};  ///< K^-0.5
   std::uint64_t seed = 1;
   emulator::Options options{};

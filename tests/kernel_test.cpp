@@ -206,6 +206,18 @@ TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
   CHECK(paths(Gates::hundred) == std::vector<std::int64_t>{0, 0, 8});
 }
 
+TEST_CASE("tensors may lie head by head") {
+  Problem problem = chunk_problem(DType::bf16, 32, 48, 2);
+  const KernelCase c{.batch = 2, .tokens = 70, .heads = 3, .head_major = true};
+  expect_right(problem, c,
+               kernel_of(problem, chunk_variant(problem, {.tile_v = 16, .warps_v = 1, .warps_k = 2})));
+  problem.operation = Operation::recurrent_forward;
+  problem.gate_v = true;
+  expect_right(
+      problem, c,
+      kernel_of(problem, variant(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
+}
+
 TEST_CASE("the final state may take the initial state's place") {
   for (const bool v_first : {false, true}) {
     Problem problem = chunk_problem(DType::bf16, 32, 48, 2);
