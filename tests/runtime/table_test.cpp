@@ -153,6 +153,23 @@ TEST_CASE("what is not YAML, not a mapping or more than one document is refused"
   CHECK_FALSE(parse_table(format_table(sample_table()) + "---\nschema: 1\n", "t").ok());
 }
 
+TEST_CASE("the example of docs/table.md is a legal table") {
+  const std::string page = *read_file(GLA_SOURCE_DIR "/docs/table.md");
+  const std::size_t begin = page.find("```yaml\n") + 8;
+  const Result<Table> read = parse_table(page.substr(begin, page.find("```", begin) - begin), "docs/table.md");
+  INFO(read.status().message());
+  CHECK(read.ok());
+}
+
+TEST_CASE("every table that ships is legal") {
+  for (const auto& entry : std::filesystem::directory_iterator(GLA_SOURCE_DIR "/tables")) {
+    if (entry.path().extension() != ".yaml") continue;
+    const Result<Table> read = read_table(entry.path().string());
+    INFO(read.status().message());
+    CHECK(read.ok());
+  }
+}
+
 TEST_CASE("a table is written whole or not at all") {
   const TemporaryFolder folder;
   const std::string path = (folder.path() / "deeper" / "gpu.yaml").string();
