@@ -119,6 +119,21 @@ void Journal::remember(const Json& line) {
   }
 }
 
+std::vector<Variant> Journal::variants(const Problem& problem) const {
+  const std::string name = to_string(problem);
+  std::set<std::string> texts;
+  const auto collect = [&](const auto& map) {
+    for (auto entry = map.lower_bound({name, {}}); entry != map.end() && entry->first.first == name; ++entry)
+      texts.insert(entry->first.second);
+  };
+  collect(verdicts_);
+  collect(refusals_);
+  std::vector<Variant> found;
+  for (const std::string& text : texts)
+    if (const auto variant = parse_variant(text); variant.ok()) found.push_back(*variant);
+  return found;
+}
+
 const Verdict* Journal::verdict(const Problem& problem, const Variant& variant) const {
   return find_in(verdicts_, VariantKey{to_string(problem), to_string(variant)});
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "gla/generator/problem.h"
 #include "gla/generator/status.h"
@@ -41,6 +42,8 @@ class Journal {
   const std::string& note() const { return note_; }
   std::size_t records() const { return verdicts_.size() + timings_.size() + refusals_.size(); }
 
+  /// The variants of a problem that something is known of.
+  std::vector<Variant> variants(const Problem& problem) const;
   /// What is known of a variant, or null.
   const Verdict* verdict(const Problem& problem, const Variant& variant) const;
   const Refusal* refusal(const Problem& problem, const Variant& variant) const;

@@ -43,9 +43,8 @@ ProblemTuner::ProblemTuner(const TuningBench& bench, TuningTask task)
 }
 
 void ProblemTuner::absorb_journal() {
-  for (const Variant& variant : space_) {
-    Record& record = records_[variant];
-    record.timings.resize(task_.workloads.size());
+  for (const Variant& variant : bench_.journal.variants(task_.problem)) {
+    Record& record = record_of(variant);
     if (const Refusal* refusal = bench_.journal.refusal(task_.problem, variant)) record.refusal = *refusal;
     if (const Verdict* verdict = bench_.journal.verdict(task_.problem, variant)) record.verdict = *verdict;
     if (!record.verdict) continue;
@@ -55,11 +54,22 @@ void ProblemTuner::absorb_journal() {
   }
 }
 
+ProblemTuner::Record& ProblemTuner::record_of(const Variant& variant) {
+  Record& record = records_[variant];
+  record.timings.resize(task_.workloads.size());
+  return record;
+}
+
+bool ProblemTuner::known(const Variant& variant) const {
+  const auto found = records_.find(variant);
+  return found != records_.end() && found->second.complete();
+}
+
 std::vector<Variant> ProblemTuner::untried(std::size_t most) const {
   std::vector<Variant> found;
   for (const Variant& variant : ranked_) {
     if (found.size() == most) break;
-    if (!records_.at(variant).complete()) found.push_back(variant);
+    if (!known(variant)) found.push_back(variant);
   }
   return found;
 }
@@ -71,9 +81,8 @@ std::vector<Variant> ProblemTuner::winners_neighbours() const {
       const Best winner = best(w, accuracy);
       if (winner.variant == nullptr) continue;
       for (const Variant& variant : neighbours(*winner.variant, space_)) {
-        const bool known =
-            records_.at(variant).complete() || std::find(found.begin(), found.end(), variant) != found.end();
-        if (!known) found.push_back(variant);
+        const bool listed = std::find(found.begin(), found.end(), variant) != found.end();
+        if (!listed && !known(variant)) found.push_back(variant);
       }
     }
   }
@@ -121,7 +130,7 @@ Status ProblemTuner::explore(std::vector<Variant> candidates, double until) {
 }
 
 Status ProblemTuner::try_variant(const Variant& variant) {
-  Record& record = records_.at(variant);
+  Record& record = record_of(variant);
   if (record.complete()) return {};
   const auto compiled = bench_.pool.outcome(task_.problem, variant);
   if (!compiled.ok()) return refuse(variant, record, {"compile", compiled.status().message()});

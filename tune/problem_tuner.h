@@ -59,6 +59,8 @@ class ProblemTuner {
   };
 
   void absorb_journal();
+  Record& record_of(const Variant& variant);
+  bool known(const Variant& variant) const;  ///< nothing left to learn of it
   std::vector<Variant> untried(std::size_t most) const;
   std::vector<Variant> winners_neighbours() const;
   Status explore(std::vector<Variant> candidates, double until);
@@ -73,7 +75,7 @@ class ProblemTuner {
   TuningBench bench_;
   TuningTask task_;
   std::vector<Variant> space_, ranked_;
-  std::map<Variant, Record> records_;
+  std::map<Variant, Record> records_;  ///< of variants that were tried
   std::string label_;
   double run_deadline_ = 0;
 };

@@ -1,6 +1,8 @@
 #include "search.h"
 
 #include <algorithm>
+#include <limits>
+#include <map>
 #include <optional>
 
 #include "gla/generator/model.h"
@@ -9,20 +11,27 @@
 namespace gla {
 namespace {
 
-/// Indices of the variants meant for the class, least predicted seconds first.
-std::vector<std::size_t> ranking(const Problem& problem, std::span<const Variant> space,
-                                 const Workload& workload, Accuracy accuracy,
-                                 const Architecture& architecture) {
-  std::vector<std::pair<double, std::size_t>> order;
-  for (std::size_t i = 0; i < space.size(); ++i) {
-    if (!meant_for(problem, space[i], accuracy)) continue;
-    order.emplace_back(predicted_seconds(problem, space[i], workload, architecture), i);
+constexpr double kFamilyMargin = 4;  // the model is not trusted to tell families apart more finely
+
+/// Indices into the space, least predicted seconds first.
+using Ranking = std::vector<std::size_t>;
+
+/// The rankings of a workload and class, one per family that is not far behind.
+std::vector<Ranking> rankings(const Problem& problem, std::span<const Variant> space,
+                              std::span<const double> seconds, Accuracy accuracy) {
+  std::map<Family, Ranking> families;
+  for (std::size_t i = 0; i < space.size(); ++i)
+    if (meant_for(problem, space[i], accuracy)) families[space[i].family].push_back(i);
+  double best = std::numeric_limits<double>::infinity();
+  for (auto& [family, ranking] : families) {
+    std::stable_sort(ranking.begin(), ranking.end(),
+                     [&](std::size_t a, std::size_t b) { return seconds[a] < seconds[b]; });
+    best = std::min(best, seconds[ranking.front()]);
   }
-  std::sort(order.begin(), order.end());
-  std::vector<std::size_t> indices;
-  indices.reserve(order.size());
-  for (const auto& entry : order) indices.push_back(entry.second);
-  return indices;
+  std::vector<Ranking> found;
+  for (auto& [family, ranking] : families)
+    if (seconds[ranking.front()] <= kFamilyMargin * best) found.push_back(std::move(ranking));
+  return found;
 }
 
 /// The one parameter in which two variants of a family differ; none if there are several or they are equal.
@@ -41,14 +50,19 @@ std::optional<std::size_t> only_difference(const Variant& a, const Variant& b) {
 
 std::vector<Variant> ranked(const Problem& problem, std::span<const Variant> space,
                             std::span<const Workload> workloads, const Architecture& architecture) {
-  std::vector<std::vector<std::size_t>> rankings;
-  for (const Workload& workload : workloads)
+  std::vector<Ranking> all;
+  for (const Workload& workload : workloads) {
+    std::vector<double> seconds;
+    seconds.reserve(space.size());
+    for (const Variant& variant : space)
+      seconds.push_back(predicted_seconds(problem, variant, workload, architecture));
     for (const Accuracy accuracy : {Accuracy::standard, Accuracy::fast})
-      rankings.push_back(ranking(problem, space, workload, accuracy, architecture));
+      for (Ranking& ranking : rankings(problem, space, seconds, accuracy)) all.push_back(std::move(ranking));
+  }
   std::vector<Variant> order;
   std::vector<bool> taken(space.size(), false);
   for (std::size_t place = 0; place < space.size(); ++place) {
-    for (const auto& one : rankings) {
+    for (const Ranking& one : all) {
       if (place >= one.size() || taken[one[place]]) continue;
       taken[one[place]] = true;
       order.push_back(space[one[place]]);

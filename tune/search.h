@@ -10,8 +10,9 @@
 
 namespace gla {
 
-/// Variants of `space`, best predicted first: the rankings of all workloads and both accuracy classes taken in turn,
-/// so that the first few hold the favourites of each.
+/// Variants of `space`, best predicted first: the rankings of all workloads, both accuracy classes and every family are
+/// taken in turn, so that the first few hold the favourites of each. A family that the model puts far behind on a
+/// workload has no turn there.
 std::vector<Variant> ranked(const Problem& problem, std::span<const Variant> space,
                             std::span<const Workload> workloads, const Architecture& architecture);
 
