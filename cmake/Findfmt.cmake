@@ -14,6 +14,5 @@ if(fmt_FOUND)
   add_library(fmt::fmt INTERFACE IMPORTED)
   set_target_properties(fmt::fmt PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES ${fmt_INCLUDE_DIR}
-    INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY
-    INTERFACE_LINK_OPTIONS "-static-libstdc++;-static-libgcc")
+    INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY)
 endif()

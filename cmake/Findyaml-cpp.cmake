@@ -1,5 +1,6 @@
-# yaml-cpp as its own package describes it, under the name yaml-cpp::yaml-cpp that 0.8 gave it; with
-# GLA_STATIC_DEPENDENCIES its archive, libyaml-cpp.a.
+# yaml-cpp as its own package describes it, under the name yaml-cpp::yaml-cpp that 0.8 gave it. With GLA_STATIC_DEPENDENCIES
+# its archive, libyaml-cpp.a, and yaml-cpp::shared beside it: distributions build the archive for programs, not for shared
+# libraries.
 if(TARGET yaml-cpp::yaml-cpp)
   set(yaml-cpp_FOUND TRUE)
   return()
@@ -15,9 +16,12 @@ endif()
 find_path(yaml-cpp_INCLUDE_DIR yaml-cpp/yaml.h)
 find_library(yaml-cpp_ARCHIVE libyaml-cpp.a)
 include(FindPackageHandleStandardArgs)
-find_package_handle_standard_args(yaml-cpp REQUIRED_VARS yaml-cpp_ARCHIVE yaml-cpp_INCLUDE_DIR)
+find_library(yaml-cpp_SHARED libyaml-cpp.so)
+find_package_handle_standard_args(yaml-cpp REQUIRED_VARS yaml-cpp_ARCHIVE yaml-cpp_SHARED yaml-cpp_INCLUDE_DIR)
 if(yaml-cpp_FOUND)
   add_library(yaml-cpp::yaml-cpp STATIC IMPORTED)
   set_target_properties(yaml-cpp::yaml-cpp PROPERTIES
     IMPORTED_LOCATION ${yaml-cpp_ARCHIVE} INTERFACE_INCLUDE_DIRECTORIES ${yaml-cpp_INCLUDE_DIR})
+  add_library(yaml-cpp::shared UNKNOWN IMPORTED)
+  set_target_properties(yaml-cpp::shared PROPERTIES IMPORTED_LOCATION ${yaml-cpp_SHARED})
 endif()
