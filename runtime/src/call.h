@@ -1,4 +1,5 @@
-// A ForwardCall taken apart: what is compiled for, what varies, what the kernels receive, and whether it may be made.
+// A ForwardCall taken apart: what is compiled for, what varies, what the kernels receive, and whether it may
+// be made.
 #pragma once
 
 #include "args.h"
@@ -8,7 +9,8 @@
 
 namespace gla {
 
-/// Precondition of the first two: check_shapes() is ok. gk and gv count as present when their pointers are not null.
+/// Precondition of the first two: check_shapes() is ok. gk and gv count as present when their pointers are
+/// not null.
 Problem problem_of(Operation operation, const ForwardCall& call);
 Workload workload_of(const ForwardCall& call);
 

@@ -17,8 +17,8 @@ struct Header {
   std::string text;
 };
 
-/// NVRTC finds a header in memory by its literal name only: in the headers of a folder, names relative to that folder
-/// become names from the root, as a compiler that reads files would resolve them.
+/// NVRTC finds a header in memory by its literal name only: in the headers of a folder, names relative to
+/// that folder become names from the root, as a compiler that reads files would resolve them.
 std::string with_names_from_root(const EmbeddedFile& file) {
   const std::size_t slash = file.name.rfind('/');
   std::string text(file.text);

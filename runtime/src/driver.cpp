@@ -12,8 +12,8 @@ namespace {
 #define GLA_TEXT_OF(symbol) #symbol
 #define GLA_TEXT(symbol) GLA_TEXT_OF(symbol)
 
-/// cuda.h maps names to versioned symbols, and decltype and text follow the mapping. One symbol of CUDA 13's header is
-/// younger than the drivers that serve it and has the signature of its predecessor.
+/// cuda.h maps names to versioned symbols, and decltype and text follow the mapping. One symbol of CUDA 13's
+/// header is younger than the drivers that serve it and has the signature of its predecessor.
 void* resolve(void* library, const char* symbol) {
   if (void* found = dlsym(library, symbol)) return found;
   if (std::string_view(symbol) == "cuEventElapsedTime_v2") return dlsym(library, "cuEventElapsedTime");

@@ -46,8 +46,8 @@ gla_status guarded(Body body) noexcept {
   }
 }
 
-/// Reads a caller's struct of another size: a smaller one is from before version 1; in a larger one, what this version does
-/// not know must be 0, so that no request is ignored silently.
+/// Reads a caller's struct of another size: a smaller one is from before version 1; in a larger one, what
+/// this version does not know must be 0, so that no request is ignored silently.
 template <class Struct>
 Status read_struct(const Struct* given, std::string_view name, Struct& out) {
   if (given == nullptr) return gla::invalid_argument(fmt::format("{} is NULL", name));

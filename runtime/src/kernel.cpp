@@ -8,7 +8,8 @@
 namespace gla {
 namespace {
 
-/// Loading is allowed while another stream of this thread is being captured: relax the capture mode for the scope.
+/// Loading is allowed while another stream of this thread is being captured: relax the capture mode for the
+/// scope.
 class RelaxedCapture {
  public:
   explicit RelaxedCapture(const driver::Api& api) : api_(api) {

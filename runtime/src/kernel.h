@@ -42,8 +42,8 @@ class LoadedKernels {
   std::vector<CUfunction> functions_;
 };
 
-/// Points the segmented family's arguments into the workspace; nothing for other families. `Plan` is a LaunchPlan or a
-/// FixedPlan.
+/// Points the segmented family's arguments into the workspace; nothing for other families. `Plan` is a
+/// LaunchPlan or a FixedPlan.
 template <class Plan>
 void place_workspace(KernelArgs& args, const Plan& plan, void* workspace) {
   if (plan.segment_tokens == 0) return;

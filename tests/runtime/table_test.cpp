@@ -156,7 +156,8 @@ TEST_CASE("what is not YAML, not a mapping or more than one document is refused"
 TEST_CASE("the example of docs/table.md is a legal table") {
   const std::string page = *read_file(GLA_SOURCE_DIR "/docs/table.md");
   const std::size_t begin = page.find("```yaml\n") + 8;
-  const Result<Table> read = parse_table(page.substr(begin, page.find("```", begin) - begin), "docs/table.md");
+  const Result<Table> read =
+      parse_table(page.substr(begin, page.find("```", begin) - begin), "docs/table.md");
   INFO(read.status().message());
   CHECK(read.ok());
 }

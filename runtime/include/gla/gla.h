@@ -79,12 +79,14 @@ GLA_API const char* gla_version(void);
 GLA_API const char* gla_last_error(void);
 GLA_API const char* gla_status_name(gla_status status);
 
-/* A struct_size smaller than this header's is refused; in a larger one, what this library does not know must be 0. */
+/* A struct_size smaller than this header's is refused; in a larger one, what this library does not know must
+ * be 0. */
 GLA_API gla_status gla_context_create(const gla_context_options* options, gla_context** context);
 /* The streams that it was used on must be done. NULL is ignored. */
 GLA_API void gla_context_destroy(gla_context* context);
 
-/* Here and below, of the call's pointers only whether gk, gv and cu_seqlens are NULL matters, except in gla_forward. */
+/* Here and below, except in gla_forward, of the call's pointers only whether gk, gv and cu_seqlens are NULL
+ * matters. */
 GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation,
                                        const gla_forward_call* call, size_t* bytes);
 /* stream: CUstream or cudaStream_t. */

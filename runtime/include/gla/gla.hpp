@@ -21,8 +21,9 @@ namespace gla {
 using Stream = void*;
 
 /// A device tensor [batch, token, head, channel]. Channels are contiguous; strides count elements. Addresses
-/// must be 16-byte aligned and every stride a multiple of gcd(16 bytes, channels * element size). A stride that is
-/// never stepped over (one batch row, one token, one head) may be anything; a stride of 0 repeats an input.
+/// must be 16-byte aligned and every stride a multiple of gcd(16 bytes, channels * element size). A stride
+/// that is never stepped over (one batch row, one token, one head) may be anything; a stride of 0 repeats an
+/// input.
 struct TensorView {
   void* data = nullptr;
   std::int64_t stride_batch = 0;
@@ -33,9 +34,9 @@ struct TensorView {
 /// The strides of a dense [B, T, heads, channels] tensor.
 TensorView dense(void* data, std::int64_t tokens, std::int64_t heads, std::int64_t channels);
 
-/// One forward call. All pointers are device pointers of the context's device; null where optional and absent.
-/// o may not overlap an input. Limits: K, V up to 512, HQ / H up to 64, N * HQ under 2^31, T up to 2^40; sequences without
-/// tokens are legal, and so are N = 0 and T = 0 (q, k, v and o may then be null).
+/// One forward call. All pointers are device pointers of the context's device; null where optional and
+/// absent. o may not overlap an input. Limits: K, V up to 512, HQ / H up to 64, N * HQ under 2^31, T up to
+/// 2^40; sequences without tokens are legal, and so are N = 0 and T = 0 (q, k, v and o may then be null).
 struct ForwardCall {
   TensorView q;                         ///< [B, T, HQ, K], HQ = G*H
   TensorView k;                         ///< [B, T, H, K]
@@ -89,48 +90,50 @@ using LogCallback = std::function<void(LogLevel, const std::string&)>;
 
 struct ContextOptions {
   int device = 0;  ///< CUDA ordinal; its primary context is used
-  /// Path of a dispatch table, or "none" for the model alone. Empty: GLA_TABLE (likewise), then XDG_CONFIG_HOME/gla-tune/
-  /// tables or ~/.config/gla-tune/tables, then the tables that ship, then the model (docs/table.md).
+  /// Path of a dispatch table, or "none" for the model alone. Empty: GLA_TABLE (likewise), then
+  /// XDG_CONFIG_HOME/gla-tune/tables or ~/.config/gla-tune/tables, then the tables that ship, then the model
+  /// (docs/table.md).
   std::string table;
   std::string cache_dir;  ///< cubin cache; empty: GLA_CACHE_DIR, XDG_CACHE_HOME/gla-tune, ~/.cache/gla-tune
   int max_multiprocessors = 0;  ///< 0: all; otherwise the model and the dispatch assume this many
   LogCallback log;              ///< called from any thread; may be empty
 };
 
-/// Everything for one device: table, loaded kernels, cache. All members are thread-safe. Destroy it when the streams
-/// that it was used on are done: the kernels are unloaded.
+/// Everything for one device: table, loaded kernels, cache. All members are thread-safe. Destroy it when the
+/// streams that it was used on are done: the kernels are unloaded.
 class Context {
  public:
-  /// `cuda` without a driver or GPU, `unsupported` for a GPU below compute capability 8.0, `io` or `format` if a table that
-  /// was named cannot be read.
+  /// `cuda` without a driver or GPU, `unsupported` for a GPU below compute capability 8.0, `io` or `format`
+  /// if a table that was named cannot be read.
   static Result<std::unique_ptr<Context>> create(const ContextOptions& options);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  /// Bytes of workspace that the call needs with the variant that it will get. 0 is common. Of the pointers only the
-  /// presence of gk, gv and cu_seqlens matters. The workspace must be 256-byte aligned; its content does not matter, and
-  /// calls on one stream may share one.
+  /// Bytes of workspace that the call needs with the variant that it will get. 0 is common. Of the pointers
+  /// only the presence of gk, gv and cu_seqlens matters. The workspace must be 256-byte aligned; its content
+  /// does not matter, and calls on one stream may share one.
   Result<std::size_t> workspace_bytes(Operation operation, const ForwardCall& call);
 
-  /// Enqueues the kernels of the call on `stream`. The first call that needs a variant compiles or loads it (never
-  /// while the stream is captured: not_prepared). After that: no allocation, compilation or synchronisation. An argument
-  /// outside what is documented is refused before anything is enqueued, by name.
+  /// Enqueues the kernels of the call on `stream`. The first call that needs a variant compiles or loads it
+  /// (never while the stream is captured: not_prepared). After that: no allocation, compilation or
+  /// synchronisation. An argument outside what is documented is refused before anything is enqueued, by name.
   Status forward(Operation operation, const ForwardCall& call, void* workspace, std::size_t workspace_size,
                  Stream stream);
   Status chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
   Status recurrent_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,
                            Stream stream);
 
-  /// Compiles and loads what these problems need for these workloads, on all cores. Other workloads of the same buckets
-  /// (half an octave in N*H and T) are then prepared too.
+  /// Compiles and loads what these problems need for these workloads, on all cores. Other workloads of the
+  /// same buckets (docs/runtime.md) are then prepared too.
   Status prepare(std::span<const Problem> problems, std::span<const Workload> workloads,
                  Accuracy accuracy = Accuracy::standard);
 
   /// Which variant a call of this problem and workload gets, and why.
   Result<Choice> choose(const Problem& problem, const Workload& workload, Accuracy accuracy) const;
 
-  /// Uses `variant` for every call of `problem` until unpinned. Loads nothing: the next call or prepare() does.
+  /// Uses `variant` for every call of `problem` until unpinned. Loads nothing: the next call or prepare()
+  /// does.
   Status pin(const Problem& problem, const Variant& variant);
   void unpin(const Problem& problem);
 
