@@ -24,9 +24,14 @@ Summary summarize(const std::vector<double>& samples) {
   deviations.reserve(samples.size());
   for (const double sample : samples) deviations.push_back(std::fabs(sample - summary.median));
   summary.noise = median(std::move(deviations)) / summary.median;
-  // Of normal samples, sigma = 1.4826 deviations, and a median's standard error is sqrt(pi/2) sigma /
-  // sqrt(n).
-  summary.uncertainty = 1.4826 * 1.2533 * summary.noise / std::sqrt(static_cast<double>(samples.size()));
+  // The number of samples below the true median is binomial, n/2 +- sqrt(n)/2: so far from the middle, the order
+  // statistics bracket it with one standard error. Unlike the deviation this sees two modes with few samples.
+  std::vector<double> sorted = samples;
+  std::sort(sorted.begin(), sorted.end());
+  const auto count = static_cast<double>(sorted.size());
+  const auto lower = static_cast<std::size_t>(std::floor((count - std::sqrt(count)) / 2));
+  const auto upper = static_cast<std::size_t>(std::ceil((count + std::sqrt(count)) / 2)) - 1;
+  summary.uncertainty = (sorted[upper] - sorted[lower]) / 2 / summary.median;
   return summary;
 }
 

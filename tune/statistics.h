@@ -10,7 +10,7 @@ namespace gla {
 struct Summary {
   double median = 0;
   double noise = 0;        ///< median absolute deviation / median
-  double uncertainty = 0;  ///< relative standard error of the median, estimated from the deviation
+  double uncertainty = 0;  ///< relative standard error of the median, from the order statistics around it
   std::size_t samples = 0;
 };
 

@@ -1,0 +1,115 @@
+// What verification covers, and how it judges.
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "catch.h"
+#include "verification_case.h"
+#include "verifier.h"
+
+using namespace gla;
+
+namespace {
+
+template <class Predicate>
+bool some(const std::vector<VerificationCase>& cases, Predicate predicate) {
+  return std::any_of(cases.begin(), cases.end(), predicate);
+}
+
+CaseInputs::Errors errors_of(double o, double final_state) {
+  CaseInputs::Errors errors;
+  errors.o.overall = errors.o.worst = o;
+  errors.final_state.overall = errors.final_state.worst = final_state;
+  return errors;
+}
+
+}  // namespace
+
+TEST_CASE("the full set covers gates, states, layouts and packings for both operations") {
+  for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
+    Problem problem;
+    problem.operation = operation;
+    const auto cases = full_cases(problem);
+    std::set<std::string> names;
+    for (const VerificationCase& one : cases) names.insert(one.name);
+    CHECK(names.size() == cases.size());
+    for (const Gates gates : kAllGates)
+      CHECK(some(cases, [&](const VerificationCase& one) { return one.gates == gates; }));
+    const std::vector<bool (*)(const VerificationCase&)> wanted{
+        [](const VerificationCase& one) { return !one.initial_state && !one.final_state; },
+        [](const VerificationCase& one) { return one.in_place; },
+        [](const VerificationCase& one) { return one.nan_gate; },
+        [](const VerificationCase& one) { return one.padded && one.cu_seqlens_is_int64; },
+        [](const VerificationCase& one) {
+          return one.padded && !one.cu_seqlens_is_int64 && !one.cu_seqlens.empty();
+        },
+        [](const VerificationCase& one) { return one.problem.state_v_first; },
+        [](const VerificationCase& one) { return one.scale != 0; }};
+    for (const auto predicate : wanted) CHECK(some(cases, predicate));
+    for (const VerificationCase& one : cases) {
+      CHECK(check(one.problem).ok());
+      if (!one.cu_seqlens.empty()) CHECK(one.cu_seqlens.back() == one.tokens);
+    }
+  }
+}
+
+TEST_CASE("the quick set has both ranked gates, states and a packed case") {
+  const auto cases = quick_cases(Problem{});
+  CHECK(some(cases, [](const VerificationCase& one) {
+    return one.gates == Gates::sixteenth && one.cu_seqlens.empty();
+  }));
+  CHECK(some(cases, [](const VerificationCase& one) { return one.gates == Gates::one; }));
+  CHECK(some(cases, [](const VerificationCase& one) { return !one.cu_seqlens.empty(); }));
+}
+
+TEST_CASE("lengths and extents follow cu_seqlens") {
+  VerificationCase one;
+  one.cu_seqlens = {0, 0, 5, 7};
+  one.tokens = 7;
+  one.problem.group = 3;
+  one.problem.state_v_first = true;
+  one.problem.head_dim_k = 16;
+  one.problem.head_dim_v = 32;
+  CHECK(one.sequences() == 3);
+  CHECK(one.lengths() == std::vector<std::int64_t>{0, 5, 2});
+  CHECK(one.workload() == Workload{.sequences = 3, .heads = 2, .tokens = 7, .packed = true});
+  CHECK(one.output_extent().heads == 6);
+  CHECK(one.state_extent().lengths.front() == 32);
+  CHECK(one.state_extent().channels == 16);
+}
+
+TEST_CASE("a class is reached only if every case reaches it") {
+  VerificationCase one;
+  one.name = "a case";
+  const CaseOutcome good = judge(one, errors_of(0.002, 0.001));
+  CHECK(good.standard);
+  CHECK(good.fast);
+  CHECK(good.detail.empty());
+  const CaseOutcome coarse = judge(one, errors_of(0.004, 0.001));
+  CHECK_FALSE(coarse.standard);
+  CHECK(coarse.fast);
+  const CaseOutcome wrong = judge(one, errors_of(0.5, 0.001));
+  CHECK_FALSE(wrong.fast);
+  CHECK(conclude({good, good}).standard);
+  CHECK(conclude({good, coarse}).fast);
+  CHECK_FALSE(conclude({good, coarse}).standard);
+  const Verdict verdict = conclude({good, coarse, wrong});
+  CHECK_FALSE(verdict.fast);
+  CHECK(verdict.error_o == 0.5);
+  CHECK(verdict.detail.find("0.5") != std::string::npos);
+  CHECK(verdict.detail.find("a case") != std::string::npos);
+}
+
+TEST_CASE("NaN, a bad single head and a stray write each fail a case") {
+  const VerificationCase one;
+  CaseInputs::Errors errors = errors_of(0.002, 0.001);
+  errors.o.nan_mismatches = 1;
+  CHECK_FALSE(judge(one, errors).fast);
+  errors = errors_of(0.002, 0.001);
+  errors.o.worst = 0.1;
+  CHECK_FALSE(judge(one, errors).fast);
+  errors = errors_of(0.002, 0.001);
+  errors.stray = "o was written outside";
+  CHECK_FALSE(judge(one, errors).fast);
+  CHECK_FALSE(judge(one, errors_of(std::nan(""), 0.001)).fast);
+}

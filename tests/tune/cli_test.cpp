@@ -1,0 +1,194 @@
+// The command as a user runs it, on a machine without a GPU.
+#include <fmt/format.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+
+#include "catch.h"
+#include "compiler.h"
+#include "driver.h"
+#include "json.h"
+#include "table.h"
+#include "temporary_folder.h"
+
+using namespace gla;
+
+namespace {
+
+struct Outcome {
+  int code = -1;
+  std::string output;  ///< standard output
+  std::string errors;
+};
+
+/// Runs gla-tune in a folder of its own: no cache, configuration or table of the user's is touched.
+class Shell {
+ public:
+  Outcome run(const std::string& arguments) const {
+    const std::string command =
+        fmt::format("env -u GLA_TABLE -u GLA_CACHE_DIR XDG_CONFIG_HOME={} XDG_CACHE_HOME={} {} {} 2>{}",
+                    folder_ / "config", folder_ / "cache", GLA_TUNE, arguments, folder_ / "errors");
+    Outcome outcome;
+    FILE* pipe = popen(command.c_str(), "r");
+    REQUIRE(pipe != nullptr);
+    std::array<char, 4096> buffer{};
+    for (std::size_t count = 0; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+      outcome.output.append(buffer.data(), count);
+    outcome.code = WEXITSTATUS(pclose(pipe));
+    outcome.errors = content_of(folder_ / "errors");
+    return outcome;
+  }
+  std::string path(const char* name) const { return folder_ / name; }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+bool has_gpu() {
+  return driver::device(0).ok();
+}
+
+bool has_nvrtc() {
+  return nvrtc_version().ok();
+}
+
+}  // namespace
+
+TEST_CASE("help names every command and the exit codes; a command's help has an example") {
+  const Shell shell;
+  const Outcome help = shell.run("--help");
+  CHECK(help.code == 0);
+  for (const char* command :
+       {"info", "list", "generate", "compile", "verify", "tune", "bench", "show", "validate", "completion"}) {
+    CHECK(contains(help.output, command));
+    const Outcome own = shell.run(std::string(command) + " --help");
+    CHECK(own.code == 0);
+    CHECK(contains(own.output, std::string("gla-tune ") + command));
+  }
+  CHECK(contains(help.output, "Exit codes"));
+  CHECK_FALSE(contains(help.output, "worker"));
+  CHECK(contains(shell.run("--version").output, "gla-tune "));
+}
+
+TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
+  const Shell shell;
+  for (const char* arguments :
+       {"", "frobnicate", "list --frobnicate", "list --dtype fp8", "list --head-dims 1000", "list --op chunk",
+        "tune --budget soon", "tune --share 3/2", "tune --workload B4,X1", "generate", "list --arch sm_12",
+        "bench --shape B1,T1"}) {
+    const Outcome outcome = shell.run(arguments);
+    INFO(arguments);
+    CHECK(outcome.code == 2);
+    CHECK_FALSE(outcome.errors.empty());
+  }
+}
+
+TEST_CASE("info and list print JSON that parses") {
+  const Shell shell;
+  const Outcome info = shell.run("info --json");
+  CHECK(info.code == 0);
+  const auto json = parse_json(info.output);
+  REQUIRE(json.ok());
+  CHECK_FALSE((*json)["templates_hash"].as_string().empty());
+  CHECK((*json)["devices"].items().empty() == !has_gpu());
+  const auto list = parse_json(
+      shell.run("list --head-dims 64 --op recurrent_forward --variants --json --arch sm_80").output);
+  REQUIRE(list.ok());
+  const Json& problem = (*list)["problems"].items().at(0);
+  CHECK(problem["variants"].as_int() == static_cast<std::int64_t>(problem["list"].items().size()));
+  CHECK(problem["variants"].as_int() > 100);
+}
+
+TEST_CASE("generate writes sources whose includes are all beside them") {
+  const Shell shell;
+  const std::string folder = shell.path("sources");
+  CHECK(shell.run("generate --head-dims 60x100 --group 4 --tools -o " + folder).code == 0);
+  std::size_t sources = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file()) continue;
+    if (entry.path().extension() == ".cu") ++sources;
+    std::istringstream lines(content_of(entry.path().string()));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind("#include \"", 0) != 0) continue;
+      const std::string name = line.substr(10, line.find('"', 10) - 10);
+      if (name == "emulator.h") continue;  // for the emulator's build only
+      INFO(entry.path() << " includes " << name);
+      const bool found = std::filesystem::exists(std::filesystem::path(folder) / name) ||
+                         std::filesystem::exists(entry.path().parent_path() / name);
+      CHECK(found);
+    }
+  }
+  CHECK(sources == 4);
+}
+
+TEST_CASE("commands that need a GPU say so with exit code 3") {
+  if (has_gpu()) return;
+  const Shell shell;
+  for (const char* arguments : {"verify", "bench", "show"}) {
+    const Outcome outcome = shell.run(arguments);
+    INFO(arguments);
+    CHECK(outcome.code == 3);
+    CHECK(contains(outcome.errors, "libcuda"));
+  }
+}
+
+TEST_CASE("an offline run writes a valid table that says it was not measured") {
+  if (!has_nvrtc()) return;
+  const Shell shell;
+  const std::string path = shell.path("table.yaml");
+  const Outcome tune = shell.run(
+      "tune --arch sm_90a --op recurrent_forward --head-dims 64 --compile-top 1 --workload B8,T1,H4 -q -o " +
+      path);
+  INFO(tune.errors);
+  REQUIRE(tune.code == 0);
+  CHECK(contains(tune.output, "NOT MEASURED"));
+  const auto table = read_table(path);
+  REQUIRE(table.ok());
+  CHECK_FALSE(table->origin.measured);
+  REQUIRE(table->problems.size() == 1);
+  CHECK_FALSE(table->problems[0].points.empty());
+  CHECK(contains(table->origin.command, "--compile-top 1"));
+
+  CHECK(shell.run("validate " + path).code == 0);
+  CHECK(contains(shell.run("show " + path).output, "NOT MEASURED"));
+  CHECK(parse_json(shell.run("show --json " + path).output).ok());
+  CHECK(shell.run(fmt::format("tune --merge {0} {0} -o {1}", path, shell.path("merged.yaml"))).code == 0);
+  CHECK(read_table(shell.path("merged.yaml")).ok());
+}
+
+TEST_CASE("validate refuses a damaged table with exit code 1, and a missing one") {
+  const Shell shell;
+  const std::string path = shell.path("bad.yaml");
+  write_content(path, "schema: 1\nnonsense: true\n");
+  const Outcome bad = shell.run("validate " + path);
+  CHECK(bad.code == 1);
+  CHECK(contains(bad.errors, "bad.yaml:"));
+  CHECK(shell.run("validate " + shell.path("missing.yaml")).code != 0);
+}
+
+TEST_CASE("compile reports registers for an architecture that is not here") {
+  if (!has_nvrtc()) return;
+  const Shell shell;
+  const Outcome outcome =
+      shell.run("compile --arch sm_80 --op recurrent_forward --head-dims 64 --top 1 --json");
+  CHECK(outcome.code == 0);
+  const auto json = parse_json(outcome.output);
+  REQUIRE(json.ok());
+  CHECK((*json)["kernels"].items().at(0)["registers"].as_int() > 0);
+}
+
+TEST_CASE("the completion scripts are what their shells accept") {
+  const Shell shell;
+  const Outcome bash = shell.run("completion bash");
+  CHECK(bash.code == 0);
+  CHECK(contains(bash.output, "--compile-top"));
+  write_content(shell.path("bash"), bash.output);
+  CHECK(std::system(("bash -n " + shell.path("bash")).c_str()) == 0);
+  CHECK(contains(shell.run("completion zsh").output, "#compdef gla-tune"));
+  CHECK(shell.run("completion fish").code == 2);
+}
