@@ -29,15 +29,13 @@ class ChunkForward {
     prepare_shared();
     load_state();
     const Index chunks = (tokens + kChunk - 1) / kChunk;
-    for (Index chunk = 0; chunk < kAhead; ++chunk) start_loads(chunk, chunks);
+    for (Index chunk = 0; chunk < kShape.stages; ++chunk) start_loads(chunk, chunks);
     for (Index chunk = 0; chunk < chunks; ++chunk) {
-      if constexpr (kAhead == 0) start_loads(chunk, chunks);
-      copy_async_wait<kAhead == 0 ? 0 : kAhead - 1>();
+      copy_async_wait<kShape.stages - 1>();
       block_sync();
-      // The stage of the chunk before this one is free: the barrier above ended its last use.
-      if constexpr (kAhead > 0) start_loads(chunk + kAhead, chunks);
-      gates.stage = shared + static_cast<int>(chunk % kShape.stages) * kLayout.stage_bytes;
-      walk_chunk(chunk * kChunk);
+      gates.stage = stage(chunk);
+      raw_v = v_slot(chunk);
+      walk_chunk(chunk, chunks);
     }
     store_state();
   }
@@ -48,7 +46,6 @@ class ChunkForward {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kTileV = kShape.tile_v;
-  static constexpr int kAhead = kShape.stages - 1;
   static constexpr int kPaddedK = kShape.padded_k();
   static constexpr int kThreads = kShape.threads();
   static constexpr int kWarps = kThreads / kWarpSize;
@@ -68,6 +65,7 @@ class ChunkForward {
 
   const KernelArgs& args;
   unsigned char* shared;
+  const unsigned char* raw_v = nullptr;  // of the chunk in work
   ChunkGates<Config> gates;
   Sequence sequence;
   Index n = 0, head = 0, segment = 0;
@@ -124,7 +122,7 @@ class ChunkForward {
   /// Columns that no load writes must be zero, in every stage.
   GLA_DEVICE void prepare_shared() {
     if constexpr (kPaddedK != kShape.head_dim_k || kShape.head_dim_v % kTileV != 0) {
-      zero_shared<kThreads>(shared, kShape.stages * kLayout.stage_bytes);
+      zero_shared<kThreads>(shared, kLayout.raw_bytes);
     }
     if constexpr (kGated) {
       for (int i = thread_index(); i < kPaddedK; i += kThreads) gates.vector(kLayout.decay)[i] = 0;
@@ -138,8 +136,15 @@ class ChunkForward {
     copy_async_commit();
   }
 
+  GLA_DEVICE unsigned char* stage(Index chunk) const {
+    return shared + static_cast<int>(chunk % kShape.stages) * kLayout.stage_bytes;
+  }
+  GLA_DEVICE unsigned char* v_slot(Index chunk) const {
+    return shared + kLayout.v + static_cast<int>(chunk % kShape.v_slots()) * kLayout.v_bytes;
+  }
+
   GLA_DEVICE void copy_chunk(Index chunk) {
-    unsigned char* stage = shared + static_cast<int>(chunk % kShape.stages) * kLayout.stage_bytes;
+    unsigned char* slot = stage(chunk);
     const Index left = tokens - chunk * kChunk;
     const int rows = left < kChunk ? static_cast<int>(left) : kChunk;
     const Index token = first + chunk * kChunk;
@@ -149,23 +154,22 @@ class ChunkForward {
     if constexpr (kOutputs) {
       for (int i = 0; i < kShape.group_tile; ++i) {
         copy_rows<Element, kChunk, kK, kBytesK, kThreads, kShape.async_copy>(
-            stage + kLayout.q + i * kChunk * kLayout.q_row, kLayout.q_row,
+            slot + kLayout.q + i * kChunk * kLayout.q_row, kLayout.q_row,
             row_of<const Element>(args.q, sequence, token, first_query_head + i), args.q.stride_token, rows,
             kK);
       }
     }
     copy_rows<Element, kChunk, kK, kBytesK, kThreads, kShape.async_copy>(
-        stage + kLayout.k, kLayout.k_row, row_of<const Element>(args.k, sequence, token, head),
+        slot + kLayout.k, kLayout.k_row, row_of<const Element>(args.k, sequence, token, head),
         args.k.stride_token, rows, kK);
     if constexpr (kGated) {
       copy_rows<Gate, kChunk, kK, row_alignment(kK, sizeof(Gate)), kThreads, kShape.async_copy>(
-          stage + kLayout.gate, kLayout.gate_row, row_of<const Gate>(args.gk, sequence, token, head),
+          slot + kLayout.gate, kLayout.gate_row, row_of<const Gate>(args.gk, sequence, token, head),
           args.gk.stride_token, rows, kK);
     }
     copy_rows<Element, kChunk, kTileV, kBytesV, kThreads, kShape.async_copy>(
-        stage + kLayout.v, kLayout.v_row,
-        row_of<const Element>(args.v, sequence, token, head) + tile * kTileV, args.v.stride_token, rows,
-        valid_v);
+        v_slot(chunk), kLayout.v_row, row_of<const Element>(args.v, sequence, token, head) + tile * kTileV,
+        args.v.stride_token, rows, valid_v);
   }
 
   /// Calls visit(element of the accumulators, k, v) for every element of the state that exists.
@@ -235,13 +239,15 @@ class ChunkForward {
   // ---- one chunk -----------------------------------------------------------------------------------------------
 
   /// Decides the path before any product: inf in k^ would meet 0 in the scores.
-  GLA_DEVICE void walk_chunk(Index token) {
+  GLA_DEVICE void walk_chunk(Index chunk, Index chunks) {
+    const Index token = chunk * kChunk;
     if constexpr (kGated) {
       gates.template sum_groups<kChunk>(0);
       block_sync();
       if (!gates.template within_range<kChunk>()) {
         for (int row0 = 0; row0 < kChunk && token + row0 < tokens; row0 += kSubChunk)
           walk_sub_chunk(token, row0);
+        start_loads(chunk + kShape.stages, chunks);
         return;
       }
     }
@@ -249,6 +255,8 @@ class ChunkForward {
     gates.template make_operands<kChunk, kOutputs>(0);
     if constexpr (!kShape.element_is_bf16) split_v<kChunk>(0);
     block_sync();
+    // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
+    start_loads(chunk + kShape.stages, chunks);
     multiply<kChunk, false>(token, 0);
   }
 
@@ -283,8 +291,7 @@ class ChunkForward {
       const int row = i / (kTileV / 2);
       const int column = i % (kTileV / 2) * 2;
       const auto pair = *reinterpret_cast<const Vector<Element, 2>*>(
-          gates.stage + kLayout.v + (row0 + row) * kLayout.v_row +
-          column * static_cast<int>(sizeof(Element)));
+          raw_v + (row0 + row) * kLayout.v_row + column * static_cast<int>(sizeof(Element)));
       Bits32 parts[kPartsV];
       split_bf16(to_float(pair.item[0]), to_float(pair.item[1]), parts);
       GLA_UNROLL
@@ -306,7 +313,7 @@ class ChunkForward {
   }
   GLA_DEVICE OperandTile v_tile(int row0, int part) const {
     if constexpr (kShape.element_is_bf16) {
-      return {gates.stage + kLayout.v + row0 * kLayout.v_row, kLayout.v_row};
+      return {raw_v + row0 * kLayout.v_row, kLayout.v_row};
     } else {
       return {shared + kLayout.v_operand + part * kLayout.v_plane, kLayout.v_part_row};
     }

@@ -20,6 +20,7 @@ struct ChunkShape {
 
   GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
   GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps_v * warps_k; }
+  GLA_HOST_DEVICE constexpr int v_slots() const { return stages + 1; }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -38,9 +39,11 @@ struct ChunkShape {
 struct ChunkLayout {
   int q_row, k_row, gate_row, v_row;  ///< bytes per row of the raw tiles
   int operand_row, v_part_row, score_row,
-      out_row;        ///< bytes per row of the operands and of the staged output
-  int q, k, gate, v;  ///< raw tiles, first stage; stage s lies s * stage_bytes further
-  int stage_bytes;
+      out_row;     ///< bytes per row of the operands and of the staged output
+  int q, k, gate;  ///< raw tiles in a ring of `stages` slots, stage_bytes apart
+  int v;  ///< raw tiles in a ring of `v_slots` slots, v_bytes apart: v is in use after its slot's q, k, gate
+  int stage_bytes, v_bytes;
+  int raw_bytes;  ///< of all slots; they come first
   int q_operand, k_operand, v_operand, scores, out;
   int q_plane, k_plane, v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
   int before, after, decay, partial;  ///< fp32 vectors over K; partial: 3 x token groups x K
@@ -61,9 +64,11 @@ struct ChunkLayout {
         q(0),
         k(q + s.group_tile * s.chunk * q_row),
         gate(k + s.chunk * k_row),
-        v(gate + s.chunk * gate_row),
-        stage_bytes(v + s.chunk * v_row),
-        q_operand(s.stages * stage_bytes),
+        v(0),
+        stage_bytes(gate + s.chunk * gate_row),
+        v_bytes(s.chunk * v_row),
+        raw_bytes(s.stages * stage_bytes + s.v_slots() * v_bytes),
+        q_operand(raw_bytes),
         k_operand(0),
         v_operand(0),
         scores(0),
@@ -80,6 +85,7 @@ struct ChunkLayout {
         cumulative(0),
         total(0) {
     const int vector = 4 * s.padded_k();
+    v = s.stages * stage_bytes;
     k_operand = q_operand + s.operand_parts() * q_plane;
     v_operand = k_operand + s.operand_parts() * k_plane;
     scores = v_operand + s.v_parts() * v_plane;

@@ -40,19 +40,30 @@ GLA_DEVICE void copy_rows(unsigned char* shared, int row_bytes, const T* global,
                           int valid_rows, int columns) {
   constexpr int kElements = VectorBytes / static_cast<int>(sizeof(T));
   constexpr int kVectors = (Columns + kElements - 1) / kElements;
-  for (int i = thread_index(); i < Rows * kVectors; i += Threads) {
-    const int row = i / kVectors;
-    const int column = i % kVectors * kElements;
-    if (column >= columns) continue;
-    const bool valid = row < valid_rows;
+  const auto copy = [&](int row, int column, const T* source) {
     unsigned char* target = shared + row * row_bytes + column * static_cast<int>(sizeof(T));
-    const T* source = global + (valid ? row * row_stride + column : 0);
     if constexpr (Async) {
-      copy_async<VectorBytes>(target, source, valid);
+      copy_async<VectorBytes>(target, source, row < valid_rows);
     } else {
       Packet<VectorBytes> data{};
-      if (valid) data = *reinterpret_cast<const Packet<VectorBytes>*>(source);
+      if (row < valid_rows) data = *reinterpret_cast<const Packet<VectorBytes>*>(source);
       *reinterpret_cast<Packet<VectorBytes>*>(target) = data;
+    }
+  };
+  if constexpr (Threads % kVectors == 0) {  // a thread stays in its column
+    constexpr int kRowStep = Threads / kVectors;
+    const int first = thread_index() / kVectors;
+    const int column = thread_index() % kVectors * kElements;
+    if (column >= columns) return;
+    const T* source = global + first * row_stride + column;
+    const long long step = kRowStep * row_stride;
+    GLA_UNROLL_BY(4)
+    for (int row = first; row < Rows; row += kRowStep, source += step) copy(row, column, source);
+  } else {
+    for (int i = thread_index(); i < Rows * kVectors; i += Threads) {
+      const int row = i / kVectors;
+      const int column = i % kVectors * kElements;
+      if (column < columns) copy(row, column, global + row * row_stride + column);
     }
   }
 }
