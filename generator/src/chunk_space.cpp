@@ -67,6 +67,12 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
   const int warps = shape.warps_v * shape.warps_k;
   if (warps > kMostWarps)
     return invalid_argument(fmt::format("warps_v*warps_k={} is above {}", warps, kMostWarps));
+  // A split group would have one block write final_state while another still reads initial_state, in place.
+  if (variant.family == Family::fused && shape.group_tile != problem.group) {
+    return invalid_argument(
+        fmt::format("family fused serves a whole group per block: group_tile={} is not {}", shape.group_tile,
+                    problem.group));
+  }
   if (shape.stages > 1 && !shape.async_copy)
     return invalid_argument(fmt::format("stages={} needs async_copy=1", shape.stages));
   const auto element = static_cast<std::size_t>(shape.element_bytes),
@@ -106,10 +112,10 @@ struct ChunkCost {
   double score_imbalance = 1;  ///< rounds needed over rounds if they divided evenly
 };
 
-/// Counted off the template's loops; the weights of the parts are a fit to 450 variants on an H200
+/// Counted off the template's loops; the weights of the parts are a fit to 210 variants on an H200
 /// (bench/results/model-fit-h200-2026-11-22.json, docs/performance.md), and only the order of predictions is trusted.
 ChunkCost cost_of(const ChunkShape& s) {
-  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 20.6, kPairPart = 12;
+  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 5.3, kPairPart = 12;
   const double c = s.chunk, k = s.padded_k(), v = s.tile_v, heads = s.group_tile;
   const double warps = s.warps_v * s.warps_k;
   const double tokens16 = c / 16, triangle = tokens16 * (tokens16 + 1) / 2;
@@ -143,13 +149,14 @@ ChunkCost cost_of(const ChunkShape& s) {
 /// Cycles per chunk until `blocks` blocks, all walking at once or in waves, have each done one.
 double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, int resident,
                    const Architecture& architecture) {
-  constexpr double kSchedulers = 4, kIssuePerWarp = 0.132, kMostIssue = 0.186, kLoadLatency = 4700;
+  constexpr double kSchedulers = 4, kIssuePerWarp = 0.122, kMostIssue = 0.226;
+  constexpr double kBarriers = 2000, kLoadLatency = 2600;
   const double warps = s.warps_v * s.warps_k;
   const auto rate = [&](double resident_blocks) {
     return kSchedulers * std::min(kMostIssue, kIssuePerWarp * warps * resident_blocks / kSchedulers);
   };
   const double alone = (cost.instructions + (cost.score_imbalance - 1) * cost.score_instructions) / rate(1) +
-                       (s.stages == 1 ? kLoadLatency * (s.async_copy ? 1.0 : 1.5) : 0);
+                       kBarriers + (s.stages == 1 ? kLoadLatency * (s.async_copy ? 1.0 : 2.0) : 0);
   const double per_multiprocessor = blocks / architecture.multiprocessors;
   const double full_rounds = std::floor(per_multiprocessor / resident);
   const double rest = std::ceil(per_multiprocessor - full_rounds * resident);

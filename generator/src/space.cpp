@@ -67,13 +67,15 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
   if (variant.family == Family::decode) return true;  // fp32 throughout
   const int score_parts = variant[Parameter::score_parts];
   const int state_parts = variant[Parameter::state_parts];
+  const bool standard = accuracy == Accuracy::standard;
   switch (problem.dtype) {  // DESIGN section 5, "Operand precision"
     case DType::bf16:
-      return score_parts >= (accuracy == Accuracy::standard ? 2 : 1);
+      // The shorter the chunk, the more of o comes through the state, which one bf16 part rounds.
+      return !standard || (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] >= 32));
     case DType::fp16:
       return score_parts >= 2 && state_parts >= 2;
     case DType::fp32:
-      return state_parts >= (accuracy == Accuracy::standard ? 3 : 2);
+      return state_parts >= (standard ? 3 : 2);
   }
   return false;
 }
