@@ -1,0 +1,128 @@
+// gla-tune tune, verify and bench from end to end on a GPU that is not there (fake_driver.cpp): the worker process, its
+// crashes, the journal, and a run that is killed and resumed.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <thread>
+
+#include "catch.h"
+#include "compiler.h"
+#include "json.h"
+#include "table.h"
+#include "temporary_folder.h"
+
+using namespace gla;
+
+namespace {
+
+// One kernel that compiles quickly, with a few hundred variants.
+constexpr const char* kProblem =
+    "--op recurrent_forward --head-dims 16 --workload B1,T1,H2 --workload B4,T1,H2";
+
+class FakeMachine {
+ public:
+  explicit FakeMachine(bool faults) : faults_(faults) {}
+
+  std::string command(const std::string& arguments) const {
+    return fmt::format(
+        "env -u GLA_TABLE -u GLA_CACHE_DIR XDG_CONFIG_HOME={0} XDG_CACHE_HOME={1} "
+        "LD_LIBRARY_PATH={2}:$LD_LIBRARY_PATH {3} {4} {5} >{6} 2>{7}",
+        folder_ / "config", folder_ / "cache", FAKE_DRIVER_FOLDER, faults_ ? "FAKE_DRIVER_FAULTS=1" : "",
+        GLA_TUNE, arguments, folder_ / "output", folder_ / "errors");
+  }
+  int run(const std::string& arguments) const { return WEXITSTATUS(std::system(command(arguments).c_str())); }
+  std::string output() const { return content_of(folder_ / "output"); }
+  std::string errors() const { return content_of(folder_ / "errors"); }
+  std::string path(const char* name) const { return folder_ / name; }
+
+ private:
+  TemporaryFolder folder_;
+  bool faults_;
+};
+
+bool has_nvrtc() {
+  if (nvrtc_version().ok()) return true;
+  fmt::print("SKIPPED: no NVRTC\n");
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("tune writes a measured table, removes its journal, and the runtime finds the table") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(false);
+  REQUIRE(machine.run(fmt::format("tune {} --budget 12s", kProblem)) == 0);
+  INFO(machine.errors());
+  const std::string path = machine.path("config/gla-tune/tables/fake-gpu.yaml");
+  const auto table = read_table(path);
+  REQUIRE(table.ok());
+  CHECK(table->origin.measured);
+  CHECK(table->device.name == "Fake GPU");
+  REQUIRE(table->problems.size() == 1);
+  CHECK(table->problems[0].points.size() == 4);
+  CHECK(table->problems[0].tally.measured > 1);
+  CHECK_FALSE(std::filesystem::exists(path + ".journal"));
+  REQUIRE(machine.run("info") == 0);
+  CHECK(machine.output().find("in use: " + path) != std::string::npos);
+  REQUIRE(machine.run("bench --shape B4,T1,H2,D16 --check --seconds 0.01 --json") == 0);
+  const auto bench = parse_json(machine.output());
+  REQUIRE(bench.ok());
+  const Json& result = (*bench)["results"].items().at(0);
+  CHECK(result["match"].as_string() == "exact");
+  CHECK(result["seconds"].as_double() > 0);
+}
+
+TEST_CASE("variants that crash, break the context or are wrong cost themselves and not the run") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(true);
+  REQUIRE(machine.run(fmt::format("tune {} --budget 15s -o {}", kProblem, machine.path("table.yaml"))) == 0);
+  const auto table = read_table(machine.path("table.yaml"));
+  REQUIRE(table.ok());
+  const Tally& tally = table->problems.at(0).tally;
+  CHECK(tally.refused.at("crash") > 0);
+  CHECK(tally.refused.at("launch") > 0);
+  CHECK(tally.refused.at("wrong") > 0);
+  CHECK(tally.measured > 0);
+  CHECK(machine.errors().find("restarted") != std::string::npos);
+}
+
+TEST_CASE("a run that is killed leaves no table, and the next one resumes from its journal") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(false);
+  const std::string table = machine.path("table.yaml"), journal = table + ".journal";
+  const std::string command =
+      "exec " + machine.command(fmt::format("tune {} --budget 60s -o {}", kProblem, table));
+  const pid_t process = fork();
+  if (process == 0) {
+    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    _exit(127);
+  }
+  // Killed once it has learned something.
+  for (int i = 0; i < 600 && content_of(journal).find("measured") == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  kill(process, SIGKILL);
+  waitpid(process, nullptr, 0);
+  CHECK_FALSE(std::filesystem::exists(table));
+  REQUIRE(content_of(journal).find("measured") != std::string::npos);
+  REQUIRE(machine.run(fmt::format("tune {} --budget 8s -o {}", kProblem, table)) == 0);
+  CHECK(machine.errors().find("resuming") != std::string::npos);
+  CHECK(read_table(table).ok());
+  CHECK_FALSE(std::filesystem::exists(journal));
+}
+
+TEST_CASE("verify reports faults with exit code 1 and sound variants with 0") {
+  if (!has_nvrtc()) return;
+  const FakeMachine sound(false);
+  CHECK(sound.run("verify --op recurrent_forward --head-dims 16 --sample 2 -v") == 0);
+  INFO(sound.output() << sound.errors());
+  CHECK(sound.output().find("2 of 2 variants pass") != std::string::npos);
+  const FakeMachine faulty(true);
+  CHECK(faulty.run("verify --op recurrent_forward --head-dims 16 --sample 4 --json") == 1);
+  const auto json = parse_json(faulty.output());
+  REQUIRE(json.ok());
+  CHECK((*json)["failures"].as_int() > 0);
+}
