@@ -1,0 +1,283 @@
+// Whole contexts over the fake driver (fake_driver.cpp) and NVRTC: everything but the kernels' results.
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "allocations.h"
+#include "call.h"
+#include "catch.h"
+#include "compiler.h"
+#include "driver.h"
+#include "files.h"
+#include "sample_table.h"
+
+using namespace gla;
+using namespace gla::test;
+
+namespace {
+
+std::atomic<long>* counter(const char* name) {
+  void* library = dlopen("libcuda.so.1", RTLD_NOW);
+  return library == nullptr ? nullptr : static_cast<std::atomic<long>*>(dlsym(library, name));
+}
+
+/// True, with a line that CTest shows, where the driver is not the fake one or NVRTC is missing.
+bool cannot_run() {
+  if (counter("fake_launches") == nullptr) {
+    WARN("SKIPPED: not over the fake driver; run it through CTest");
+    return true;
+  }
+  if (const Result<std::string> version = nvrtc_version(); !version.ok()) {
+    WARN("SKIPPED: " << version.status().message());
+    return true;
+  }
+  return false;
+}
+
+const driver::Api& api() {
+  return **driver::api();
+}
+
+/// One cubin folder for the whole run: each variant is compiled once.
+const std::filesystem::path& cache_folder() {
+  static const TemporaryFolder folder;
+  return folder.path();
+}
+
+struct Fixture {
+  std::vector<std::string> said;
+  std::mutex said_mutex;
+  driver::PrimaryContext primary = *driver::PrimaryContext::retain(0);
+  driver::PrimaryContext::Scope scope{primary};
+  CUstream stream = nullptr;
+  std::unique_ptr<Context> context;
+
+  explicit Fixture(const std::string& table = "none") {
+    REQUIRE(api().cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING) == CUDA_SUCCESS);
+    ContextOptions options;
+    options.table = table;
+    options.cache_dir = cache_folder().string();
+    options.log = [this](LogLevel, const std::string& message) {
+      const std::lock_guard lock(said_mutex);
+      said.push_back(message);
+    };
+    Result<std::unique_ptr<Context>> made = Context::create(options);
+    INFO(made.status().message());
+    REQUIRE(made.ok());
+    context = *std::move(made);
+  }
+  ~Fixture() { (void)api().cuStreamDestroy(stream); }
+
+  bool heard(const std::string& text) const {
+    return std::any_of(said.begin(), said.end(),
+                       [&](const std::string& line) { return line.find(text) != std::string::npos; });
+  }
+};
+
+/// A recurrent call of one token over made-up addresses, or with real states.
+ForwardCall decode_call() {
+  const auto data = [](std::uintptr_t value) { return reinterpret_cast<void*>(value); };
+  ForwardCall call;
+  call.q = dense(data(0x1000), 1, 4, 128);
+  call.k = dense(data(0x2000), 1, 4, 128);
+  call.v = dense(data(0x3000), 1, 4, 128);
+  call.gk = dense(data(0x4000), 1, 4, 128);
+  call.o = dense(data(0x5000), 1, 4, 128);
+  call.batch = 2;
+  call.tokens = 1;
+  call.query_heads = call.heads = 4;
+  call.head_dim_k = call.head_dim_v = 128;
+  return call;
+}
+
+}  // namespace
+
+TEST_CASE("a call compiles once, launches, and later contexts load the cubin") {
+  if (cannot_run()) return;
+  std::atomic<long>& launches = *counter("fake_launches");
+  const long before = launches;
+  {
+    Fixture fixture;
+    REQUIRE(fixture.context->recurrent_forward(decode_call(), nullptr, 0, fixture.stream).ok());
+    REQUIRE(fixture.context->recurrent_forward(decode_call(), nullptr, 0, nullptr).ok());
+    CHECK(launches == before + 2);
+    CHECK(fixture.heard("compiled"));
+    CHECK(fixture.heard("(model)"));
+  }
+  CHECK(*counter("fake_loads") == 0);
+  Fixture fixture;
+  REQUIRE(fixture.context->recurrent_forward(decode_call(), nullptr, 0, fixture.stream).ok());
+  CHECK(fixture.heard("loaded"));
+}
+
+TEST_CASE("a damaged cubin is rebuilt, and the context's log says so") {
+  if (cannot_run()) return;
+  { REQUIRE(Fixture().context->recurrent_forward(decode_call(), nullptr, 0, nullptr).ok()); }
+  for (const auto& entry : std::filesystem::directory_iterator(cache_folder()))
+    REQUIRE(write_file(entry.path(), "damaged").ok());
+  Fixture fixture;
+  REQUIRE(fixture.context->recurrent_forward(decode_call(), nullptr, 0, nullptr).ok());
+  CHECK(fixture.heard("damaged cache entry"));
+}
+
+TEST_CASE("an unprepared call is refused during capture, a prepared one is not") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  const ForwardCall call = decode_call();
+  CUgraph graph = nullptr;
+  REQUIRE(api().cuStreamBeginCapture(fixture.stream, CU_STREAM_CAPTURE_MODE_GLOBAL) == CUDA_SUCCESS);
+  const Status refused = fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream);
+  CHECK(refused.code() == StatusCode::not_prepared);
+  CHECK(refused.message().find("recurrent_forward bf16 K128") == 0);
+  (void)api().cuStreamEndCapture(fixture.stream, &graph);
+
+  const Problem problem = problem_of(Operation::recurrent_forward, call);
+  const Workload workload = workload_of(call);
+  REQUIRE(fixture.context->prepare({&problem, 1}, {&workload, 1}).ok());
+  REQUIRE(api().cuStreamBeginCapture(fixture.stream, CU_STREAM_CAPTURE_MODE_GLOBAL) == CUDA_SUCCESS);
+  CHECK(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
+  (void)api().cuStreamEndCapture(fixture.stream, &graph);
+}
+
+TEST_CASE("a stream of another device is refused by name") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  const driver::PrimaryContext other = *driver::PrimaryContext::retain(1);
+  CUstream foreign = nullptr;
+  {
+    const driver::PrimaryContext::Scope scope(other);
+    REQUIRE(api().cuStreamCreate(&foreign, CU_STREAM_NON_BLOCKING) == CUDA_SUCCESS);
+  }
+  const Status status = fixture.context->recurrent_forward(decode_call(), nullptr, 0, foreign);
+  CHECK(status.code() == StatusCode::invalid_argument);
+  CHECK(status.message().find("stream belongs to another context") == 0);
+  (void)api().cuStreamDestroy(foreign);
+}
+
+TEST_CASE("a device that is not there and an impossible option are refused by name") {
+  if (cannot_run()) return;
+  ContextOptions options;
+  options.device = 2;
+  CHECK(Context::create(options).status().message() == "device is 2; accepted: 0 to 1");
+  options.device = 0;
+  options.table = "/nonexistent/table.yaml";
+  CHECK(Context::create(options).status().code() == StatusCode::io);
+}
+
+TEST_CASE("workspace: asked for, missing, too small and unaligned") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  ForwardCall call = decode_call();
+  call.tokens = 4096;
+  const Problem problem = problem_of(Operation::chunk_forward, call);
+  const std::vector<Variant> all = variants(problem);
+  const auto segmented = std::find_if(
+      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::segmented; });
+  REQUIRE(segmented != all.end());
+  REQUIRE(fixture.context->pin(problem, *segmented).ok());
+  const auto run = [&](std::uintptr_t address, std::size_t size) {
+    return fixture.context->chunk_forward(call, reinterpret_cast<void*>(address), size, fixture.stream);
+  };
+  const std::size_t needed = *fixture.context->workspace_bytes(Operation::chunk_forward, call);
+  REQUIRE(needed > 0);
+  CHECK(run(0, needed).message() == fmt::format("workspace is null; this call needs {} bytes", needed));
+  CHECK(run(0, needed).code() == StatusCode::workspace);
+  CHECK(run(0x10000, needed - 1).code() == StatusCode::workspace);
+  CHECK(run(0x10010, needed).message().find("workspace is 0x10010; it must be 256-byte aligned") == 0);
+  const long before = *counter("fake_launches");
+  CHECK(run(0x10000, needed).ok());
+  CHECK(*counter("fake_launches") == before + 3);
+  CHECK(*fixture.context->workspace_bytes(Operation::chunk_forward, call) == needed);
+}
+
+TEST_CASE("without tokens the final state is the initial one, without sequences nothing happens") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  alignas(16) static float initial[2 * 4 * 128 * 128];
+  alignas(16) static float final[2 * 4 * 128 * 128];
+  std::fill(std::begin(initial), std::end(initial), 3.0f);
+  ForwardCall call = decode_call();
+  call.tokens = 0;
+  call.initial_state = initial;
+  call.final_state = final;
+  const long before = *counter("fake_launches");
+  REQUIRE(fixture.context->chunk_forward(call, nullptr, 0, fixture.stream).ok());
+  CHECK(std::equal(std::begin(initial), std::end(initial), std::begin(final)));
+  call.initial_state = nullptr;
+  REQUIRE(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
+  CHECK(std::all_of(std::begin(final), std::end(final), [](float value) { return value == 0; }));
+  call.batch = 0;
+  REQUIRE(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
+  CHECK(*counter("fake_launches") == before);
+}
+
+TEST_CASE("a wrong call is refused before anything is enqueued") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  ForwardCall call = decode_call();
+  call.head_dim_k = 0;
+  const long before = *counter("fake_launches");
+  CHECK(fixture.context->recurrent_forward(call, nullptr, 0, nullptr).message() ==
+        "head_dim_k is 0; accepted: 1 to 512");
+  CHECK(fixture.context->workspace_bytes(Operation::recurrent_forward, call).status().code() ==
+        StatusCode::invalid_argument);
+  CHECK(*counter("fake_launches") == before);
+}
+
+TEST_CASE("a table's variant is chosen, and the log says which table and why") {
+  if (cannot_run()) return;
+  const TemporaryFolder folder;
+  const std::string path = (folder.path() / "h100.yaml").string();
+  REQUIRE(write_table(sample_table(), path).ok());
+  Fixture fixture(path);
+  const Result<Choice> choice =
+      fixture.context->choose(recurrent_problem(), {64, 32, 1, false}, Accuracy::standard);
+  REQUIRE(choice.ok());
+  CHECK(choice->match == Match::exact);
+  CHECK(choice->table == path);
+  CHECK(fixture.heard("table " + path + " (ContextOptions::table)"));
+}
+
+TEST_CASE("threads may make first calls at once") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  std::atomic<int> failures = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 6; ++t) {
+      threads.emplace_back([&, t] {
+        ForwardCall call = decode_call();
+        for (int i = 0; i < 50; ++i) {
+          call.batch = 1 + (t + i) % 9;
+          if (!fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok()) ++failures;
+        }
+      });
+    }
+  }
+  CHECK(failures == 0);
+}
+
+TEST_CASE("a warm call costs the host under 5 microseconds beside the driver, and allocates nothing") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  const ForwardCall call = decode_call();
+  REQUIRE(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
+  const long before = allocations();
+  double best = 1;
+  bool ok = true;
+  for (int batch = 0; batch < 50; ++batch) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 100; ++i)
+      ok = fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok() && ok;
+    best =
+        std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 100);
+  }
+  CHECK(ok);
+  CHECK(allocations() == before);
+  WARN("a warm call beside the driver: " << 1e9 * best << " ns");
+  CHECK(best < 5e-6);
+}
