@@ -339,13 +339,16 @@ class ChunkForward {
         if constexpr (Direct) {
           gates.direct_scores(query_head, row0,
                               [this](int i, int j, float score) { store_scores(i, j, score, 0.0f, true); });
-          block_sync();
         } else {
           make_scores<Tokens>(query_head);
-          block_sync();
         }
-        make_outputs<Tokens>(query_head, row0);
+        // What needs no scores stands before the barrier that they need.
+        float sums[kBlocksV][Tokens / 8][4] = {};
+        add_state_product<Tokens>(sums, query_head);
         if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(row0);
+        block_sync();
+        add_score_product<Tokens>(sums, row0);
+        stage_outputs<Tokens>(sums);
         block_sync();
         store_outputs<Tokens>(query_head, token + row0);
       }
@@ -418,50 +421,46 @@ class ChunkForward {
     }
   }
 
-  /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of this warp's rows and share of K, left in `out`.
+  /// O^T += S'^T q^T over this warp's value and key channels.
   template <int Tokens>
-  GLA_DEVICE void make_outputs(int query_head, int row0) {
-    constexpr int kBlock =
-        Tokens < 64 / kBlocksV ? Tokens : 64 / kBlocksV;  // tokens whose sums fit in registers
-    static_assert(kBlock % 16 == 0);
+  GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
+    GLA_UNROLL
+    for (int k = 0; k < kWarpK; k += 16) {
+      Bits32 a[kBlocksV][kStateParts][4];
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) state_operand(a[i], i, k / 8);
+      GLA_UNROLL
+      for (int t = 0; t < Tokens; t += 16) {
+        Bits32 b[kStateParts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kStateParts; ++part)
+          load_b(b[part], q_tile(query_head, part), first_k() + k, t);
+        GLA_UNROLL
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+      }
+    }
+  }
+
+  /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; warps along K share out the tokens of V.
+  template <int Tokens>
+  GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL
-    for (int token0 = 0; token0 < Tokens; token0 += kBlock) {
-      float sums[kBlocksV][kBlock / 8][4] = {};
+    for (int j = 0; j < Tokens; j += 16) {
+      if (j / 16 % kShape.warps_k != warp_k()) continue;
+      Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
-      for (int k = 0; k < kWarpK; k += 16) {
-        Bits32 a[kBlocksV][kStateParts][4];
-        GLA_UNROLL
-        for (int i = 0; i < kBlocksV; ++i) state_operand(a[i], i, k / 8);
-        GLA_UNROLL
-        for (int t = 0; t < kBlock; t += 16) {
-          Bits32 b[kStateParts][4];
-          GLA_UNROLL
-          for (int part = 0; part < kStateParts; ++part)
-            load_b(b[part], q_tile(query_head, part), first_k() + k, token0 + t);
-          GLA_UNROLL
-          for (int i = 0; i < kBlocksV; ++i)
-            multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
-        }
-      }
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, first_v() + 16 * i, j);
       GLA_UNROLL
-      for (int j = 0; j < token0 + kBlock; j += 16) {
-        if (j / 16 % kShape.warps_k != warp_k()) continue;
-        Bits32 a[kBlocksV][kPartsV][4];
+      for (int t = j; t < Tokens; t += 16) {
+        Bits32 b[kStateParts][4];
         GLA_UNROLL
-        for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, first_v() + 16 * i, j);
+        for (int part = 0; part < kStateParts; ++part) load_b(b[part], score_tile(part), j, t);
         GLA_UNROLL
-        for (int t = 0; t < kBlock; t += 16) {
-          if (token0 + t < j) continue;
-          Bits32 b[kStateParts][4];
-          GLA_UNROLL
-          for (int part = 0; part < kStateParts; ++part) load_b(b[part], score_tile(part), j, token0 + t);
-          GLA_UNROLL
-          for (int i = 0; i < kBlocksV; ++i)
-            multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
-        }
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
       }
-      stage_outputs<kBlock>(sums, token0);
     }
   }
 
@@ -507,17 +506,17 @@ class ChunkForward {
   using Staged = typename Select<kStageElements, Element, float>::type;
 
   /// O^T accumulators into rows of O, one plane per warp along K.
-  template <int Block>
-  GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Block / 8][4], int token0) const {
+  template <int Tokens>
+  GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Tokens / 8][4]) const {
     const int lane = lane_index();
     unsigned char* plane = shared + kLayout.out + warp_k() * kLayout.out_plane;
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
       GLA_UNROLL
-      for (int t = 0; t < Block / 8; ++t) {
+      for (int t = 0; t < Tokens / 8; ++t) {
         GLA_UNROLL
         for (int e = 0; e < 4; ++e) {
-          const int token = token0 + 8 * t + lane % 4 * 2 + e % 2;
+          const int token = 8 * t + lane % 4 * 2 + e % 2;
           const int v = first_v() + 16 * i + lane / 4 + e / 2 * 8;
           reinterpret_cast<Staged*>(plane + token * kLayout.out_row)[v] = from_float<Staged>(sums[i][t][e]);
         }

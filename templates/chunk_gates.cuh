@@ -114,8 +114,10 @@ struct ChunkGates {
   /// Sum of the gates before token group `group`.
   template <int Tokens>
   GLA_DEVICE float sum_before(int channel, int group) const {
+    constexpr int kGroups = Share<Tokens>::kGroups;
     float sum = 0;
-    for (int g = 0; g < group; ++g) sum += partial(0, Share<Tokens>::kGroups, g)[channel];
+    GLA_UNROLL
+    for (int g = 0; g < kGroups - 1; ++g) sum += g < group ? partial(0, kGroups, g)[channel] : 0.0f;
     return sum;
   }
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kScanThreads = 256;
 constexpr int kMostWarps = 16;
+constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 ChunkShape shape_of(const Problem& problem, const Variant& variant) {
   return {.head_dim_k = problem.head_dim_k,
@@ -62,8 +63,10 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
     return invalid_argument(fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps_k={}",
                                         shape.head_dim_k, shape.padded_k(), 16 * shape.warps_k));
   }
-  if (blocks_v(shape) > 4)
-    return invalid_argument(fmt::format("tile_v/(16*warps_v)={} is above 4", blocks_v(shape)));
+  if (blocks_v(shape) * shape.chunk > kMostOutputs) {
+    return invalid_argument(
+        fmt::format("chunk*tile_v/(16*warps_v)={} is above {}", blocks_v(shape) * shape.chunk, kMostOutputs));
+  }
   const int warps = shape.warps_v * shape.warps_k;
   if (warps > kMostWarps)
     return invalid_argument(fmt::format("warps_v*warps_k={} is above {}", warps, kMostWarps));
@@ -217,7 +220,7 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::score_parts, parts(problem.dtype)},
       {Parameter::state_parts, parts(problem.dtype)},
       {Parameter::async_copy, {0, 1}},
-      {Parameter::min_blocks, {1, 2, 3, 4}},
+      {Parameter::min_blocks, {1, 2, 4}},
   };
   FamilySpace space{family, {}, [problem, architecture](const Variant& variant) {
                       return constraints(problem, architecture, variant);
@@ -289,8 +292,7 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
-  const int output_tokens = std::min(shape.chunk, 64 / std::max(rows, 1));
-  const int outputs = rows * output_tokens / 2;
+  const int outputs = rows * shape.chunk / 2;
   const int operands = 4 * (rows * shape.state_parts + shape.operand_parts());
   return state + outputs + operands + kAddressing;
 }
