@@ -12,6 +12,9 @@ namespace gla {
 /// The element type's name in templates/device/numeric.cuh.
 std::string_view type_name(DType dtype);
 
+/// `#include "header"` and a Config that says everything about the problem; `more` holds further lines of it.
+std::string config_text(const Problem& problem, std::string_view header, std::string_view more);
+
 /// Appends a kernel that calls gla::`call` with its argument struct `args`.
 void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
                std::string_view args_type = "KernelArgs");
