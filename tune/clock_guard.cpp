@@ -42,7 +42,14 @@ Result<bool> ClockGuard::throttled(Timer& timer) {
   const auto seconds = probe(timer);
   if (!seconds.ok()) return seconds.status();
   reference_seconds_ = std::min(reference_seconds_, *seconds);
-  return *seconds > kTolerance * reference_seconds_;
+  if (*seconds <= kTolerance * reference_seconds_) {
+    throttled_in_a_row_ = 0;
+    return false;
+  }
+  if (++throttled_in_a_row_ < kPatience) return true;
+  throttled_in_a_row_ = 0;
+  reference_seconds_ = *seconds;
+  return false;
 }
 
 }  // namespace gla

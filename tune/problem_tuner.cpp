@@ -24,6 +24,7 @@ constexpr std::size_t kLaterVariants = 12;  // of the ranking, when neighbours h
 constexpr double kHopeless = 1.5;           // times the best: such a variant is not timed to the end
 constexpr double kFinalistMargin = 1.04;
 constexpr std::size_t kMostFinalists = 4;
+constexpr int kRefusalsShown = 2;  // of each reason; the tally counts them all
 
 }  // namespace
 
@@ -89,15 +90,20 @@ std::vector<Variant> ProblemTuner::winners_neighbours() const {
   return found;
 }
 
+bool ProblemTuner::finished() const {
+  // A resumed run may ask for workloads that the interrupted one did not have.
+  return bench_.journal.finished(task_.problem) && every_point_served();
+}
+
 void ProblemTuner::compile_ahead() {
-  if (bench_.journal.finished(task_.problem)) return;
+  if (finished()) return;
   bench_.pool.request(task_.problem, untried(kFirstVariants));
 }
 
 Status ProblemTuner::run(double deadline, double run_deadline, const std::string& label) {
   label_ = label;
   run_deadline_ = run_deadline;
-  if (bench_.journal.finished(task_.problem)) return {};
+  if (finished()) return {};
   const double start = bench_.progress.elapsed(), share = deadline - start;
   compile_ahead();
   GLA_RETURN_IF_ERROR(explore(untried(kFirstVariants), start + kRankingShare * share));
@@ -148,6 +154,9 @@ Status ProblemTuner::refuse(const Variant& variant, Record& record, Refusal refu
   // A laboratory that is gone says nothing about the variant.
   GLA_RETURN_IF_ERROR(bench_.laboratory.health());
   record.refusal = refusal;
+  if (++refusals_shown_[refusal.reason] <= kRefusalsShown)
+    bench_.progress.note(fmt::format("refused ({}): {}: {}\n  {}", refusal.reason, to_string(task_.problem),
+                                     to_string(variant), refusal.detail));
   return bench_.journal.add(task_.problem, variant, refusal);
 }
 

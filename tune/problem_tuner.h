@@ -70,12 +70,14 @@ class ProblemTuner {
   Status race(double deadline);
   Best best(std::size_t workload, Accuracy accuracy) const;
   bool every_point_served() const;
+  bool finished() const;
   void show_progress() const;
 
   TuningBench bench_;
   TuningTask task_;
   std::vector<Variant> space_, ranked_;
   std::map<Variant, Record> records_;  ///< of variants that were tried
+  std::map<std::string, int> refusals_shown_;
   std::string label_;
   double run_deadline_ = 0;
 };

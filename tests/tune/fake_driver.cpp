@@ -45,6 +45,11 @@ CUresult result() {
 
 extern "C" {
 
+/// NVRTC looks for a driver and asks it for private tables.
+CUresult cuGetExportTable(const void**, const CUuuid*) {
+  return CUDA_ERROR_NOT_FOUND;
+}
+
 CUresult cuInit(unsigned) {
   return CUDA_SUCCESS;
 }

@@ -171,6 +171,10 @@ Status tune(const TuneOptions& options) {
   }
   fmt::print("{}\n{} in {}\n", format_report(tuned->table, tuned->runner_up_seconds), path,
              format_duration(progress.elapsed()));
+  for (const TableProblem& problem : tuned->table.problems)
+    if (problem.points.empty())
+      return {StatusCode::format,
+              fmt::format("no variant of {} survived; the lines above say why", to_string(problem.problem))};
   return {};
 }
 
