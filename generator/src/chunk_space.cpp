@@ -180,30 +180,16 @@ std::size_t round_up_256(std::size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-std::string config_text(const Problem& problem, const Variant& variant) {
-  const ChunkShape s = shape_of(problem, variant);
-  return fmt::format(R"(#include "chunk_forward.cuh"
-
-namespace gla {{
-
-struct Config {{
-  using Element = {};
-  using Gate = {};
-  static constexpr int group = {};
-  static constexpr bool state_v_first = {};
-  static constexpr ChunkShape shape = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_v = {}, .warps_v = {},
-                                       .warps_k = {}, .group_tile = {}, .stages = {}, .score_parts = {},
-                                       .state_parts = {}, .element_bytes = {}, .element_is_bf16 = {},
-                                       .gate_bytes = {}, .async_copy = {}}};
-}};
-
-}}  // namespace gla
-
+/// The variant as the template's ChunkShape.
+std::string shape_text(const ChunkShape& s) {
+  return fmt::format(
+      R"(  static constexpr ChunkShape shape = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_v = {},
+                                       .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
+                                       .score_parts = {}, .state_parts = {}, .element_bytes = {},
+                                       .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {}}};
 )",
-                     type_name(problem.dtype), type_name(problem.gate_dtype), problem.group,
-                     problem.state_v_first, s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v,
-                     s.warps_k, s.group_tile, s.stages, s.score_parts, s.state_parts, s.element_bytes,
-                     s.element_is_bf16, s.gate_bytes, s.async_copy);
+      s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
+      s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy);
 }
 
 }  // namespace
@@ -234,7 +220,8 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
 Source render_chunk(const Problem& problem, const Variant& variant) {
   const int threads = shape_of(problem, variant).threads();
   const int blocks = variant[Parameter::min_blocks];
-  Source source{"chunk_forward.cu", config_text(problem, variant), {}};
+  const std::string shape = shape_text(shape_of(problem, variant));
+  Source source{"chunk_forward.cu", config_text(problem, "chunk_forward.cuh", shape), {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
     add_entry(source, entry, threads, blocks,
               fmt::format("chunk_forward<gla::Config, gla::Pass::{}>(args)", pass));

@@ -65,28 +65,11 @@ FamilySpace decode_family(const Problem& problem, const Architecture& architectu
 }
 
 Source render_decode(const Problem& problem, const Variant& variant) {
-  Source source{"recurrent_forward.cu", "", {}};
-  source.text =
-      fmt::format(R"(#include "recurrent_forward.cuh"
-
-namespace gla {{
-
-struct Config {{
-  using Element = {};
-  using Gate = {};
-  using State = {};
-  static constexpr int head_dim_k = {}, head_dim_v = {}, group = {};
-  static constexpr bool gate_k = {}, gate_v = {}, reverse = {}, state_v_first = {};
-  static constexpr int lanes_k = {}, rows_v = {}, warps = {}, stages = {};
-}};
-
-}}  // namespace gla
-
-)",
-                  type_name(problem.dtype), type_name(problem.gate_dtype), type_name(problem.state_dtype),
-                  problem.head_dim_k, problem.head_dim_v, problem.group, problem.gate_k, problem.gate_v,
-                  problem.reverse, problem.state_v_first, variant[Parameter::lanes_k],
-                  variant[Parameter::rows_v], variant[Parameter::warps], variant[Parameter::stages]);
+  const std::string parameters =
+      fmt::format("  static constexpr int lanes_k = {}, rows_v = {}, warps = {}, stages = {};\n",
+                  variant[Parameter::lanes_k], variant[Parameter::rows_v], variant[Parameter::warps],
+                  variant[Parameter::stages]);
+  Source source{"recurrent_forward.cu", config_text(problem, "recurrent_forward.cuh", parameters), {}};
   add_entry(source, "recurrent_decode", threads_of(variant), variant[Parameter::min_blocks],
             "recurrent_forward<gla::Config>(args)");
   return source;

@@ -40,6 +40,27 @@ void add_entry(Source& source, std::string_view entry, int threads, int min_bloc
   source.entries.emplace_back(entry);
 }
 
+std::string config_text(const Problem& problem, std::string_view header, std::string_view more) {
+  return fmt::format(R"(#include "{}"
+
+namespace gla {{
+
+struct Config {{
+  using Element = {};
+  using Gate = {};
+  using State = {};
+  static constexpr int head_dim_k = {}, head_dim_v = {}, group = {};
+  static constexpr bool gate_k = {}, gate_v = {}, reverse = {}, state_v_first = {};
+{}}};
+
+}}  // namespace gla
+
+)",
+                     header, type_name(problem.dtype), type_name(problem.gate_dtype),
+                     type_name(problem.state_dtype), problem.head_dim_k, problem.head_dim_v, problem.group,
+                     problem.gate_k, problem.gate_v, problem.reverse, problem.state_v_first, more);
+}
+
 Source render(const Problem& problem, const Variant& variant) {
   return variant.family == Family::decode ? render_decode(problem, variant) : render_chunk(problem, variant);
 }
@@ -55,26 +76,7 @@ std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& vari
 }
 
 Source render_tools(const Problem& problem) {
-  Source source{"verification.cu", "", {}};
-  source.text =
-      fmt::format(R"(#include "verification.cuh"
-
-namespace gla {{
-
-struct Config {{
-  using Element = {};
-  using Gate = {};
-  using State = {};
-  static constexpr int head_dim_k = {}, head_dim_v = {}, group = {};
-  static constexpr bool gate_k = {}, gate_v = {}, reverse = {}, state_v_first = {};
-}};
-
-}}  // namespace gla
-
-)",
-                  type_name(problem.dtype), type_name(problem.gate_dtype), type_name(problem.state_dtype),
-                  problem.head_dim_k, problem.head_dim_v, problem.group, problem.gate_k, problem.gate_v,
-                  problem.reverse, problem.state_v_first);
+  Source source{"verification.cu", config_text(problem, "verification.cuh", ""), {}};
   add_entry(source, "fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs");
   add_entry(source, "compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs");
   add_entry(source, "naive", kToolThreads, 1, "naive_forward<gla::Config>(args)");
