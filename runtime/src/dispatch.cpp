@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "gla/generator/model.h"
 #include "gla/generator/space.h"
@@ -71,10 +74,16 @@ Workload bucket_workload(const Coordinates& bucket) {
   return {sequences, 1, tokens, bucket.packed};
 }
 
+struct Dispatcher::Memo {
+  std::mutex mutex;
+  std::map<std::tuple<Problem, Workload, Accuracy>, Variant> choices;
+};
+
 Dispatcher::Dispatcher(driver::Device device, std::vector<TableCandidate> tables, int max_multiprocessors)
     : architecture_(std::move(device.architecture)),
       tables_(std::move(tables)),
-      device_name_(std::move(device.name)) {
+      device_name_(std::move(device.name)),
+      memo_(std::make_shared<Memo>()) {
   std::erase_if(tables_, [](const TableCandidate& candidate) { return !is_used(candidate); });
   if (max_multiprocessors > 0)
     architecture_.multiprocessors = std::min(architecture_.multiprocessors, max_multiprocessors);
@@ -105,6 +114,17 @@ const TableProblem* Dispatcher::relative(const Table& table, const Problem& prob
     }
   }
   return best;
+}
+
+Variant Dispatcher::model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const {
+  const std::tuple key(problem, workload, accuracy);
+  {
+    const std::lock_guard lock(memo_->mutex);
+    if (const auto found = memo_->choices.find(key); found != memo_->choices.end()) return found->second;
+  }
+  const Variant chosen = model_choice(problem, workload, accuracy, architecture_);
+  const std::lock_guard lock(memo_->mutex);
+  return memo_->choices.emplace(key, chosen).first->second;
 }
 
 Route Dispatcher::route(const Problem& problem, Accuracy accuracy) const {
@@ -145,7 +165,7 @@ Choice Dispatcher::choose(const Route& route, const Problem& problem, const Work
   choice.table = route.table;
   if (route.sites.empty()) {
     const Workload middle = bucket_workload(bucket(at));
-    choice.variant = model_choice(problem, middle, accuracy, architecture_);
+    choice.variant = model_variant(problem, middle, accuracy);
     choice.reason =
         fmt::format("{}; the model's choice for the bucket around {}", route.reason, to_string(middle));
     return choice;

@@ -1,6 +1,7 @@
 // From a problem and a workload to a variant: the tables in use, in order, then the model. No GPU needed.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -48,11 +49,15 @@ class Dispatcher {
 
  private:
   std::vector<Site> legal_sites(const TableProblem& entry, const Problem& problem, Accuracy accuracy) const;
+  Variant model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const;
   const TableProblem* relative(const Table& table, const Problem& problem, Accuracy accuracy) const;
 
   Architecture architecture_;
   std::vector<TableCandidate> tables_;
   std::string device_name_;
+
+  struct Memo;
+  std::shared_ptr<Memo> memo_;  ///< the model's choices so far: each costs milliseconds
 };
 
 }  // namespace gla

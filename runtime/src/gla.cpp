@@ -25,6 +25,9 @@ using gla::StatusCode;
 
 thread_local std::string last_error;
 
+/// More than any version will have: a struct_size beyond this was not set.
+constexpr std::size_t kLargestStruct = 4096;
+
 gla_status report(const Status& status) {
   if (!status.ok()) last_error = status.message();
   return static_cast<gla_status>(status.code());
@@ -52,7 +55,7 @@ template <class Struct>
 Status read_struct(const Struct* given, std::string_view name, Struct& out) {
   if (given == nullptr) return gla::invalid_argument(fmt::format("{} is NULL", name));
   const std::size_t size = given->struct_size;
-  if (size < sizeof(Struct)) {
+  if (size < sizeof(Struct) || size > kLargestStruct) {
     return gla::invalid_argument(
         fmt::format("{}->struct_size is {}; it must be sizeof(*{}) = {}", name, size, name, sizeof(Struct)));
   }

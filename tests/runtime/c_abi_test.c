@@ -58,6 +58,10 @@ static void test_struct_sizes(void) {
   expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT &&
              says("options->struct_size is 0"),
          "a forgotten struct_size is named");
+  larger.options.struct_size = (size_t)-1;
+  expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT &&
+             says("options->struct_size is"),
+         "a struct_size that was not set is named");
   larger.options.struct_size = sizeof larger;
   larger.future = 1;
   expect(gla_context_create(&larger.options, &context) == GLA_INVALID_ARGUMENT && says("does not know"),
