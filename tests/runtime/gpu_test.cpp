@@ -45,9 +45,11 @@ class Buffer {
   explicit Buffer(std::size_t bytes) : bytes_(bytes) {
     must(api().cuMemAlloc(&address_, std::max<std::size_t>(bytes, 16)));
     must(api().cuMemsetD8Async(address_, 0xff, std::max<std::size_t>(bytes, 16), nullptr));  // NaN
+    must(api().cuCtxSynchronize());  // the tests' stream does not wait for the default one
   }
   explicit Buffer(std::span<const std::byte> content) : Buffer(content.size()) {
     must(api().cuMemcpyHtoD(address_, content.data(), content.size()));
+    must(api().cuCtxSynchronize());
   }
   ~Buffer() { (void)api().cuMemFree(address_); }
   Buffer(const Buffer&) = delete;
@@ -330,6 +332,7 @@ TEST_CASE("a thread without a current context may call") {
 TEST_CASE("a damaged cubin is rebuilt, and the log says so") {
   if (no_gpu()) return;
   const TemporaryFolder folder;
+  const Device current;
   Case run(recurrent_problem(), 1, 1, 2);
   {
     Device device("none", folder.path().string());
