@@ -85,18 +85,18 @@ struct ChunkLayout {
         cumulative(0),
         total(0) {
     const int vector = 4 * s.padded_k();
+    const int out_bytes = s.warps_k * out_plane;
     v = s.stages * stage_bytes;
     k_operand = q_operand + s.operand_parts() * q_plane;
     v_operand = k_operand + s.operand_parts() * k_plane;
+    // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
+    const bool out_on_operands = s.group_tile == 1;
+    if (out_on_operands && v_operand < q_operand + out_bytes) v_operand = q_operand + out_bytes;
     scores = v_operand + s.v_parts() * v_plane;
-    out = scores + s.state_parts * score_plane;
-    const int out_bytes = s.warps_k * out_plane;
-    const int cumulative_bytes = s.gate_bytes ? kSubChunk * vector : 0;
-    // The sums are spent when the only query head writes its outputs; with several they must outlive them.
-    cumulative = s.group_tile == 1 ? out : out + out_bytes;
-    const int out_end = out + out_bytes;
-    const int cumulative_end = cumulative + cumulative_bytes;
-    before = out_end > cumulative_end ? out_end : cumulative_end;
+    const int scores_end = scores + s.state_parts * score_plane;
+    out = out_on_operands ? q_operand : scores_end;
+    cumulative = out_on_operands ? scores_end : scores_end + out_bytes;
+    before = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
     after = before + vector;
     decay = after + vector;
     partial = decay + vector;

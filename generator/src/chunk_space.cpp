@@ -275,7 +275,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
 }
 
 int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
-  constexpr int kAddressing = 48;
+  constexpr int kAddressing = 36;
   const ChunkShape shape = shape_of(problem, variant);
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
