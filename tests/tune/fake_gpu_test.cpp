@@ -119,7 +119,7 @@ TEST_CASE("verify reports faults with exit code 1 and sound variants with 0") {
   const FakeMachine sound(false);
   CHECK(sound.run("verify --op recurrent_forward --head-dims 16 --sample 2 -v") == 0);
   INFO(sound.output() << sound.errors());
-  CHECK(sound.output().find("2 of 2 variants pass") != std::string::npos);
+  CHECK(sound.output().find("2 of 2 verified variants pass") != std::string::npos);
   const FakeMachine faulty(true);
   CHECK(faulty.run("verify --op recurrent_forward --head-dims 16 --sample 4 --json") == 1);
   const auto json = parse_json(faulty.output());

@@ -6,6 +6,7 @@
 #include "commands/commands.h"
 #include "commands/exit_code.h"
 #include "commands/options.h"
+#include "gla/generator/render.h"
 #include "json.h"
 #include "problem_json.h"
 #include "text_table.h"
@@ -18,6 +19,11 @@ const std::vector<std::string> kDefaultShapes{"B1,T8192,H96,D128", "B2,T16384,H1
                                               "B4,T4096,H64,D128", "B8,T1024,H8,D64",    "B8,T2048,H32,D256",
                                               "B1,T1,H32,D128",    "B8,T1,H32,D128",     "B64,T1,H32,D128",
                                               "B256,T1,H32,D128",  "B64,T1,H16,D256",    "B64,T1,H32,D64"};
+
+constexpr const char* kMethod =
+    "median of device time per call; CUDA graphs of calls whose inputs rotate through more than 4 times the "
+    "L2, queued "
+    "behind a blocked stream; floor: bytes of each input and output once over the measured copy bandwidth";
 
 struct BenchCommandOptions {
   std::vector<std::string> shapes;
@@ -158,6 +164,12 @@ int run_bench(const BenchCommandOptions& options) {
   }
   if (options.json) {
     fmt::print("{}\n", Json::object({{"device", (*gpu)->device().name},
+                                     {"driver", cuda_version((*gpu)->device().driver_version)},
+                                     {"date", now_utc()},
+                                     {"tool", fmt::format("gla-tune {}", version())},
+                                     {"templates_hash", templates_hash()},
+                                     {"command", own_command_line()},
+                                     {"method", kMethod},
                                      {"copy_bandwidth", (*bench)->copy_bandwidth()},
                                      {"dtype", options.dtype},
                                      {"accuracy", options.accuracy},

@@ -62,6 +62,9 @@ std::string own_path();
 /// The command as it was given, without the path of the executable.
 std::string own_command_line();
 
+/// "2026-11-22T12:00:00Z"
+std::string now_utc();
+
 /// "13.0" of 13000
 std::string cuda_version(int driver_version);
 

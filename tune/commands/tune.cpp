@@ -1,7 +1,6 @@
 // gla-tune tune: the command that the project is named after.
 #include <fmt/format.h>
 
-#include <chrono>
 #include <filesystem>
 
 #include "check.h"
@@ -41,15 +40,6 @@ std::string output_path(const TuneOptions& options, const Target& target) {
       target.device ? slug(target.device->name) : "sm_" + target.architecture.name + "-model";
   const auto folder = user_folder("XDG_CONFIG_HOME", ".config");
   return ((folder.empty() ? std::filesystem::path(".") : folder / "tables") / (name + ".yaml")).string();
-}
-
-std::string now_utc() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
 }
 
 TableDevice table_device(const Target& target, double copy_bandwidth) {

@@ -15,16 +15,6 @@ std::optional<int> take_number(std::string_view& text) {
   return value;
 }
 
-/// A callback for CLI11 that parses, stores, and turns a status into its usage error.
-template <class T>
-std::function<void(const std::string&)> into(T& target, Result<T> (*parse)(std::string_view)) {
-  return [&target, parse](const std::string& text) {
-    const auto value = parse(text);
-    if (!value.ok()) throw CLI::ValidationError(value.status().message());
-    target = *value;
-  };
-}
-
 }  // namespace
 
 Result<double> parse_duration(std::string_view text) {

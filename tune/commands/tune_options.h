@@ -1,6 +1,7 @@
 // The options of gla-tune tune.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,16 @@ struct Share {
   int count = 1;
 };
 Result<Share> parse_share(std::string_view text);
+
+/// For CLI11's add_option_function: parses, stores, and turns a status into a usage error.
+template <class T>
+std::function<void(const std::string&)> into(T& target, Result<T> (*parse)(std::string_view)) {
+  return [&target, parse](const std::string& text) {
+    const auto value = parse(text);
+    if (!value.ok()) throw CLI::ValidationError(value.status().message());
+    target = *value;
+  };
+}
 
 struct TuneOptions {
   ProblemOptions problems;

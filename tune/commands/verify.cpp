@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 #include <set>
 
@@ -9,6 +10,7 @@
 #include "commands/commands.h"
 #include "commands/exit_code.h"
 #include "commands/options.h"
+#include "commands/tune_options.h"
 #include "gla/generator/space.h"
 #include "json.h"
 #include "problem_json.h"
@@ -27,6 +29,7 @@ struct VerifyOptions {
   int device = 0;
   std::string variant, cache;
   std::size_t sample = 0;
+  double budget_seconds = std::numeric_limits<double>::infinity();
   unsigned seed = 1, jobs = 0;
   bool json = false, quiet = false, verbose = false;
 
@@ -36,6 +39,9 @@ struct VerifyOptions {
     command.add_option("--variant", variant, "this variant only");
     command.add_option("--sample", sample,
                        "this many variants of each problem, drawn at random (default: all)");
+    command.add_option_function<std::string>(
+        "--budget", into(budget_seconds, parse_duration),
+        "wall time after which no further variant is started (default: none)");
     command.add_option("--seed", seed, "of the sample (default: 1)");
     command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
     command.add_option("-j,--jobs", jobs, "compiling threads (default: one per core)");
@@ -117,13 +123,22 @@ Result<std::vector<Subject>> subjects(const VerifyOptions& options, const Archit
   return found;
 }
 
-/// Compiles every layout of the problem that the cases ask for.
-void compile_ahead(CompilePool& pool, const Subject& subject, const Architecture& architecture) {
+/// The problem itself and the layouts of it that the cases ask for.
+std::set<Problem> layouts_of(const Problem& problem) {
   std::set<Problem> layouts;
-  for (const VerificationCase& one : full_cases(subject.problem)) layouts.insert(one.problem);
-  for (const Variant& variant : subject.variants)
+  for (const VerificationCase& one : full_cases(problem)) layouts.insert(one.problem);
+  return layouts;
+}
+
+/// Compiles every layout, ahead of the worker that asks for them; the problem's own last, since it is what is waited for.
+void compile_ahead(CompilePool& pool, const Subject& subject, const Architecture& architecture) {
+  const std::set<Problem> layouts = layouts_of(subject.problem);
+  for (const Variant& variant : subject.variants) {
     for (const Problem& layout : layouts)
-      if (check(layout, architecture, variant).ok()) pool.request(layout, {&variant, 1});
+      if (layout != subject.problem && check(layout, architecture, variant).ok())
+        pool.request(layout, {&variant, 1});
+    pool.request(subject.problem, {&variant, 1});
+  }
 }
 
 /// Each variant must reach the classes that it is meant for.
@@ -184,7 +199,11 @@ int run_verify(const VerifyOptions& options) {
     if (s + 1 < list->size()) compile_ahead(pool, (*list)[s + 1], device->architecture);
     std::vector<Verified> results;
     double worst_o = 0, worst_state = 0;
-    for (std::vector<Variant> waiting = subject.variants; !waiting.empty();) {
+    // Each problem gets its part of what is left of the budget.
+    const double deadline = progress.elapsed() + (options.budget_seconds - progress.elapsed()) /
+                                                     static_cast<double>(list->size() - s);
+    for (std::vector<Variant> waiting = subject.variants;
+         !waiting.empty() && progress.elapsed() < deadline;) {
       progress.update(
           fmt::format("{} of {} variants, {} failed; now {}", done, total, failures,
                       to_string(subject.problem)),
@@ -209,14 +228,16 @@ int run_verify(const VerifyOptions& options) {
     }
     const auto passed =
         std::count_if(results.begin(), results.end(), [](const Verified& one) { return one.passed; });
+    for (const Problem& layout : layouts_of(subject.problem)) pool.cancel(layout);
     if (options.json) {
       Json variants = Json::array();
       for (const Verified& one : results) variants.push(to_json(one));
       problems.push(Json::object({{"problem", to_json(subject.problem)}, {"variants", variants}}));
       continue;
     }
-    fmt::print("{}: {} of {} variants pass, worst errors o {:.2e}, final state {:.2e}\n",
-               to_string(subject.problem), passed, results.size(), worst_o, worst_state);
+    fmt::print("{}: {} of {} verified variants pass ({} in all), worst errors o {:.2e}, final state {:.2e}\n",
+               to_string(subject.problem), passed, results.size(), subject.variants.size(), worst_o,
+               worst_state);
     if (options.verbose) {
       for (const Verified& one : results) {
         fmt::print("  {}\n", to_string(one.variant));
@@ -230,8 +251,8 @@ int run_verify(const VerifyOptions& options) {
         "{}\n",
         Json::object({{"device", device->name}, {"failures", failures}, {"problems", problems}}).dump(2));
   } else {
-    fmt::print("{} variants verified in {}, {} failed\n", done, format_duration(progress.elapsed()),
-               failures);
+    fmt::print("{} of {} variants verified in {}, {} failed\n", done, total,
+               format_duration(progress.elapsed()), failures);
   }
   return failures == 0 ? kExitOk : kExitCheckFailed;
 }
@@ -246,6 +267,7 @@ void add_verify_command(CLI::App& app, int& exit_code) {
           "packings.\n\n"
           "Examples:\n"
           "  gla-tune verify\n"
+          "  gla-tune verify --sample 50 --budget 5m\n"
           "  gla-tune verify --op chunk_forward --head-dims 60x100 --group 4 --sample 20 -v");
 }
 
