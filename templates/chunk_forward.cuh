@@ -219,7 +219,6 @@ class ChunkForward {
     StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
     if constexpr (kPass == Pass::segment_states) {
       target = segment_state();
-      block_sync();
       if (tile == 0) {
         for (int i = thread_index(); i < kShape.head_dim_k; i += kThreads) {
           args.segment_decays[slot() * kShape.head_dim_k + i] =
@@ -354,7 +353,6 @@ class ChunkForward {
       }
     } else {
       update_state<Tokens, Direct>(row0);
-      block_sync();
     }
     if constexpr (kGated && !Direct) scale_state(kLayout.after);
   }

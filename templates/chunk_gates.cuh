@@ -245,37 +245,53 @@ struct ChunkGates {
   }
 
   /// Scores of a direct sub-chunk, element by element: sum_k scale q_ik k_jk exp2(b_i - b_j) for j <= i. A warp takes
-  /// a row; row i of the result goes to `store(i, j, value)`.
+  /// rows, several columns at once so that their sums overlap; element (i, j) goes to `store(i, j, value)`.
   template <class Store>
   GLA_DEVICE void direct_scores(int head, int row0, Store store) const {
+    constexpr int kWarps = kThreads / kWarpSize;
     constexpr int kPerLane = (kPaddedK + 2 * kWarpSize - 1) / (2 * kWarpSize);
+    constexpr int kColumns = 4;
+    static_assert(kSubChunk % kWarps == 0 || kWarps % kSubChunk == 0);
     const float* cumulative = vector(kLayout.cumulative);
     const int lane = lane_index();
-    for (int i = warp_index(); i < kSubChunk; i += kThreads / kWarpSize) {
+    for (int n = warp_index(); n < kSubChunk; n += kWarps) {
+      // Long rows and short ones alternate, so that every warp has the same number of elements.
+      const int pass = n / kWarps;
+      const int i = pass % 2 == 0 ? n : (pass + 1) * kWarps - 1 - n % kWarps;
       Vector<float, 2> q[kPerLane], b[kPerLane];
       GLA_UNROLL
-      for (int n = 0; n < kPerLane; ++n) {
-        const int channel = 2 * (lane + n * kWarpSize);
+      for (int c = 0; c < kPerLane; ++c) {
+        const int channel = 2 * (lane + c * kWarpSize);
+        q[c] = {};
+        b[c] = {};
         if (channel >= kPaddedK) continue;
-        q[n] = elements(kLayout.q, head * kShape.chunk + row0 + i, channel);
-        b[n] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
+        q[c] = elements(kLayout.q, head * kShape.chunk + row0 + i, channel);
+        b[c] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
       }
-      for (int j = 0; j < kSubChunk; ++j) {
-        float sum = 0;
-        if (j <= i) {
+      for (int j0 = 0; j0 < kSubChunk; j0 += kColumns) {
+        float sums[kColumns] = {};
+        if (j0 <= i) {
           GLA_UNROLL
-          for (int n = 0; n < kPerLane; ++n) {
-            const int channel = 2 * (lane + n * kWarpSize);
-            if (channel >= kPaddedK) continue;
-            const Vector<float, 2> k = elements(kLayout.k, row0 + j, channel);
-            const auto bj = *reinterpret_cast<const Vector<float, 2>*>(cumulative + j * kPaddedK + channel);
+          for (int j = 0; j < kColumns; ++j) {
             GLA_UNROLL
-            for (int c = 0; c < 2; ++c)
-              sum += q[n].item[c] * k.item[c] * exp2_fast(b[n].item[c] - bj.item[c]);
+            for (int c = 0; c < kPerLane; ++c) {
+              const int channel = 2 * (lane + c * kWarpSize);
+              if (channel >= kPaddedK) continue;
+              const Vector<float, 2> k = elements(kLayout.k, row0 + j0 + j, channel);
+              const auto bj =
+                  *reinterpret_cast<const Vector<float, 2>*>(cumulative + (j0 + j) * kPaddedK + channel);
+              GLA_UNROLL
+              for (int half = 0; half < 2; ++half)
+                sums[j] += q[c].item[half] * k.item[half] * exp2_fast(b[c].item[half] - bj.item[half]);
+            }
           }
-          sum = scale * sum_lanes<kWarpSize>(sum);
+          GLA_UNROLL
+          for (int j = 0; j < kColumns; ++j) sums[j] = scale * sum_lanes<kWarpSize>(sums[j]);
         }
-        if (lane == 0) store(i, j, sum);
+        // Columns above the diagonal hold overflow, not zero.
+        GLA_UNROLL
+        for (int j = 0; j < kColumns; ++j)
+          if (lane == j) store(i, j0 + j, j0 + j <= i ? sums[j] : 0.0f);
       }
     }
   }
