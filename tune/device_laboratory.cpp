@@ -14,7 +14,7 @@ constexpr std::size_t kPathCounters = 3;
 constexpr StoppingLimits kRankingLimits{
     .least_samples = 5, .most_samples = 100, .uncertainty = 0.01, .budget_seconds = 0.03};
 constexpr StoppingLimits kContestLimits{
-    .least_samples = 15, .most_samples = 200, .uncertainty = 0.002, .budget_seconds = 0.12};
+    .least_samples = 15, .most_samples = 200, .uncertainty = 0.002, .budget_seconds = 0.06};
 
 Timing timing_of(const Measured& measured) {
   return {.seconds = measured.summary.median,

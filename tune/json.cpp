@@ -101,9 +101,9 @@ double Json::as_double(double otherwise) const {
   return value != nullptr ? *value : otherwise;
 }
 
-std::string Json::as_string(std::string otherwise) const {
+std::string Json::as_string(const std::string& otherwise) const {
   const auto* value = std::get_if<std::string>(&held_);
-  return value != nullptr ? *value : std::move(otherwise);
+  return value != nullptr ? *value : otherwise;
 }
 
 std::string Json::dump(int indent) const {

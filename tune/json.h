@@ -47,7 +47,7 @@ class Json {
   bool as_bool(bool otherwise = false) const;
   std::int64_t as_int(std::int64_t otherwise = 0) const;
   double as_double(double otherwise = 0) const;
-  std::string as_string(std::string otherwise = {}) const;
+  std::string as_string(const std::string& otherwise = {}) const;
 
   /// On one line; or, with an indent, one member or item to a line.
   std::string dump(int indent = 0) const;

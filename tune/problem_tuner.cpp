@@ -23,7 +23,7 @@ constexpr std::size_t kFirstVariants = 32;  // of the ranking, before neighbours
 constexpr std::size_t kLaterVariants = 12;  // of the ranking, when neighbours have run out
 constexpr double kHopeless = 1.5;           // times the best: such a variant is not timed to the end
 constexpr double kFinalistMargin = 1.04;
-constexpr std::size_t kMostFinalists = 4;
+constexpr std::size_t kMostFinalists = 3;
 constexpr int kRefusalsShown = 2;  // of each reason; the tally counts them all
 
 }  // namespace

@@ -7,7 +7,13 @@
 namespace gla {
 namespace {
 
-constexpr double kReserveSeconds = 3;  // for the last answer to arrive and the table to be written
+constexpr double kReserveSeconds =
+    5;  // for the last answer to arrive, compilations to end and the table to be written
+
+/// Spaces of chunk kernels are larger and their variants slower to compile and to run.
+double weight(const TuningTask& task) {
+  return task.problem.operation == Operation::chunk_forward ? 2.5 : 1.0;
+}
 
 }  // namespace
 
@@ -17,11 +23,14 @@ Result<TunedTable> tune_tasks(const TuningBench& bench, const std::vector<Tuning
   tuners.reserve(tasks.size());
   for (const TuningTask& task : tasks) tuners.emplace_back(bench, task);
   const double run_deadline = budget_seconds - kReserveSeconds;
+  double weights_left = 0;
+  for (const TuningTask& task : tasks) weights_left += weight(task);
   for (std::size_t i = 0; i < tuners.size(); ++i) {
     tuners[i].compile_ahead();
     if (i + 1 < tuners.size()) tuners[i + 1].compile_ahead();
     const double now = bench.progress.elapsed();
-    const double deadline = now + (run_deadline - now) / static_cast<double>(tuners.size() - i);
+    const double deadline = now + (run_deadline - now) * weight(tasks[i]) / weights_left;
+    weights_left -= weight(tasks[i]);
     const std::string label = fmt::format("[{}/{}] {}", i + 1, tuners.size(), to_string(tasks[i].problem));
     GLA_RETURN_IF_ERROR(tuners[i].run(deadline, run_deadline, label));
   }

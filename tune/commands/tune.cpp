@@ -1,7 +1,9 @@
 // gla-tune tune: the command that the project is named after.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <thread>
 
 #include "check.h"
 #include "commands/commands.h"
@@ -89,7 +91,9 @@ Result<TunedTable> tune_measured(const TuneOptions& options, const Target& targe
     progress.note(fmt::format("resuming: {} results are in {}.journal", journal->records(), path));
 
   tasks = that_fit(std::move(tasks), target.device->memory_bytes, progress);
-  CompilePool pool(options.jobs, compile_into(cache, target.architecture));
+  // One core is the worker's.
+  const unsigned cores = std::max(2u, std::thread::hardware_concurrency());
+  CompilePool pool(options.jobs != 0 ? options.jobs : cores - 1, compile_into(cache, target.architecture));
   const TuningBench bench{**laboratory, pool, *journal, progress, target.architecture, *bandwidth};
   auto tuned = tune_tasks(bench, tasks, options.budget_seconds);
   if (!tuned.ok()) return tuned;
