@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "check.h"
 
 namespace gla {
@@ -22,7 +24,7 @@ Result<TunedTable> tune_tasks(const TuningBench& bench, const std::vector<Tuning
   std::vector<ProblemTuner> tuners;
   tuners.reserve(tasks.size());
   for (const TuningTask& task : tasks) tuners.emplace_back(bench, task);
-  const double run_deadline = budget_seconds - kReserveSeconds;
+  const double run_deadline = budget_seconds - std::min(kReserveSeconds, kReserveShare * budget_seconds);
   double weights_left = 0;
   for (const TuningTask& task : tasks) weights_left += weight(task);
   for (std::size_t i = 0; i < tuners.size(); ++i) {
