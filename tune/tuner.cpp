@@ -9,8 +9,8 @@
 namespace gla {
 namespace {
 
-constexpr double kReserveSeconds =
-    5;  // for the last answer to arrive, compilations to end and the table to be written
+// For the last answer to arrive, compilations to end and the table to be written; of a short budget only a part.
+constexpr double kReserveSeconds = 5, kReserveShare = 0.1;
 
 /// Spaces of chunk kernels are larger and their variants slower to compile and to run.
 double weight(const TuningTask& task) {
