@@ -26,8 +26,8 @@ class ChildProcess {
   struct Reply {
     std::optional<std::string> line;  ///< none: `failure` says why
     bool timed_out = false;
-    std::string
-        failure;  ///< "no answer within 60 s", "killed by signal 11 (Segmentation fault)", "ended with code 1"
+    /// "no answer within 60 s", "killed by signal 11 (Segmentation fault)", "ended with code 1"
+    std::string failure;
   };
   /// Sends a line and waits for one. After a failure the child has been ended.
   Reply ask(const std::string& line, double timeout_seconds);

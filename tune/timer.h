@@ -29,8 +29,8 @@ class Timer {
 
   const Gpu* gpu_;
   std::vector<CUevent> events_;  ///< two per round
-  std::uint32_t* gate_ =
-      nullptr;  ///< mapped host memory that the stream waits on; null where that is not supported
+  /// Mapped host memory that the stream waits on; null where that is not supported.
+  std::uint32_t* gate_ = nullptr;
   std::uint32_t generation_ = 0;
 };
 
