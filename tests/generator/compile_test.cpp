@@ -1,0 +1,234 @@
+// What the generator renders compiles, for three architectures: a covering set, and what the shipped tables name.
+// Needs NVRTC, no GPU. README.md beside this file says how to compile more.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "catch.h"
+#include "compiler.h"
+#include "files.h"
+#include "gla/generator/space.h"
+#include "problems.h"
+#include "sha256.h"
+#include "table.h"
+
+using namespace gla;
+using namespace gla::test;
+
+namespace {
+
+constexpr const char* kArchitectures[] = {"sm_80", "sm_90a", "sm_100a"};
+
+/// Kernels of a table that are compiled for an architecture that is not the table's.
+constexpr std::size_t kSample = 12;
+
+struct Job {
+  std::string name;
+  Source source;
+  std::string architecture;
+};
+
+/// True, with a line that CTest shows, where there is no NVRTC.
+bool no_nvrtc() {
+  const Result<std::string> version = nvrtc_version();
+  if (!version.ok()) WARN("SKIPPED: " << version.status().message());
+  return !version.ok();
+}
+
+/// False, with a line that says so, where this NVRTC is older than the architecture.
+bool is_known(const std::string& name) {
+  const Source empty{"empty.cu", "extern \"C\" __global__ void kernel() {}\n", {"kernel"}};
+  const Status status = compile(empty, architecture(name)).status();
+  const bool known = status.message().find("--gpu-architecture") == std::string::npos;
+  if (!known) WARN("NVRTC " << *nvrtc_version() << " does not know " << name);
+  return known;
+}
+
+/// Cubins of these templates from earlier runs; those of other templates are removed.
+std::string cubin_folder() {
+  const std::filesystem::path root = GLA_CUBINS;
+  const std::filesystem::path folder = root / std::string(templates_hash());
+  std::filesystem::create_directories(folder);
+  for (const auto& entry : std::filesystem::directory_iterator(root))
+    if (entry.path() != folder) std::filesystem::remove_all(entry.path());
+  return folder;
+}
+
+/// Empty, or what is wrong with what the compiler made.
+std::string complaint(const Source& source, const Result<Cubin>& cubin) {
+  if (!cubin.ok()) return cubin.status().message();
+  if (cubin->entries != source.entries || cubin->resources.size() != source.entries.size())
+    return fmt::format("entries are {}", fmt::join(cubin->entries, ", "));
+  for (std::size_t i = 0; i < source.entries.size(); ++i)
+    if (cubin->resources[i].registers <= 0) return source.entries[i] + " has no registers";
+  return "";
+}
+
+/// Compiles on every core; a job that fails fails the test. Says how many were compiled and how many had been before.
+void compile_all(const std::vector<Job>& jobs, const std::string& what) {
+  CubinCache cache(cubin_folder());
+  std::atomic<std::size_t> next = 0;
+  std::atomic<int> compiled = 0;
+  std::mutex mutex;
+  std::vector<std::string> failures;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < jobs.size(); i = next++) {
+      std::string note;
+      const Result<Cubin> cubin = cache.get(jobs[i].source, architecture(jobs[i].architecture), &note);
+      compiled += note == "compiled";
+      if (const std::string wrong = complaint(jobs[i].source, cubin); !wrong.empty()) {
+        const std::lock_guard lock(mutex);
+        failures.push_back(fmt::format("{} for {}: {}", jobs[i].name, jobs[i].architecture, wrong));
+      }
+    }
+  };
+  std::vector<std::thread> threads(std::max(1u, std::thread::hardware_concurrency()));
+  for (std::thread& thread : threads) thread = std::thread(work);
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& failure : failures) FAIL_CHECK(failure);
+  WARN(what << ": " << jobs.size() - failures.size() << " of " << jobs.size() << " are right, " << compiled
+            << " of them compiled now");
+}
+
+struct Case {
+  Problem problem;
+  const char* variant;
+};
+
+Problem changed(Problem problem, void (*change)(Problem&)) {
+  change(problem);
+  return problem;
+}
+
+/// Families, dtypes, parts, gates, groups, state layouts, load paths and odd head dims, each with each family.
+std::vector<Case> covering_set() {
+  return {
+      {chunk_of(128, 128),
+       "fused chunk=32 tile_v=128 warps_v=4 warps_k=2 group_tile=1 stages=2 score_parts=2 state_parts=2 "
+       "async_copy=1 min_blocks=1"},
+      {changed(chunk_of(64, 64), [](Problem& p) { p.gate_k = false; }),
+       "fused chunk=128 tile_v=32 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=1 state_parts=1 "
+       "async_copy=1 min_blocks=1"},
+      {changed(chunk_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+       "fused chunk=16 tile_v=64 warps_v=4 warps_k=1 group_tile=4 stages=1 score_parts=3 state_parts=2 "
+       "async_copy=1 min_blocks=1"},
+      {changed(chunk_of(37, 37, DType::fp32), [](Problem& p) { p.state_v_first = true; }),
+       "fused chunk=32 tile_v=32 warps_v=1 warps_k=1 group_tile=1 stages=1 score_parts=3 state_parts=3 "
+       "async_copy=0 min_blocks=1"},
+      {changed(chunk_of(256, 512, DType::bf16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+       "segmented segments=8 chunk=16 tile_v=64 warps_v=4 warps_k=2 group_tile=2 stages=1 score_parts=2 "
+       "state_parts=1 async_copy=1 min_blocks=1"},
+      {chunk_of(64, 100, DType::fp32),
+       "segmented segments=4 chunk=32 tile_v=32 warps_v=2 warps_k=4 group_tile=1 stages=2 score_parts=2 "
+       "state_parts=3 async_copy=1 min_blocks=1"},
+      {changed(chunk_of(1, 7, DType::fp16), [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
+       "segmented segments=2 chunk=64 tile_v=16 warps_v=1 warps_k=1 group_tile=1 stages=1 score_parts=2 "
+       "state_parts=3 async_copy=0 min_blocks=2"},
+      {chunk_of(512, 512), "decode lanes_k=32 rows_v=4 warps=2 stages=1 min_blocks=1"},
+      {changed(recurrent_of(60, 100, DType::fp16, 4),
+               [](Problem& p) {
+                 p.gate_dtype = DType::fp32;
+                 p.gate_v = p.reverse = true;
+                 p.state_dtype = DType::bf16;
+               }),
+       "decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1"},
+      {changed(recurrent_of(1, 512, DType::fp32),
+               [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
+       "decode lanes_k=1 rows_v=8 warps=1 stages=4 min_blocks=1"},
+      {changed(recurrent_of(128, 37), [](Problem& p) { p.gate_k = false, p.gate_v = true; }),
+       "decode lanes_k=32 rows_v=1 warps=8 stages=4 min_blocks=2"},
+  };
+}
+
+}  // namespace
+
+TEST_CASE("every family compiles for every architecture in every dtype, split, gating and layout") {
+  if (no_nvrtc()) return;
+  std::vector<Job> jobs;
+  for (const char* name : kArchitectures) {
+    if (!is_known(name)) continue;
+    for (const Case& one : covering_set()) {
+      const Variant chosen = variant(one.variant);
+      INFO(to_string(one.problem) << ": " << one.variant);
+      CHECK(check(one.problem, architecture(name), chosen).message() == "");
+      jobs.push_back({to_string(one.problem) + ": " + one.variant, render(one.problem, chosen), name});
+    }
+  }
+  compile_all(jobs, "covering set");
+}
+
+TEST_CASE("the tools for verification compile for every architecture") {
+  if (no_nvrtc()) return;
+  const Problem full = changed(recurrent_of(60, 100, DType::fp16, 4), [](Problem& p) {
+    p.gate_v = p.reverse = p.state_v_first = true;
+    p.state_dtype = DType::bf16;
+  });
+  const Problem ungated =
+      changed(recurrent_of(512, 1, DType::fp32, 64), [](Problem& p) { p.gate_k = false; });
+  std::vector<Job> jobs;
+  for (const char* name : kArchitectures) {
+    if (!is_known(name)) continue;
+    for (const Problem& problem : {chunk_of(128, 128), full, ungated})
+      jobs.push_back({to_string(problem), render_tools(problem), name});
+  }
+  compile_all(jobs, "tools");
+}
+
+TEST_CASE("every variant that a shipped table names compiles for sm_80, sm_90a and sm_100a") {
+  if (no_nvrtc()) return;
+  // Per architecture the distinct kernels by their text: those of its own tables, and those of the others.
+  struct Kernels {
+    std::map<std::string, Job> own, others;
+  };
+  std::map<std::string, Kernels> kernels;
+  int tables = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(GLA_SOURCE_DIR) / "tables")) {
+    if (entry.path().extension() != ".yaml") continue;
+    const Result<Table> table = read_table(entry.path());
+    INFO(table.status().message());
+    REQUIRE(table.ok());
+    ++tables;
+    std::set<std::string> targets(std::begin(kArchitectures), std::end(kArchitectures));
+    targets.insert(table->device.architecture);
+    for (const TableProblem& problem : table->problems)
+      for (const Point& point : problem.points) {
+        const Source source = render(problem.problem, point.variant);
+        const std::string name = to_string(problem.problem) + ": " + to_string(point.variant);
+        for (const std::string& target : targets) {
+          Kernels& of_target = kernels[target];
+          (target == table->device.architecture ? of_target.own : of_target.others)
+              .emplace(source.text, Job{name, source, target});
+        }
+      }
+  }
+  if (tables == 0) WARN("no table ships: nothing to compile");
+
+  const bool is_exhaustive = !environment("GLA_COMPILE_EVERYTHING").empty();
+  for (const auto& [name, of_target] : kernels) {
+    if (!is_known(name)) continue;
+    std::vector<Job> jobs;
+    for (const auto& [text, job] : of_target.own) jobs.push_back(job);
+    // The sample is the same in every run with these templates, and another one when they change.
+    std::vector<std::pair<std::string, const Job*>> sampled;
+    for (const auto& [text, job] : of_target.others)
+      if (of_target.own.count(text) == 0)
+        sampled.emplace_back(sha256(std::string(templates_hash()) + name + text), &job);
+    std::sort(sampled.begin(), sampled.end());
+    const std::size_t distinct = jobs.size() + sampled.size();
+    if (!is_exhaustive && sampled.size() > kSample) sampled.resize(kSample);
+    for (const auto& [order, job] : sampled) jobs.push_back(*job);
+    compile_all(jobs,
+                fmt::format("{} of {} kernels in {} tables, for {}", jobs.size(), distinct, tables, name));
+  }
+}

@@ -1,0 +1,241 @@
+// Launch plans: how many launches, how many blocks, how much workspace, and that all of it is what the kernels rely on.
+#include <algorithm>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "catch.h"
+#include "chunk_layout.h"
+#include "gla/generator/render.h"
+#include "gla/generator/space.h"
+#include "problems.h"
+
+using namespace gla;
+using namespace gla::test;
+
+namespace {
+
+const std::string kChunkParameters =
+    " chunk=32 tile_v=64 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
+    "min_blocks=1";
+
+Variant fused() {
+  return variant("fused" + kChunkParameters);
+}
+Variant segmented(int segments) {
+  return variant("segmented segments=" + std::to_string(segments) + kChunkParameters);
+}
+
+/// Every `step`th variant of a space.
+std::vector<Variant> some_variants(const Problem& problem, std::size_t step) {
+  std::vector<Variant> taken;
+  const std::vector<Variant> all = space(problem, architecture("sm_90a"));
+  for (std::size_t i = 0; i < all.size(); i += step) taken.push_back(all[i]);
+  return taken;
+}
+
+std::vector<Problem> several_problems() {
+  Problem ungated = chunk_of(64, 37, DType::fp16);
+  ungated.gate_k = false;
+  Problem fp32_gates = chunk_of(256, 128, DType::bf16, 2);
+  fp32_gates.gate_dtype = DType::fp32;
+  return {chunk_of(128, 128), chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256)};
+}
+
+/// What the kernel of templates/chunk_forward.cuh is compiled with.
+ChunkShape shape_of(const Problem& problem, const Variant& one) {
+  using enum Parameter;
+  ChunkShape shape{};
+  shape.head_dim_k = problem.head_dim_k;
+  shape.head_dim_v = problem.head_dim_v;
+  shape.chunk = one[chunk];
+  shape.tile_v = one[tile_v];
+  shape.warps_v = one[warps_v];
+  shape.warps_k = one[warps_k];
+  shape.group_tile = one[group_tile];
+  shape.stages = one[stages];
+  shape.score_parts = one[score_parts];
+  shape.state_parts = one[state_parts];
+  shape.element_bytes = problem.dtype == DType::fp32 ? 4 : 2;
+  shape.element_is_bf16 = problem.dtype == DType::bf16;
+  shape.gate_bytes = !problem.gate_k ? 0 : problem.gate_dtype == DType::fp32 ? 4 : 2;
+  shape.async_copy = one[async_copy] == 1;
+  return shape;
+}
+
+/// First slot of sequence n as templates/chunk_forward.cuh finds it.
+std::int64_t first_slot(const std::vector<std::int64_t>& cu_seqlens, std::size_t n,
+                        std::int64_t segment_tokens) {
+  return cu_seqlens[n] / segment_tokens + static_cast<std::int64_t>(n);
+}
+
+}  // namespace
+
+TEST_CASE("family fused is one launch of a block per sequence, head and value tile, without a workspace") {
+  for (const int group : {1, 4}) {
+    const Problem problem = chunk_of(128, 200, DType::bf16, group);
+    const Variant whole_groups = with(fused(), Parameter::group_tile, group);
+    const LaunchPlan found = plan(problem, whole_groups, {3, 5, 1000, false});
+    REQUIRE(found.launches.size() == 1);
+    CHECK(found.launches[0].entry == 0);
+    CHECK(found.launches[0].grid == 3 * 5 * 4);  // 200 channels in tiles of 64
+    CHECK(found.launches[0].threads == 128);
+    CHECK(found.workspace_bytes == 0);
+    CHECK(found.segment_tokens == 0);
+    CHECK(found.segments == 0);
+    CHECK(found.decays_offset == 0);
+    CHECK(plan(problem, whole_groups, {3, 5, 1, false}).launches[0].grid == 3 * 5 * 4);
+    CHECK(plan(problem, whole_groups, {3, 5, 1000, true}).launches[0].grid == 3 * 5 * 4);
+  }
+}
+
+TEST_CASE("family segmented is three launches: states, scan, outputs") {
+  const LaunchPlan found = plan(chunk_of(128, 200), segmented(8), {3, 5, 1000, false});
+  REQUIRE(found.launches.size() == 3);
+  for (int i = 0; i < 3; ++i) CHECK(found.launches[static_cast<std::size_t>(i)].entry == i);
+  CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
+  CHECK(found.segments == 8);
+  CHECK(found.launches[0].grid == 3 * 5 * 4 * 8);
+  CHECK(found.launches[1].grid == 3 * 5 * 100);  // 128 * 200 state elements, 256 to a block
+  CHECK(found.launches[2].grid == 3 * 5 * 4 * 8);
+}
+
+TEST_CASE(
+    "the queries of a group are split over the blocks that make outputs, not over those that make states") {
+  const Problem problem = chunk_of(128, 128, DType::bf16, 4);
+  const LaunchPlan split = plan(problem, with(segmented(4), Parameter::group_tile, 2), {1, 2, 4096, false});
+  CHECK(split.launches[0].grid == 2 * 2 * 4);
+  CHECK(split.launches[2].grid == 2 * 2 * 4 * 2);
+}
+
+TEST_CASE("the workspace holds a state and K decays for each head and segment, both parts aligned") {
+  const LaunchPlan found = plan(chunk_of(10, 20), segmented(4), {3, 5, 100, false});
+  CHECK(found.segments == 4);
+  const std::size_t slots = 3 * 4;
+  CHECK(found.decays_offset == (slots * 5 * 10 * 20 * 4 + 255) / 256 * 256);
+  CHECK(found.workspace_bytes == found.decays_offset + (slots * 5 * 10 * 4 + 255) / 256 * 256);
+}
+
+TEST_CASE("packed sequences have a slot each beyond those that the packed tokens fill") {
+  const LaunchPlan found = plan(chunk_of(16, 16), segmented(4), {7, 1, 1000, true});
+  CHECK(found.segment_tokens == 256);
+  CHECK(found.segments == 4);  // one sequence may have all the tokens
+  const std::size_t slots = 1000 / 256 + 7;
+  CHECK(found.decays_offset == slots * 16 * 16 * 4);
+  CHECK(found.launches[0].grid == 7 * 4);
+}
+
+TEST_CASE("no two segments of packed sequences share a slot, and all slots lie in the workspace") {
+  std::mt19937 random(7);
+  const Problem problem = chunk_of(16, 16);
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<std::int64_t> cu_seqlens{0};
+    for (int n = static_cast<int>(random() % 9 + 1); n > 0; --n)
+      cu_seqlens.push_back(cu_seqlens.back() +
+                           (random() % 3 == 0 ? 0 : static_cast<std::int64_t>(random() % 300)));
+    const auto sequences = static_cast<std::int64_t>(cu_seqlens.size()) - 1;
+    const LaunchPlan found =
+        plan(problem, segmented(2 << random() % 6), {sequences, 1, cu_seqlens.back(), true});
+    const std::int64_t slots = static_cast<std::int64_t>(found.decays_offset) / (16 * 16 * 4);
+    std::int64_t next_free = 0;
+    for (std::size_t n = 0; n + 1 < cu_seqlens.size(); ++n) {
+      const std::int64_t length = cu_seqlens[n + 1] - cu_seqlens[n];
+      const std::int64_t segments =
+          std::max<std::int64_t>(1, (length + found.segment_tokens - 1) / found.segment_tokens);
+      const std::int64_t first = first_slot(cu_seqlens, n, found.segment_tokens);
+      REQUIRE(first >= next_free);
+      REQUIRE(segments <= found.segments);
+      next_free = first + segments;
+    }
+    REQUIRE(next_free <= slots);
+  }
+}
+
+TEST_CASE("segments are whole chunks, cover every token, and are at most as many as the variant says") {
+  const Problem problem = chunk_of(64, 64);
+  for (const int segments : {2, 4, 8, 16, 32, 64})
+    for (const int tokens_per_chunk : {16, 32, 64, 128})
+      for (const std::int64_t tokens : {0, 1, 15, 16, 17, 127, 128, 1000, 4096, 65535, 1 << 20}) {
+        const Variant one = with(segmented(segments), Parameter::chunk, tokens_per_chunk);
+        const LaunchPlan found = plan(problem, one, {1, 1, tokens, false});
+        INFO(segments << " segments, chunk " << tokens_per_chunk << ", T" << tokens);
+        CHECK(found.segment_tokens > 0);
+        CHECK(found.segment_tokens % tokens_per_chunk == 0);
+        CHECK(found.segments >= 1);
+        CHECK(found.segments <= segments);
+        CHECK(found.segments * found.segment_tokens >= tokens);
+        CHECK((found.segments - 1) * found.segment_tokens <= std::max<std::int64_t>(tokens - 1, 0));
+      }
+}
+
+TEST_CASE("family decode gives each warp some value channels of one state") {
+  const Variant one = variant("decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1");
+  const LaunchPlan found = plan(recurrent_of(128, 100), one, {3, 5, 1, false});
+  REQUIRE(found.launches.size() == 1);
+  CHECK(found.launches[0].entry == 0);
+  // A warp holds 4 groups of lanes by 4 rows: 7 warps for 100 channels; 3 * 5 * 7 warps, 4 to a block.
+  CHECK(found.launches[0].grid == 27);
+  CHECK(found.launches[0].threads == 128);
+  CHECK(found.launches[0].shared_bytes == 0);
+  CHECK(found.workspace_bytes == 0);
+}
+
+TEST_CASE("grids and workspaces of more than 2^32 are counted whole") {
+  const LaunchPlan found = plan(chunk_of(512, 512), segmented(64), {4096, 64, 8192, false});
+  CHECK(found.launches[1].grid == std::int64_t{4096} * 64 * 1024);
+  CHECK(found.decays_offset == std::size_t{4096} * 64 * 64 * 512 * 512 * 4);
+  CHECK(found.launches[2].grid == std::int64_t{4096} * 64 * 8 * 64);
+}
+
+TEST_CASE("a plan launches every entry once with the threads and shared memory of its shape") {
+  for (const Problem& problem : several_problems())
+    for (const Variant& one : some_variants(problem, 211)) {
+      INFO(to_string(problem) << ": " << to_string(one));
+      const std::vector<EntryShape> shapes = entry_shapes(problem, one);
+      const LaunchPlan found = plan(problem, one, {2, 3, 700, false});
+      CHECK(shapes.size() == render(problem, one).entries.size());
+      REQUIRE(found.launches.size() == shapes.size());
+      for (std::size_t i = 0; i < shapes.size(); ++i) {
+        const EntryShape& shape = shapes[static_cast<std::size_t>(found.launches[i].entry)];
+        CHECK(found.launches[i].entry == static_cast<int>(i));
+        CHECK(found.launches[i].grid > 0);
+        CHECK(found.launches[i].threads == shape.threads);
+        CHECK(found.launches[i].shared_bytes == shape.shared_bytes);
+        CHECK(shape.threads % 32 == 0);
+        CHECK(shape.threads <= 1024);
+      }
+    }
+}
+
+TEST_CASE("the chunk kernels get the shared memory of their layout, within what a block may have") {
+  const Architecture gpu = architecture("sm_90a");
+  for (const Problem& problem : several_problems())
+    for (const Variant& one : some_variants(problem, 101)) {
+      if (one.family == Family::decode) continue;
+      INFO(to_string(problem) << ": " << to_string(one));
+      const std::vector<EntryShape> shapes = entry_shapes(problem, one);
+      const ChunkShape shape = shape_of(problem, one);
+      const auto bytes = static_cast<std::size_t>(ChunkLayout(shape).total);
+      CHECK(shapes.front().shared_bytes == bytes);
+      CHECK(shapes.back().shared_bytes == bytes);
+      CHECK(shapes.front().threads == shape.threads());
+      CHECK(shapes.back().threads == shape.threads());
+      CHECK(bytes <= gpu.shared_memory_per_block);
+      CHECK(occupancy(gpu, shape.threads(), 16, bytes) >= shapes.front().min_blocks);
+    }
+}
+
+TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multiples of 16") {
+  for (const Problem& problem : several_problems())
+    for (const Variant& one : some_variants(problem, 101)) {
+      if (one.family == Family::decode) continue;
+      const ChunkLayout layout(shape_of(problem, one));
+      for (const int offset :
+           {layout.q_row,      layout.k_row,       layout.gate_row,  layout.v_row,     layout.operand_row,
+            layout.v_part_row, layout.score_row,   layout.out_row,   layout.k,         layout.gate,
+            layout.v,          layout.stage_bytes, layout.v_bytes,   layout.q_operand, layout.k_operand,
+            layout.v_operand,  layout.scores,      layout.out,       layout.q_plane,   layout.k_plane,
+            layout.v_plane,    layout.score_plane, layout.out_plane, layout.cumulative})
+        if (offset % 16 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
+    }
+}

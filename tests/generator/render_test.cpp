@@ -1,0 +1,173 @@
+// Rendering: a function of problem and variant, distinct where the kernels differ, and complete without a file on disk.
+#include "gla/generator/render.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "catch.h"
+#include "gla/generator/space.h"
+#include "problems.h"
+
+using namespace gla;
+using namespace gla::test;
+
+namespace {
+
+const std::string kChunkParameters =
+    " chunk=64 tile_v=64 warps_v=4 warps_k=1 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
+    "min_blocks=2";
+const std::string kDecode = "decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1";
+
+/// The names between quotes or angle brackets after each #include.
+std::vector<std::string> includes(std::string_view text) {
+  constexpr std::string_view kInclude = "#include ";
+  std::vector<std::string> names;
+  for (std::size_t at = text.find(kInclude); at != text.npos; at = text.find(kInclude, at)) {
+    at += kInclude.size();
+    const char end = text[at] == '<' ? '>' : '"';
+    names.emplace_back(text.substr(at + 1, text.find(end, at + 1) - at - 1));
+  }
+  return names;
+}
+
+bool is_embedded(const std::string& name) {
+  const auto files = embedded_templates();
+  return std::any_of(files.begin(), files.end(), [&](const EmbeddedFile& file) { return file.name == name; });
+}
+
+/// The line that declares kernel `entry`, without what it calls.
+std::string declaration(const Source& source, const std::string& entry) {
+  const std::size_t name = source.text.find(fmt::format(" {}(gla::", entry));
+  if (name == std::string::npos) return "";
+  const std::size_t line = source.text.rfind('\n', name) + 1;
+  return source.text.substr(line, name - line);
+}
+
+/// Each entry is declared with the launch bounds of its shape.
+void has_bounds(const Source& source, const std::vector<EntryShape>& shapes) {
+  REQUIRE(source.entries.size() == shapes.size());
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    CHECK(declaration(source, source.entries[i]) ==
+          fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {})", shapes[i].threads, shapes[i].min_blocks));
+  }
+}
+
+/// A variant of each family that serves the problem.
+std::vector<Variant> one_of_each_family(const Problem& problem) {
+  if (problem.operation == Operation::recurrent_forward) return {variant(kDecode)};
+  return {variant("fused" + kChunkParameters), variant("segmented segments=8" + kChunkParameters),
+          variant(kDecode)};
+}
+
+}  // namespace
+
+TEST_CASE("the same problem and variant give the same source") {
+  for (const Problem& problem : {chunk_of(128, 128), recurrent_of(60, 100)})
+    for (const Variant& one : one_of_each_family(problem)) {
+      CHECK(render(problem, one).text == render(problem, one).text);
+      CHECK(render_tools(problem).text == render_tools(problem).text);
+    }
+}
+
+TEST_CASE(
+    "variants whose kernels differ have different text; the number of segments is no matter of the kernel") {
+  const Problem problem = chunk_of(64, 64, DType::bf16, 2);
+  std::map<std::string, Variant> seen;
+  for (const Variant& one : space(problem, architecture("sm_80"))) {
+    const Variant kernel = with(one, Parameter::segments, 0);
+    const auto [at, is_new] = seen.emplace(render(problem, one).text, kernel);
+    if (!is_new && at->second != kernel)
+      FAIL_CHECK(to_string(one) << " has the text of " << to_string(at->second));
+  }
+  const Variant segmented = variant("segmented segments=8" + kChunkParameters);
+  CHECK(render(problem, segmented).text == render(problem, with(segmented, Parameter::segments, 32)).text);
+}
+
+TEST_CASE("problems that share a variant have different text") {
+  for (const Operation operation : kOperations) {
+    std::map<std::string, Problem> seen;
+    std::vector<Problem> problems = legal_problems();
+    for (const int dim : {1, 37, 64, 512}) {
+      problems.push_back(problem_of(operation, dim, 128));
+      problems.push_back(problem_of(operation, 128, dim));
+    }
+    problems.push_back(problem_of(operation, 128, 128, DType::bf16, 4));
+    for (const Problem& problem : problems) {
+      if (problem.operation != operation || problem == problem_of(operation, 64, 64)) continue;
+      const auto [at, is_new] = seen.emplace(render(problem, one_of_each_family(problem)[0]).text, problem);
+      if (!is_new && at->second != problem)
+        FAIL_CHECK(to_string(problem) << " has the text of " << to_string(at->second));
+    }
+    CHECK(seen.size() > 20);
+  }
+}
+
+TEST_CASE("the entries are the kernels of the source, in launch order and with their launch bounds") {
+  const Problem problem = chunk_of(128, 128);
+  const std::vector<Variant> variants = one_of_each_family(problem);
+  CHECK(render(problem, variants[0]).entries == std::vector<std::string>{"chunk_fused"});
+  CHECK(render(problem, variants[1]).entries ==
+        std::vector<std::string>{"chunk_segment_states", "chunk_segment_scan", "chunk_segment_outputs"});
+  CHECK(render(problem, variants[2]).entries == std::vector<std::string>{"recurrent_decode"});
+  for (const Variant& one : variants) has_bounds(render(problem, one), entry_shapes(problem, one));
+}
+
+TEST_CASE("the tools are fill, compare and naive, with the threads that tool_shapes() says") {
+  const Source tools = render_tools(recurrent_of(37, 100));
+  CHECK(tools.entries == std::vector<std::string>{"fill", "compare", "naive"});
+  has_bounds(tools, tool_shapes());
+}
+
+TEST_CASE("every include of a rendered source names an embedded template") {
+  for (const Problem& problem : legal_problems()) {
+    std::vector<Source> sources{render_tools(problem)};
+    for (const Variant& one : one_of_each_family(problem)) sources.push_back(render(problem, one));
+    for (const Source& source : sources) {
+      const std::vector<std::string> names = includes(source.text);
+      CHECK(names.size() == 1);
+      for (const std::string& name : names)
+        if (!is_embedded(name)) FAIL_CHECK(source.name << " includes " << name);
+    }
+  }
+}
+
+TEST_CASE("a template includes only templates beside or below it, except where it chooses the compiler") {
+  for (const EmbeddedFile& file : embedded_templates()) {
+    if (file.name == "device/platform.cuh") continue;
+    const std::string folder(file.name.substr(0, file.name.rfind('/') + 1));
+    for (const std::string& name : includes(file.text))
+      if (!is_embedded(folder + name)) FAIL_CHECK(file.name << " includes " << name);
+  }
+}
+
+TEST_CASE("every template is embedded as it lies in the source tree") {
+  const std::filesystem::path root = std::filesystem::path(GLA_SOURCE_DIR) / "templates";
+  std::set<std::string> on_disk;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
+    if (entry.path().extension() == ".h" || entry.path().extension() == ".cuh")
+      on_disk.insert(std::filesystem::relative(entry.path(), root).generic_string());
+  }
+  std::set<std::string> embedded;
+  for (const EmbeddedFile& file : embedded_templates()) {
+    embedded.emplace(file.name);
+    std::ifstream stream(root / file.name, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(stream), {}};
+    if (text != file.text) FAIL_CHECK(file.name << " differs from the file");
+  }
+  CHECK(embedded == on_disk);
+}
+
+TEST_CASE("the hash of the templates is 16 hexadecimal digits, the same at every call") {
+  const std::string hash(templates_hash());
+  CHECK(hash.size() == 16);
+  CHECK(hash.find_first_not_of("0123456789abcdef") == std::string::npos);
+  CHECK(templates_hash() == hash);
+}
