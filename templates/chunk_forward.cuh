@@ -478,7 +478,7 @@ class ChunkForward {
   /// scores need anyway, because without a pivot the last tokens' k~ are not nearly exact.
   template <int Tokens, bool Direct>
   GLA_DEVICE void update_state(int row0) {
-    constexpr int kParts = Direct ? kShape.operand_parts() : kStateParts;
+    constexpr int kParts = Direct || Tokens < kChunk ? kShape.operand_parts() : kStateParts;
     if constexpr (Direct) scale_state(kLayout.before);
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL_BY(1)

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kScanThreads = 256;
 constexpr int kMostWarps = 16;
+constexpr int kLeastThreadState = 16, kMostThreadState = 128;
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 ChunkShape shape_of(const Problem& problem, const Variant& variant) {
@@ -70,19 +71,35 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
   const int warps = shape.warps_v * shape.warps_k;
   if (warps > kMostWarps)
     return invalid_argument(fmt::format("warps_v*warps_k={} is above {}", warps, kMostWarps));
+  const int thread_state = shape.tile_v * shape.padded_k() / shape.threads();
+  if (thread_state > kMostThreadState || (thread_state < kLeastThreadState && warps > 1)) {
+    return invalid_argument(
+        fmt::format("tile_v*head_dim_k/threads={} state elements per thread; accepted: {} to {}",
+                    thread_state, kLeastThreadState, kMostThreadState));
+  }
+  if (problem.dtype == DType::bf16 ? shape.state_parts > shape.score_parts
+                                   : shape.state_parts != shape.score_parts) {
+    return invalid_argument(fmt::format("state_parts={} with score_parts={}; {} wants {}", shape.state_parts,
+                                        shape.score_parts, to_string(problem.dtype),
+                                        problem.dtype == DType::bf16 ? "no more of them" : "as many"));
+  }
   // A split group would have one block write final_state while another still reads initial_state, in place.
   if (variant.family == Family::fused && shape.group_tile != problem.group) {
     return invalid_argument(
         fmt::format("family fused serves a whole group per block: group_tile={} is not {}", shape.group_tile,
                     problem.group));
   }
-  if (shape.stages > 1 && !shape.async_copy)
-    return invalid_argument(fmt::format("stages={} needs async_copy=1", shape.stages));
+  if (!shape.async_copy && (shape.stages > 1 || min_blocks > 1)) {
+    return invalid_argument(fmt::format("async_copy=0 with stages={}, min_blocks={}; it goes with 1 and 1",
+                                        shape.stages, min_blocks));
+  }
   const auto element = static_cast<std::size_t>(shape.element_bytes),
              gate = static_cast<std::size_t>(shape.gate_bytes);
-  if (shape.async_copy &&
-      !(copies_async(shape.head_dim_k, element) && copies_async(shape.head_dim_v, element) &&
-        copies_async(shape.head_dim_k, gate))) {
+  const bool words = copies_async(shape.head_dim_k, element) && copies_async(shape.head_dim_v, element) &&
+                     copies_async(shape.head_dim_k, gate);
+  if (words && !shape.async_copy && variant.family == Family::segmented)
+    return invalid_argument("async_copy=0 in family segmented is for rows that are not whole 4-byte words");
+  if (shape.async_copy && !words) {
     return invalid_argument(
         fmt::format("async_copy=1 needs rows of whole 4-byte words; head dims are {} and {}",
                     shape.head_dim_k, shape.head_dim_v));
@@ -118,7 +135,7 @@ struct ChunkCost {
 /// Counted off the template's loops; the weights of the parts are a fit to 210 variants on an H200
 /// (bench/results/model-fit-h200-2026-11-22.json, docs/performance.md), and only the order of predictions is trusted.
 ChunkCost cost_of(const ChunkShape& s) {
-  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 5.3, kPairPart = 12;
+  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 5.3, kPairPart = 12, kRegisterCopy = 2;
   const double c = s.chunk, k = s.padded_k(), v = s.tile_v, heads = s.group_tile;
   const double warps = s.warps_v * s.warps_k;
   const double tokens16 = c / 16, triangle = tokens16 * (tokens16 + 1) / 2;
@@ -134,8 +151,8 @@ ChunkCost cost_of(const ChunkShape& s) {
       v / 16 * tokens16 * 2 * s.warps_k;
   const double operand_pairs = c * k / 2 / 32 * (1 + heads) / 2;
   const double operands = operand_pairs * (kPair + kPairPart * s.operand_parts());
-  const double copies =
-      ((1 + heads) * k * s.element_bytes + k * s.gate_bytes + v * s.element_bytes) * c / 16 / 32 * 12;
+  const double copies = ((1 + heads) * k * s.element_bytes + k * s.gate_bytes + v * s.element_bytes) * c /
+                        16 / 32 * 12 * (s.async_copy ? 1 : kRegisterCopy);
   const double state_scaling = k * v / 32 * 3 + k / 8 * warps;
   const double output_rows = heads * c * v / 32 * (3 + s.warps_k);
   const double groups = s.token_groups(s.chunk);
@@ -196,17 +213,17 @@ std::string shape_text(const ChunkShape& s) {
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
-      {Parameter::segments, {2, 4, 8, 16, 32, 64}},
+      {Parameter::segments, {2, 4, 8, 16, 32}},
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},
       {Parameter::warps_k, {1, 2, 4, 8}},
       {Parameter::group_tile, divisors(problem.group)},
-      {Parameter::stages, {1, 2, 3}},
+      {Parameter::stages, {1, 2}},
       {Parameter::score_parts, parts(problem.dtype)},
       {Parameter::state_parts, parts(problem.dtype)},
       {Parameter::async_copy, {0, 1}},
-      {Parameter::min_blocks, {1, 2, 4}},
+      {Parameter::min_blocks, {1, 2}},
   };
   FamilySpace space{family, {}, [problem, architecture](const Variant& variant) {
                       return constraints(problem, architecture, variant);
@@ -275,7 +292,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
 }
 
 int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
-  constexpr int kAddressing = 36;
+  constexpr int kAddressing = 48;
   const ChunkShape shape = shape_of(problem, variant);
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
@@ -299,9 +316,12 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const double blocks = heads * tiles_v(s) * (problem.group / s.group_tile) * segments;
 
   const ChunkCost cost = cost_of(s);
-  const int resident =
-      std::max(1, occupancy(architecture, s.threads(), estimated_chunk_registers(problem, variant),
-                            static_cast<std::size_t>(ChunkLayout(s).total)));
+  // Left to itself the compiler takes more registers than a variant needs.
+  constexpr int kUnasked = 32;
+  const int registers =
+      estimated_chunk_registers(problem, variant) + (variant[Parameter::min_blocks] == 1 ? kUnasked : 0);
+  const int resident = std::max(
+      1, occupancy(architecture, s.threads(), registers, static_cast<std::size_t>(ChunkLayout(s).total)));
   double seconds = walk_cycles(s, cost, blocks, resident, architecture) * chunks / architecture.clock_hz;
   double moved = floor_bytes(problem, workload, true);
   if (segmented) {
