@@ -93,7 +93,7 @@ TEST_CASE("fused chunk kernels are right for every dtype") {
                           chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .state_parts = 1}));
   Problem wide_gates = bf16;
   wide_gates.gate_dtype = DType::fp32;
-  expect_right_everywhere(wide_gates, chunk_variant(wide_gates, {.chunk = 16, .warps_k = 2, .stages = 3}));
+  expect_right_everywhere(wide_gates, chunk_variant(wide_gates, {.chunk = 16, .warps_k = 2, .stages = 2}));
   const Problem fp16 = chunk_problem(DType::fp16, 64, 64);
   expect_right_everywhere(fp16, chunk_variant(fp16, {.warps_k = 4, .stages = 1, .async_copy = 0}));
   const Problem fp32 = chunk_problem(DType::fp32, 64, 64);
@@ -112,8 +112,10 @@ TEST_CASE("chunk kernels are right for head dims that are no multiple of 16, and
 TEST_CASE("chunk kernels are right for grouped queries, in one block and in several") {
   const Problem problem = chunk_problem(DType::bf16, 32, 64, 4);
   for (const int group_tile : {4, 2, 1}) {
-    expect_right_everywhere(problem,
-                            chunk_variant(problem, {.warps_k = 2, .group_tile = group_tile, .stages = 1}));
+    const std::string family = group_tile == problem.group ? "fused" : "segmented segments=2";
+    expect_right_everywhere(
+        problem,
+        chunk_variant(problem, {.family = family, .warps_k = 2, .group_tile = group_tile, .stages = 1}));
   }
 }
 
@@ -210,7 +212,8 @@ TEST_CASE("tensors may lie head by head") {
   Problem problem = chunk_problem(DType::bf16, 32, 48, 2);
   const KernelCase c{.batch = 2, .tokens = 70, .heads = 3, .head_major = true};
   expect_right(problem, c,
-               kernel_of(problem, chunk_variant(problem, {.tile_v = 16, .warps_v = 1, .warps_k = 2})));
+               kernel_of(problem, chunk_variant(
+                                      problem, {.tile_v = 16, .warps_v = 1, .warps_k = 2, .group_tile = 2})));
   problem.operation = Operation::recurrent_forward;
   problem.gate_v = true;
   expect_right(

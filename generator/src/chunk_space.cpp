@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kScanThreads = 256;
 constexpr int kMostWarps = 16;
-constexpr int kLeastThreadState = 16, kMostThreadState = 128;
+constexpr int kLeastThreadState = 8, kMostThreadState = 128;
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 ChunkShape shape_of(const Problem& problem, const Variant& variant) {
