@@ -223,10 +223,12 @@ TEST_CASE("spilled registers cost predicted time") {
 TEST_CASE("urgent compilations overtake those that wait, and cancelled ones are not made") {
   std::mutex mutex;
   std::condition_variable go;
-  bool open = false;
+  bool open = false, busy = false;
   std::vector<int> order;
   CompilePool pool(1, [&](const Problem&, const Variant& variant) -> Result<Compiled> {
     std::unique_lock lock(mutex);
+    busy = true;
+    go.notify_all();
     go.wait(lock, [&] { return open; });
     order.push_back(variant[Parameter::warps]);
     return Compiled{};
@@ -241,7 +243,9 @@ TEST_CASE("urgent compilations overtake those that wait, and cancelled ones are 
   const std::vector<Variant> first{numbered(1)}, waiting{numbered(2), numbered(3)},
       urgent{numbered(3), numbered(4)};
   pool.request(Problem{}, first);
-  while (pool.first_ready(Problem{}, first, 0.01)) {
+  {
+    std::unique_lock lock(mutex);
+    go.wait(lock, [&] { return busy; });
   }
   pool.request(Problem{}, waiting);
   pool.request(other, waiting);
