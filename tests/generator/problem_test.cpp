@@ -161,6 +161,15 @@ TEST_CASE("problems that compute something else have keys of their own") {
   CHECK_FALSE(differs([](Problem& other) { other.state_dtype = DType::bf16; }));
 }
 
+TEST_CASE("the dtype of gates that are not given makes no key of its own") {
+  Problem ungated = chunk_of(64, 64);
+  ungated.gate_k = false;
+  Problem other = ungated;
+  other.gate_dtype = DType::fp32;
+  CHECK(tuning_key(other) == tuning_key(ungated));
+  CHECK(tuning_key(other).gate_dtype == DType::bf16);
+}
+
 TEST_CASE("the variants of a tuning key are those of every problem that it serves") {
   const Architecture ampere = architecture("sm_80");
   std::map<Problem, std::vector<Variant>> spaces;
