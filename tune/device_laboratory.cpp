@@ -34,7 +34,7 @@ struct DeviceLaboratory::Bench {
 
   KernelArgs arguments(int set) const {
     KernelArgs args = inputs->arguments(set);
-    if (workspace) place_workspace(args, problem, launches, workload, workspace.data());
+    if (workspace) place_workspace(args, launches, workspace.data());
     return args;
   }
   RotatingCall call(CUstream stream) const {

@@ -46,7 +46,7 @@ Result<Stopwatch::Batch> Stopwatch::batch(const RotatingCall& call, double secon
 
 Result<bool> Stopwatch::wait_out_throttling(int& rounds) {
   if (guard_ == nullptr || rounds >= kMostThrottledRounds) return false;
-  const auto throttled = guard_->throttled(*timer_);
+  auto throttled = guard_->throttled(*timer_);
   if (!throttled.ok() || !*throttled) return throttled;
   ++rounds;
   std::this_thread::sleep_for(kThrottlePause);

@@ -37,9 +37,9 @@ std::vector<Workload> default_workloads(Operation operation) {
   };
   // At most 2^20 (token, head)s, so that K256 V512 stays under 4 GiB and a slow variant under 0.1 s.
   if (operation == Operation::chunk_forward)
-    return {workload(1, 8, 2048),   workload(1, 8, 16384), workload(2, 16, 2048),
-            workload(2, 16, 16384), workload(8, 8, 1024),  workload(4, 32, 2048),
-            workload(4, 32, 8192),  workload(4, 64, 4096), workload(16, 32, 512)};
+    return {workload(1, 8, 2048),  workload(1, 8, 16384), workload(2, 16, 2048), workload(2, 16, 16384),
+            workload(8, 8, 1024),  workload(4, 16, 2048), workload(4, 32, 2048), workload(4, 32, 8192),
+            workload(4, 64, 4096), workload(16, 32, 512)};
   return {workload(1, 32, 1),   workload(8, 32, 1),  workload(64, 32, 1),
           workload(256, 32, 1), workload(1, 32, 16), workload(32, 32, 16)};
 }

@@ -313,7 +313,8 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
       segmented ? std::min(sequence_tokens, static_cast<double>(launches.segment_tokens)) : sequence_tokens;
   const double chunks = std::ceil(walk_tokens / s.chunk);
   const double heads = static_cast<double>(workload.sequences * workload.heads);
-  const double blocks = heads * tiles_v(s) * (problem.group / s.group_tile) * segments;
+  const int group_tiles = problem.group / s.group_tile;
+  const double blocks = heads * tiles_v(s) * group_tiles * segments;
 
   const ChunkCost cost = cost_of(s);
   // Left to itself the compiler takes more registers than a variant needs.

@@ -44,7 +44,7 @@ std::string to_string(const Problem& problem) {
   std::string gates;
   if (problem.gate_k) gates += fmt::format(" gk:{}", to_string(problem.gate_dtype));
   if (problem.gate_v) gates += fmt::format(" gv:{}", to_string(problem.gate_dtype));
-  if (!problem.gate_k && !problem.gate_v) gates = " ungated";
+  if (!problem.gate_k && !problem.gate_v) gates = fmt::format(" ungated:{}", to_string(problem.gate_dtype));
   return fmt::format("{} {} K{} V{} G{}{} state:{}{}{}", to_string(problem.operation),
                      to_string(problem.dtype), problem.head_dim_k, problem.head_dim_v, problem.group, gates,
                      to_string(problem.state_dtype), problem.state_v_first ? " state_v_first" : "",

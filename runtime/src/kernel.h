@@ -52,9 +52,5 @@ void place_workspace(KernelArgs& args, const Plan& plan, void* workspace) {
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);
 }
-inline void place_workspace(KernelArgs& args, const Problem&, const LaunchPlan& plan, const Workload&,
-                            void* workspace) {
-  place_workspace(args, plan, workspace);
-}
 
 }  // namespace gla

@@ -49,7 +49,9 @@ TEST_CASE("a problem's line tells a person everything that it is compiled for") 
   CHECK(to_string(problem) ==
         "recurrent_forward fp16 K60 V512 G4 gk:fp32 gv:fp32 state:bf16 state_v_first reverse");
   problem.gate_k = problem.gate_v = false;
-  CHECK(to_string(problem) == "recurrent_forward fp16 K60 V512 G4 ungated state:bf16 state_v_first reverse");
+  CHECK(to_string(problem) ==
+        "recurrent_forward fp16 K60 V512 G4 ungated:fp32 state:bf16 "
+        "state_v_first reverse");
 }
 
 TEST_CASE("distinct problems have distinct lines") {

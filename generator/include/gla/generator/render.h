@@ -21,8 +21,7 @@ struct EmbeddedFile {
 };
 std::span<const EmbeddedFile> embedded_templates();
 
-/// Hex digest over all embedded templates and the generator's version: the table and the cubin cache are
-/// bound to it.
+/// Hex digest over all embedded templates: a table is bound to it. (The cubin cache hashes the rendered source too.)
 std::string_view templates_hash();
 
 /// A translation unit: the generated lines; every #include in it names an embedded template.
