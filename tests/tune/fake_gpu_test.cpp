@@ -79,13 +79,19 @@ TEST_CASE("tune writes a measured table, removes its journal, and the runtime fi
 TEST_CASE("variants that crash, break the context or are wrong cost themselves and not the run") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(true);
-  REQUIRE(machine.run(fmt::format("tune {} --budget 15s -o {}", kProblem, machine.path("table.yaml"))) == 0);
-  const auto table = read_table(machine.path("table.yaml"));
-  REQUIRE(table.ok());
-  const Tally& tally = table->problems.at(0).tally;
-  CHECK(tally.refused.at("crash") > 0);
-  CHECK(tally.refused.at("launch") > 0);
-  CHECK(tally.refused.at("wrong") > 0);
+  Tally tally;
+  const auto seen = [&](const char* reason) { return tally.refused.count(reason) > 0; };
+  for (const char* budget : {"15s", "90s"}) {  // a loaded machine compiles few variants in the first
+    REQUIRE(machine.run(
+                fmt::format("tune {} --budget {} -o {}", kProblem, budget, machine.path("table.yaml"))) == 0);
+    const auto table = read_table(machine.path("table.yaml"));
+    REQUIRE(table.ok());
+    tally = table->problems.at(0).tally;
+    if (seen("crash") && seen("launch") && seen("wrong")) break;
+  }
+  CHECK(seen("crash"));
+  CHECK(seen("launch"));
+  CHECK(seen("wrong"));
   CHECK(tally.measured > 0);
   CHECK(machine.errors().find("restarted") != std::string::npos);
 }
