@@ -33,7 +33,7 @@ struct Extents {
   std::int64_t element_bytes;
 };
 
-/// The bytes from the first to past the last element, if they can be counted.
+/// The bytes from the first to past the last element cannot be counted.
 bool spans_too_much(const TensorView& view, const Extents& extents) {
   std::int64_t total = extents.channels;
   const auto add = [&](std::int64_t extent, std::int64_t stride) {
@@ -48,14 +48,16 @@ bool spans_too_much(const TensorView& view, const Extents& extents) {
 Status check_stride(std::string_view tensor, std::string_view which, std::int64_t stride, std::int64_t extent,
                     const Extents& extents, bool written) {
   if (extent <= 1) return {};  // never stepped over
-  if (stride < 0 || (written && stride == 0)) {
+  // Rows of an output may not overlap.
+  if (stride < 0 || (written && stride < extents.channels)) {
     return invalid_argument(fmt::format("{}.stride_{} is {}; accepted: {} and up", tensor, which, stride,
                                         written ? extents.channels : 0));
   }
-  const std::int64_t bytes = std::gcd(kVectorBytes, extents.channels * extents.element_bytes);
-  if (stride * extents.element_bytes % bytes != 0) {
+  const std::int64_t elements =
+      std::gcd(kVectorBytes, extents.channels * extents.element_bytes) / extents.element_bytes;
+  if (stride % elements != 0) {
     return invalid_argument(fmt::format("{}.stride_{} is {} elements; it must be a multiple of {}", tensor,
-                                        which, stride, bytes / extents.element_bytes));
+                                        which, stride, elements));
   }
   return {};
 }
@@ -151,6 +153,11 @@ Status check_lengths_given(const ForwardCall& call) {
   if (packed && call.sequences == 0 && call.tokens > 0)
     return invalid_argument(
         fmt::format("sequences is 0; with cu_seqlens it is their number, and tokens is {}", call.tokens));
+  if (packed && !call.cu_seqlens_is_int64 && call.tokens > kMostCount) {
+    return invalid_argument(
+        fmt::format("tokens is {}; with int32 cu_seqlens up to {} are accepted (cu_seqlens_is_int64)",
+                    call.tokens, kMostCount));
+  }
   if (!packed && call.sequences != 0 && call.sequences != call.batch) {
     return invalid_argument(fmt::format("sequences is {}; without cu_seqlens it must be 0 or batch = {}",
                                         call.sequences, call.batch));
@@ -219,6 +226,10 @@ Status check_tensors(const ForwardCall& call) {
   if (o != nullptr &&
       (o == call.q.data || o == call.k.data || o == call.v.data || o == call.gk.data || o == call.gv.data))
     return invalid_argument("o.data is one of the inputs; o must have memory of its own");
+  if (o != nullptr && o == call.initial_state)
+    return invalid_argument("o.data is initial_state; o must have memory of its own");
+  if (o != nullptr && o == call.final_state)
+    return invalid_argument("final_state is o.data; each output must have memory of its own");
   if (!aligned(call.initial_state, kVectorBytes))
     return unaligned("initial_state", call.initial_state, kVectorBytes);
   if (!aligned(call.final_state, kVectorBytes))

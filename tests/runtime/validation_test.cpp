@@ -83,6 +83,11 @@ TEST_CASE("strides that vectors cannot follow are refused, those never stepped o
   refused("k.stride_token is 65", [](ForwardCall& call) { call.k.stride_token = 65; });
   refused("v.stride_head is -128", [](ForwardCall& call) { call.v.stride_head = -128; });
   refused("o.stride_batch is 0", [](ForwardCall& call) { call.o.stride_batch = 0; });
+  refused("o.stride_head is 64; accepted: 128 and up", [](ForwardCall& call) { call.o.stride_head = 64; });
+  refused("v spans", [](ForwardCall& call) {
+    call.dtype = call.gate_dtype = DType::fp32;
+    call.v.stride_batch = std::int64_t{1} << 62;
+  });
   refused("q spans",
           [](ForwardCall& call) { call.q.stride_batch = std::numeric_limits<std::int64_t>::max() - 7; });
   ForwardCall call = good();
@@ -144,6 +149,8 @@ TEST_CASE("enumerations beyond the last value are refused by name") {
 
 TEST_CASE("o may not be one of the inputs; final_state may be initial_state") {
   refused("o.data is one of the inputs", [](ForwardCall& call) { call.o = dense(call.v.data, 32, 8, 128); });
+  refused("o.data is initial_state", [](ForwardCall& call) { call.initial_state = call.o.data; });
+  refused("final_state is o.data", [](ForwardCall& call) { call.final_state = call.o.data; });
   ForwardCall call = good();
   call.initial_state = call.final_state = address(0x7000);
   CHECK(check_all(call).ok());
@@ -163,6 +170,10 @@ TEST_CASE("cu_seqlens on the host are checked when given") {
   packed(lengths, 3)(call);
   CHECK(check_all(call).ok());
   CHECK(workload_of(call) == Workload{3, 4, 32, true});
+  refused("tokens is 2147483648; with int32 cu_seqlens", [&](ForwardCall& each) {
+    packed(nullptr, 3)(each);
+    each.tokens = std::int64_t{1} << 31;
+  });
 
   const std::int32_t first[] = {1, 32};
   const std::int32_t descending[] = {0, 20, 10, 32};
