@@ -144,8 +144,9 @@ bool Registry::publish(const Problem& problem, const Workload& workload, Accurac
                        const Choice& choice, const Prepared* prepared) {
   const std::lock_guard lock(mutex_);
   const auto pin = pins_.find(problem);
-  // Pinned or unpinned since the choice was made: leave it to the next call.
-  if ((pin != pins_.end()) != (choice.match == Match::pinned)) return false;
+  // Pinned, unpinned or pinned to another since the choice was made: leave it to the next call.
+  const bool by_pin = choice.match == Match::pinned;
+  if ((pin != pins_.end()) != by_pin || (by_pin && pin->second != choice.variant)) return false;
 
   const std::uint64_t key = key_of(problem, accuracy);
   const LiveRoute* old = snapshots_.back()->find(key);

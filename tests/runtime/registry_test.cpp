@@ -102,6 +102,23 @@ TEST_CASE("a pinned variant serves every workload until it is unpinned") {
   CHECK(registry.find(chunk_problem(), kLong, Accuracy::standard) == nullptr);
 }
 
+TEST_CASE("a variant pinned while another one loads is the one that calls get") {
+  const std::vector<Variant> all = variants(chunk_problem());
+  Registry* self = nullptr;
+  Registry registry(dispatcher(),
+                    [&](const Problem& problem, const Variant& variant) -> Result<LoadedKernels> {
+                      if (variant == all.front()) (void)self->pin(problem, all.back());
+                      return LoadedKernels();
+                    },
+                    {});
+  self = &registry;
+  REQUIRE(registry.pin(chunk_problem(), all.front()).ok());
+  REQUIRE(registry.prepare(chunk_problem(), kLong, Accuracy::standard).ok());
+  CHECK(registry.find(chunk_problem(), kLong, Accuracy::standard) == nullptr);
+  REQUIRE(registry.prepare(chunk_problem(), kLong, Accuracy::standard).ok());
+  CHECK(registry.find(chunk_problem(), kLong, Accuracy::standard)->variant == all.back());
+}
+
 TEST_CASE("an illegal variant cannot be pinned, and an illegal problem cannot be chosen for") {
   Fixture fixture;
   Variant illegal = variants(chunk_problem()).front();
