@@ -11,8 +11,9 @@
 #include <cctype>
 #include <charconv>
 #include <filesystem>
-#include <optional>
+#include <functional>
 #include <string_view>
+#include <vector>
 
 #include "compile_options.h"
 #include "compiler.h"
@@ -107,21 +108,22 @@ Result<Cubin> decode(std::string_view file, const std::string& key, const std::v
   return cubin;
 }
 
-/// The entry that NVRTC `version` made or, without a version, any NVRTC did.
-std::optional<fs::path> find_entry(const fs::path& folder, const std::string& stem,
+/// The entry that NVRTC `version` made or, without a version, those that any NVRTC did, newest first.
+std::vector<fs::path> find_entries(const fs::path& folder, const std::string& stem,
                                    const Result<std::string>& version) {
+  std::vector<fs::path> found;
   std::error_code error;
   if (version.ok()) {
     fs::path path = folder / fmt::format("{}{}.cubin", stem, *version);
-    return fs::exists(path, error) ? std::optional(path) : std::nullopt;
+    if (fs::exists(path, error)) found.push_back(std::move(path));
+    return found;
   }
-  std::optional<fs::path> newest;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(stem) && name.ends_with(".cubin") && (!newest || *newest < entry.path()))
-      newest = entry.path();
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with(stem) && name.ends_with(".cubin")) found.push_back(at->path());
   }
-  return newest;
+  std::sort(found.begin(), found.end(), std::greater<>());
+  return found;
 }
 
 }  // namespace
@@ -137,20 +139,24 @@ Result<Cubin> CubinCache::get(const Source& source, const Architecture& architec
   const std::string key = key_of(source, architecture);
   const std::string stem = stem_of(source, key);
   const Result<std::string> version = nvrtc_version();
-  std::string said = "compiled";
+  std::string damage;
 
-  const auto path = folder_.empty() ? std::nullopt : find_entry(folder_, stem, version);
-  if (path) {
-    const Result<std::string> file = read_file(*path);
-    Result<Cubin> cubin = file.ok() ? decode(*file, key, source.entries) : Result<Cubin>(file.status());
-    if (cubin.ok()) {
-      if (note != nullptr) *note = "loaded";
-      return cubin;
+  if (!folder_.empty()) {
+    for (const fs::path& path : find_entries(folder_, stem, version)) {
+      const Result<std::string> file = read_file(path);
+      Result<Cubin> cubin = file.ok() ? decode(*file, key, source.entries) : Result<Cubin>(file.status());
+      if (cubin.ok()) {
+        if (note != nullptr) *note = damage.empty() ? "loaded" : damage + "another version's is loaded";
+        return cubin;
+      }
+      damage = fmt::format("damaged cache entry {}: {}; ", path.string(), cubin.status().message());
     }
-    said = fmt::format("damaged cache entry {}: {}; compiled anew", path->string(), cubin.status().message());
   }
 
   Result<Cubin> cubin = compile(source, architecture);
+  std::string said = !cubin.ok()      ? damage + "cannot be compiled"
+                     : damage.empty() ? "compiled"
+                                      : damage + "compiled anew";
   if (cubin.ok() && !folder_.empty()) {
     const fs::path target = fs::path(folder_) / fmt::format("{}{}.cubin", stem, *version);
     const Status written = write_file(target, encode(*cubin, key));

@@ -5,6 +5,7 @@
 
 #include "catch.h"
 #include "compiler.h"
+#include "files.h"
 #include "sample_table.h"
 
 using namespace gla;
@@ -55,5 +56,24 @@ TEST_CASE("a machine with a warm cache needs no NVRTC, one without says what it 
   CHECK(without_nvrtc([&] {
           std::string note;
           return get(&note).ok() && note == "loaded" ? 0 : 1;
+        }) == 0);
+
+  // Of several versions' entries, any that is whole serves.
+  const std::filesystem::path entry = std::filesystem::directory_iterator(folder.path())->path();
+  const std::string name = entry.filename().string();
+  const std::filesystem::path newer =
+      folder.path() / (name.substr(0, name.rfind("-nvrtc")) + "-nvrtc99.9.cubin");
+  REQUIRE(write_file(newer, "damaged").ok());
+  CHECK(without_nvrtc([&] {
+          std::string note;
+          return get(&note).ok() && note.find("damaged cache entry " + newer.string()) == 0 ? 0 : 1;
+        }) == 0);
+  REQUIRE(write_file(entry, "damaged").ok());
+  CHECK(without_nvrtc([&] {
+          std::string note;
+          return !get(&note).ok() && note.find("damaged cache entry ") == 0 &&
+                         note.find("compiled anew") == std::string::npos
+                     ? 0
+                     : 1;
         }) == 0);
 }
