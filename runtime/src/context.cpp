@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <set>
 #include <thread>
 
@@ -112,7 +113,7 @@ struct Context::Impl {
                     device.ordinal));
   }
 
-  /// Compiling and loading would break a capture.
+  /// Compiling and loading would break a capture. The primary context must be current.
   Status check_not_captured(const Request& request, CUstream stream) const {
     CUstreamCaptureStatus capture = CU_STREAM_CAPTURE_STATUS_NONE;
     const CUresult result = api.cuStreamIsCapturing(stream, &capture);
@@ -126,7 +127,7 @@ struct Context::Impl {
                     to_string(request.problem), to_string(request.workload))};
   }
 
-  /// No tokens: the final state is the initial one.
+  /// No tokens: the final state is the initial one. The primary context must be current.
   Status copy_state(const Request& request, const ForwardCall& call, CUstream stream) const {
     if (call.final_state == nullptr || call.final_state == call.initial_state) return {};
     const auto target = reinterpret_cast<CUdeviceptr>(call.final_state);
@@ -134,7 +135,6 @@ struct Context::Impl {
                               static_cast<std::size_t>(request.problem.head_dim_k) *
                               static_cast<std::size_t>(request.problem.head_dim_v) *
                               size_of(request.problem.state_dtype);
-    const driver::PrimaryContext::Scope current(primary);
     if (call.initial_state == nullptr)
       return driver::check(api, api.cuMemsetD8Async(target, 0, bytes, stream), "cuMemsetD8Async");
     return driver::check(
@@ -201,6 +201,7 @@ Status Context::forward(Operation operation, const ForwardCall& call, void* work
   if (!request.ok()) return request.status();
   if (Status status = check_tensors(call); !status.ok()) return status;
   const auto queue = static_cast<CUstream>(stream);
+  const driver::PrimaryContext::Scope current(impl_->primary);  // null and the special streams are its own
   if (Status status = impl_->check_stream(queue); !status.ok()) return status;
   const auto& [problem, workload, accuracy] = *request;
   if (workload.sequences == 0) return {};
@@ -218,7 +219,6 @@ Status Context::forward(Operation operation, const ForwardCall& call, void* work
     return status;
   KernelArgs args = kernel_args(call);
   place_workspace(args, plan, workspace);
-  const driver::PrimaryContext::Scope current(impl_->primary);
   return prepared->kernels.launch(plan.launches(), args, queue);
 }
 
@@ -247,8 +247,16 @@ Status Context::prepare(std::span<const Problem> problems, std::span<const Workl
   std::vector<Status> results(jobs.size());
   std::atomic<std::size_t> next = 0;
   const auto work = [&] {
-    for (std::size_t i = next++; i < jobs.size(); i = next++)
-      results[i] = impl_->registry->load(jobs[i].first, jobs[i].second).status();
+    for (std::size_t i = next++; i < jobs.size(); i = next++) {
+      // What the log callback or the standard library throws must not leave a helper.
+      try {
+        results[i] = impl_->registry->load(jobs[i].first, jobs[i].second).status();
+      } catch (const std::exception& error) {
+        results[i] = {StatusCode::internal, error.what()};
+      } catch (...) {
+        results[i] = {StatusCode::internal, "an exception that is no std::exception"};
+      }
+    }
   };
   const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
   std::vector<std::jthread> helpers;

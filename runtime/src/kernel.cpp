@@ -81,13 +81,16 @@ LoadedKernels::~LoadedKernels() {
 
 Status LoadedKernels::launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const {
   void* parameters[] = {const_cast<void*>(args)};  // the driver copies what it points to
+  // All are checked before the first is enqueued.
   for (const Launch& launch : launches) {
-    if (launch.grid == 0) continue;
     if (launch.grid < 0 || launch.grid > std::numeric_limits<int>::max()) {
       return {StatusCode::unsupported,
               fmt::format("the call needs a grid of {} blocks; CUDA accepts {}. Split the batch", launch.grid,
                           std::numeric_limits<int>::max())};
     }
+  }
+  for (const Launch& launch : launches) {
+    if (launch.grid == 0) continue;
     const CUresult result =
         api_->cuLaunchKernel(function(launch.entry), static_cast<unsigned>(launch.grid), 1, 1,
                              static_cast<unsigned>(launch.threads), 1, 1,

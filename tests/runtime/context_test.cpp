@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <stdexcept>
 #include <thread>
 
 #include "allocations.h"
@@ -143,6 +144,43 @@ TEST_CASE("an unprepared call is refused during capture, a prepared one is not")
   (void)api().cuStreamEndCapture(fixture.stream, &graph);
 }
 
+TEST_CASE("a first call may come from a thread with no context or another device's current") {
+  if (cannot_run()) return;
+  const Fixture fixture;
+  const driver::PrimaryContext other = *driver::PrimaryContext::retain(1);
+  Status without, elsewhere;
+  std::jthread([&] {
+    ForwardCall call = decode_call();
+    without = fixture.context->recurrent_forward(call, nullptr, 0, nullptr);
+    const driver::PrimaryContext::Scope scope(other);
+    call.gk = {};
+    elsewhere = fixture.context->recurrent_forward(call, nullptr, 0, nullptr);
+  }).join();
+  CHECK(without.message().empty());
+  CHECK(elsewhere.message().empty());
+}
+
+TEST_CASE("what a log callback throws while prepare() compiles comes back as a status") {
+  if (cannot_run()) return;
+  ContextOptions options;
+  options.table = "none";
+  options.cache_dir = cache_folder().string();
+  std::atomic<bool> quiet = true;
+  options.log = [&](LogLevel, const std::string&) {
+    if (!quiet) throw std::runtime_error("the log is full");
+  };
+  const Result<std::unique_ptr<Context>> context = Context::create(options);
+  REQUIRE(context.ok());
+  quiet = false;
+  const ForwardCall call = decode_call();
+  std::vector<Problem> problems(2, problem_of(Operation::recurrent_forward, call));
+  problems[1].gate_k = false;
+  const Workload workload = workload_of(call);
+  const Status status = (*context)->prepare(problems, {&workload, 1});
+  CHECK(status.code() == StatusCode::internal);
+  CHECK(status.message() == "the log is full");
+}
+
 TEST_CASE("a stream of another device is refused by name") {
   if (cannot_run()) return;
   Fixture fixture;
@@ -192,6 +230,24 @@ TEST_CASE("workspace: asked for, missing, too small and unaligned") {
   CHECK(run(0x10000, needed).ok());
   CHECK(*counter("fake_launches") == before + 3);
   CHECK(*fixture.context->workspace_bytes(Operation::chunk_forward, call) == needed);
+}
+
+TEST_CASE("a call whose later kernels need too large a grid enqueues none of them") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  ForwardCall call = decode_call();
+  call.batch = 1 << 24;
+  const Problem problem = problem_of(Operation::chunk_forward, call);
+  const std::vector<Variant> all = variants(problem);
+  const auto segmented = std::find_if(
+      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::segmented; });
+  REQUIRE(segmented != all.end());
+  REQUIRE(fixture.context->pin(problem, *segmented).ok());
+  const long before = *counter("fake_launches");
+  const Status status = fixture.context->chunk_forward(call, reinterpret_cast<void*>(std::uintptr_t{0x10000}),
+                                                       std::size_t{1} << 60, fixture.stream);
+  CHECK(status.code() == StatusCode::unsupported);
+  CHECK(*counter("fake_launches") == before);
 }
 
 TEST_CASE("without tokens the final state is the initial one, without sequences nothing happens") {

@@ -12,6 +12,7 @@
 namespace {
 
 constexpr int kInvalidValue = 1;
+constexpr int kInvalidContext = 201;
 constexpr int kNotSupported = 801;
 
 struct Stream {
@@ -153,6 +154,7 @@ int cuStreamGetCtx(void* stream, void** context) {
   return 0;
 }
 int cuStreamIsCapturing(void* stream, int* status) {
+  if (contexts.empty() || (stream == nullptr && contexts.back() != context_of(0))) return kInvalidContext;
   *status = stream != nullptr && static_cast<Stream*>(stream)->captured ? 1 : 0;
   return 0;
 }
