@@ -5,10 +5,11 @@
 #include <charconv>
 #include <map>
 
+#include "tuning_task.h"
+
 namespace gla {
 namespace {
 
-constexpr std::int64_t kLongestRecurrent = 64;  // DESIGN section 1: recurrent is short T and decode
 constexpr std::string_view kLetters = "BNTHGDKV";
 
 }  // namespace

@@ -2,34 +2,40 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <limits>
+#include <set>
 
 namespace gla {
 namespace {
 
-Result<std::int64_t> parse_positive(std::string_view digits, std::string_view whole) {
+/// A number from 1 to `most`; `what` names the argument in messages.
+Result<std::int64_t> parse_positive(std::string_view digits, std::string_view what, std::string_view whole,
+                                    std::int64_t most) {
   std::int64_t value = 0;
   const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size() || value < 1)
-    return invalid_argument(fmt::format("\"{}\" in \"{}\" is not a positive number", digits, whole));
+  if (parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size() || value < 1 || value > most)
+    return invalid_argument(
+        fmt::format("{} \"{}\": \"{}\" is not a whole number from 1 to {}", what, whole, digits, most));
   return value;
 }
 
+/// What was chosen, each once: a table has no place for a second one.
 template <class T>
-std::vector<T> or_default(const std::vector<T>& chosen, std::vector<T> fallback) {
-  return chosen.empty() ? fallback : chosen;
+std::vector<T> or_default(const std::vector<T>& chosen, const std::vector<T>& fallback) {
+  std::vector<T> found;
+  for (const T& one : chosen.empty() ? fallback : chosen)
+    if (std::find(found.begin(), found.end(), one) == found.end()) found.push_back(one);
+  return found;
 }
 
-/// Beyond this many tokens the chunk kernel is meant (DESIGN section 1: recurrent is short T and decode).
-constexpr std::int64_t kLongestRecurrent = 64;
-constexpr std::int64_t kShortestChunk = 16;
+}  // namespace
 
 bool suits(Operation operation, const Workload& workload) {
   return operation == Operation::chunk_forward ? workload.tokens >= kShortestChunk
                                                : workload.tokens <= kLongestRecurrent;
 }
-
-}  // namespace
 
 std::vector<Workload> default_workloads(Operation operation) {
   const auto workload = [](std::int64_t sequences, std::int64_t heads, std::int64_t tokens) {
@@ -73,17 +79,21 @@ std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
 
 Result<HeadDims> parse_head_dims(std::string_view text) {
   const std::size_t cross = text.find('x');
-  const auto k = parse_positive(text.substr(0, cross), text);
+  const auto k = parse_positive(text.substr(0, cross), "head dims", text, kMaxHeadDim);
   if (!k.ok()) return k.status();
-  const auto v = cross == std::string_view::npos ? k : parse_positive(text.substr(cross + 1), text);
+  const auto v = cross == std::string_view::npos
+                     ? k
+                     : parse_positive(text.substr(cross + 1), "head dims", text, kMaxHeadDim);
   if (!v.ok()) return v.status();
-  if (*k > kMaxHeadDim || *v > kMaxHeadDim)
-    return invalid_argument(fmt::format("head dims \"{}\": at most {} are accepted", text, kMaxHeadDim));
   return HeadDims{static_cast<int>(*k), static_cast<int>(*v)};
 }
 
 Result<Workload> parse_workload(std::string_view text) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();  // what a table takes
+  if (text.empty())
+    return invalid_argument("workload \"\": expected B, N, H or T and a number, such as B4,T2048,H16");
   Workload workload;
+  std::set<const std::int64_t*> given;
   std::string_view rest = text;
   while (!rest.empty()) {
     const std::size_t comma = rest.find(',');
@@ -97,7 +107,14 @@ Result<Workload> parse_workload(std::string_view text) {
     if (field == nullptr)
       return invalid_argument(fmt::format(
           "\"{}\" in workload \"{}\": expected B, N, H or T and a number, such as B4,T2048,H16", part, text));
-    const auto value = parse_positive(part.substr(1), text);
+    if (!given.insert(field).second)
+      return invalid_argument(
+          fmt::format("workload \"{}\" gives {} twice{}", text,
+                      letter == 'H'   ? "heads"
+                      : letter == 'T' ? "tokens"
+                                      : "sequences",
+                      letter == 'B' || letter == 'N' ? ": B and N both mean sequences" : ""));
+    const auto value = parse_positive(part.substr(1), "workload", text, kMost);
     if (!value.ok()) return value.status();
     *field = *value;
   }

@@ -18,6 +18,7 @@ struct TuningTask {
 struct HeadDims {
   int k = 0;
   int v = 0;
+  bool operator==(const HeadDims&) const = default;
 };
 
 /// What a caller narrows the defaults by; an empty list means the default.
@@ -34,6 +35,14 @@ struct TaskSelection {
 /// The grid of workloads of an operation: N*H by T where models are trained, prefilled and decoded.
 std::vector<Workload> default_workloads(Operation operation);
 
+/// Beyond so many tokens the chunk kernel is meant (DESIGN section 1: recurrent is short T and decode).
+inline constexpr std::int64_t kLongestRecurrent = 64;
+inline constexpr std::int64_t kShortestChunk = 16;
+
+/// Whether a given workload is of a length that the operation is meant for.
+bool suits(Operation operation, const Workload& workload);
+
+/// What is given twice counts once.
 std::vector<TuningTask> tuning_tasks(const TaskSelection& selection);
 
 /// "64" or "128x256" (K x V).

@@ -88,6 +88,28 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
   }
 }
 
+TEST_CASE("what is wrong with an argument is said with its name and what is accepted") {
+  const Shell shell;
+  const std::vector<std::array<std::string, 2>> cases{
+      {"list --head-dims 0", "head dims \"0\": \"0\" is not a whole number from 1 to 512"},
+      {"tune --budget -5", "--budget: \"-5\" is not a duration such as 90s"},
+      {"verify --budget soon", "--budget: \"soon\""},
+      {"tune --share 3/2", "--share: \"3/2\" is not a share such as 2/4"},
+      {"tune --op recurrent_forward --workload B1,T1 --workload B1,T65",
+       "--workload N1 H1 T65 suits no operation that --op asks for: recurrent_forward takes T from 1 to 64"},
+      {"tune --op chunk_forward --gv", "--gv is for recurrent_forward"},
+      {"tune --arch sm_80 --op recurrent_forward --head-dims 64 --share 2/2", "--share 2/2 is empty"},
+      {"compile --arch sm_80 --variant 'decode lanes_k=4 rows_v=4 warps=4 stages=9 min_blocks=1' --head-dims "
+       "64",
+       "--variant \"decode lanes_k=4"}};
+  for (const auto& [arguments, message] : cases) {
+    const Outcome outcome = shell.run(arguments);
+    INFO(arguments << ": " << outcome.errors);
+    CHECK(outcome.code == 2);
+    CHECK(contains(outcome.errors, message));
+  }
+}
+
 TEST_CASE("info and list print JSON that parses") {
   const Shell shell;
   const Outcome info = shell.run("info --json");
@@ -159,6 +181,20 @@ TEST_CASE("an offline run writes a valid table that says it was not measured") {
   CHECK(parse_json(shell.run("show --json " + path).output).ok());
   CHECK(shell.run(fmt::format("tune --merge {0} {0} -o {1}", path, shell.path("merged.yaml"))).code == 0);
   CHECK(read_table(shell.path("merged.yaml")).ok());
+}
+
+TEST_CASE(
+    "problems and workloads that are given twice make one table entry, and a bad run leaves a good table") {
+  if (!has_nvrtc()) return;
+  const Shell shell;
+  const std::string path = shell.path("table.yaml");
+  const std::string tune = "tune --arch sm_90a --op recurrent_forward --compile-top 1 -q -o " + path;
+  REQUIRE(shell.run(tune + " --head-dims 64,64x64 --workload B8,T1,H4 --workload N8,H4").code == 0);
+  const std::string good = content_of(path);
+  CHECK(shell.run("validate " + path).code == 0);
+  CHECK(shell.run(tune + " --head-dims 64 --share 2/2").code == 2);
+  CHECK(shell.run(tune + " --head-dims 64 --workload B99999999999,T1").code == 2);
+  CHECK(content_of(path) == good);
 }
 
 TEST_CASE("validate refuses a damaged table with exit code 1, and a missing one") {

@@ -64,6 +64,28 @@ TEST_CASE("head dims and workloads are read, and what they are not is named") {
   CHECK(wrong.status().message().find("X2") != std::string::npos);
 }
 
+TEST_CASE("a workload that is empty, says a thing twice or is too large for a table is refused") {
+  for (const char* text : {"", "B1,B2", "B1,N2", "T1,T1", "H1,T2,H1", "B2147483648", "T0", "B", "B1,,T1"}) {
+    INFO(text);
+    const auto workload = parse_workload(text);
+    REQUIRE_FALSE(workload.ok());
+    CHECK(workload.status().message().find("workload \"" + std::string(text) + "\"") != std::string::npos);
+  }
+  CHECK(parse_workload("B2147483647").ok());
+}
+
+TEST_CASE("what is asked for twice is tuned once") {
+  TaskSelection selection;
+  selection.operations = {Operation::recurrent_forward, Operation::recurrent_forward};
+  selection.dtypes = {DType::bf16, DType::bf16};
+  selection.head_dims = {{64, 64}, {64, 64}};
+  selection.groups = {2, 2};
+  selection.workloads = {{.tokens = 1}, {.tokens = 1}};
+  const auto tasks = tuning_tasks(selection);
+  REQUIRE(tasks.size() == 1);
+  CHECK(tasks[0].workloads.size() == 1);
+}
+
 TEST_CASE("a shape names its operation by its length and its head dims by D or K and V") {
   const auto shape = parse_shape("B1,T8192,H96,D128");
   REQUIRE(shape.ok());

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -64,9 +65,22 @@ Result<std::vector<TuningTask>> ProblemOptions::tasks(const std::vector<std::str
   auto chosen = selection();
   if (!chosen.ok()) return chosen.status();
   GLA_RETURN_IF_ERROR(parse_all(workloads, parse_workload, chosen->workloads));
+  const auto asked_for = [&](Operation operation) {
+    const auto& list = chosen->operations;
+    return list.empty() || std::find(list.begin(), list.end(), operation) != list.end();
+  };
+  const bool chunk = asked_for(Operation::chunk_forward), recurrent = asked_for(Operation::recurrent_forward);
+  if (chosen->gate_v && !recurrent)
+    return invalid_argument("--gv is for recurrent_forward, which --op leaves out");
+  for (const Workload& workload : chosen->workloads)
+    if (!(chunk && suits(Operation::chunk_forward, workload)) &&
+        !(recurrent && suits(Operation::recurrent_forward, workload)))
+      return invalid_argument(fmt::format(
+          "--workload {} suits no operation that --op asks for: recurrent_forward takes T from 1 to "
+          "{}, chunk_forward from {}",
+          to_string(workload), kLongestRecurrent, kShortestChunk));
   auto tasks = tuning_tasks(*chosen);
   for (const TuningTask& task : tasks) GLA_RETURN_IF_ERROR(check(task.problem));
-  if (tasks.empty()) return invalid_argument("no workload suits the operations asked for");
   return tasks;
 }
 
@@ -107,7 +121,9 @@ Result<std::vector<Variant>> VariantOptions::variants(const TuningTask& task,
   if (!variant.empty()) {
     const auto one = parse_variant(variant);
     if (!one.ok()) return one.status();
-    GLA_RETURN_IF_ERROR(check(task.problem, architecture, *one));
+    if (const Status status = check(task.problem, architecture, *one); !status.ok())
+      return invalid_argument(fmt::format("--variant \"{}\" is not one of {} on sm_{}: {}", variant,
+                                          to_string(task.problem), architecture.name, status.message()));
     return std::vector{*one};
   }
   auto found = space(task.problem, architecture);

@@ -91,6 +91,9 @@ Result<TunedTable> tune_measured(const TuneOptions& options, const Target& targe
     progress.note(fmt::format("resuming: {} results are in {}.journal", journal->records(), path));
 
   tasks = that_fit(std::move(tasks), target.device->memory_bytes, progress);
+  if (tasks.empty())
+    return Status{StatusCode::unsupported,
+                  "none of the workloads fits into the memory of " + target.device->name};
   // One core is the worker's.
   const unsigned cores = std::max(2u, std::thread::hardware_concurrency());
   CompilePool pool(options.jobs != 0 ? options.jobs : cores - 1, compile_into(cache, target.architecture));
@@ -104,6 +107,13 @@ Result<TunedTable> tune_measured(const TuneOptions& options, const Target& targe
   return tuned;
 }
 
+/// Writes the table only if the runtime will take it: a bad one must not replace a good one.
+Status write_checked(const Table& table, const std::string& path) {
+  if (const auto back = parse_table(format_table(table), path); !back.ok())
+    return {StatusCode::internal, back.status().message()};
+  return write_table(table, path);
+}
+
 Status merge(const TuneOptions& options) {
   std::vector<Table> shares;
   for (const std::string& path : options.merge) {
@@ -113,7 +123,7 @@ Status merge(const TuneOptions& options) {
   }
   const auto merged = merge_tables(shares);
   if (!merged.ok()) return merged.status();
-  GLA_RETURN_IF_ERROR(write_table(*merged, options.output));
+  GLA_RETURN_IF_ERROR(write_checked(*merged, options.output));
   fmt::print("{}\n{} shares merged into {}\n", format_report(*merged, {}), shares.size(), options.output);
   return {};
 }
@@ -136,7 +146,11 @@ Status tune(const TuneOptions& options) {
   if (!options.merge.empty()) return merge(options);
   auto tasks = options.problems.tasks(options.workloads);
   if (!tasks.ok()) return tasks.status();
+  const std::size_t problems = tasks->size();
   *tasks = share_of(*std::move(tasks), options.share.index, options.share.count);
+  if (tasks->empty())
+    return invalid_argument(fmt::format("--share {}/{} is empty: there are {} problems", options.share.index,
+                                        options.share.count, problems));
   const auto target = resolve(options.target);
   if (!target.ok()) return target.status();
   const std::string path = output_path(options, *target);
@@ -156,9 +170,7 @@ Status tune(const TuneOptions& options) {
                          .date = now_utc(),
                          .command = own_command_line(),
                          .measured = measured};
-  GLA_RETURN_IF_ERROR(write_table(tuned->table, path));
-  // Reading it back is the proof that the runtime will take it.
-  if (const auto back = read_table(path); !back.ok()) return {StatusCode::internal, back.status().message()};
+  GLA_RETURN_IF_ERROR(write_checked(tuned->table, path));
   if (measured && !options.keep_journal) {
     std::error_code ignored;
     std::filesystem::remove(path + ".journal", ignored);

@@ -51,7 +51,7 @@ void TuneOptions::add_to(CLI::App& command) {
       .add_option("--workload", workloads,
                   "N or B, H, T of a point, for example B4,T4096,H16 (default: a grid)")
       ->group("Problems");
-  command.add_option_function<std::string>("--budget", into(budget_seconds, parse_duration),
+  command.add_option_function<std::string>("--budget", into(budget_seconds, "--budget", parse_duration),
                                            "wall time, compilation included (default: 7m30s)");
   command.add_option("-o,--output", output,
                      "the table (default: tables/<gpu>.yaml in the user's configuration folder)");
@@ -61,7 +61,7 @@ void TuneOptions::add_to(CLI::App& command) {
       .add_option("--compile-top", compile_top,
                   "offline: variants per problem that are compiled (default: 4)")
       ->check(CLI::Range(1, 10000));
-  command.add_option_function<std::string>("--share", into(share, parse_share),
+  command.add_option_function<std::string>("--share", into(share, "--share", parse_share),
                                            "tune every n-th problem only, for example 1/2 (see --merge)");
   command.add_option("--merge", merge, "no tuning: merge these tables into --output")
       ->needs(command.get_option("--output"));

@@ -19,12 +19,13 @@ struct Share {
 };
 Result<Share> parse_share(std::string_view text);
 
-/// For CLI11's add_option_function: parses, stores, and turns a status into a usage error.
+/// For CLI11's add_option_function: parses, stores, and turns a status into a usage error that names the option.
 template <class T>
-std::function<void(const std::string&)> into(T& target, Result<T> (*parse)(std::string_view)) {
-  return [&target, parse](const std::string& text) {
+std::function<void(const std::string&)> into(T& target, const char* option,
+                                             Result<T> (*parse)(std::string_view)) {
+  return [&target, option, parse](const std::string& text) {
     const auto value = parse(text);
-    if (!value.ok()) throw CLI::ValidationError(value.status().message());
+    if (!value.ok()) throw CLI::ValidationError(option, value.status().message());
     target = *value;
   };
 }

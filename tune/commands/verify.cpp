@@ -40,7 +40,7 @@ struct VerifyOptions {
     command.add_option("--sample", sample,
                        "this many variants of each problem, drawn at random (default: all)");
     command.add_option_function<std::string>(
-        "--budget", into(budget_seconds, parse_duration),
+        "--budget", into(budget_seconds, "--budget", parse_duration),
         "wall time after which no further variant is started (default: none)");
     command.add_option("--seed", seed, "of the sample (default: 1)");
     command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
@@ -204,11 +204,12 @@ int run_verify(const VerifyOptions& options) {
                                                      static_cast<double>(list->size() - s);
     for (std::vector<Variant> waiting = subject.variants;
          !waiting.empty() && progress.elapsed() < deadline;) {
-      progress.update(
-          fmt::format("{} of {} variants, {} failed; now {}", done, total, failures,
-                      to_string(subject.problem)),
-          done == 0 ? -1.0
-                    : progress.elapsed() / static_cast<double>(done) * static_cast<double>(total - done));
+      progress.update(fmt::format("{} of {} variants, {} failed; now {}", done, total, failures,
+                                  to_string(subject.problem)),
+                      done == 0 ? -1.0
+                                : std::min(options.budget_seconds - progress.elapsed(),
+                                           progress.elapsed() / static_cast<double>(done) *
+                                               static_cast<double>(total - done)));
       const auto ready = pool.first_ready(subject.problem, waiting, 0.5);
       if (!ready) continue;
       Verified verified{waiting[*ready], {}, false, {}};
@@ -247,9 +248,12 @@ int run_verify(const VerifyOptions& options) {
     std::fflush(stdout);
   }
   if (options.json) {
-    fmt::print(
-        "{}\n",
-        Json::object({{"device", device->name}, {"failures", failures}, {"problems", problems}}).dump(2));
+    fmt::print("{}\n", Json::object({{"device", device->name},
+                                     {"variants", total},
+                                     {"verified", done},
+                                     {"failures", failures},
+                                     {"problems", problems}})
+                           .dump(2));
   } else {
     fmt::print("{} of {} variants verified in {}, {} failed\n", done, total,
                format_duration(progress.elapsed()), failures);
