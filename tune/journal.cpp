@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -46,6 +48,8 @@ Result<Journal> Journal::open(const std::string& path, const JournalIdentity& id
   if (const auto folder = std::filesystem::path(path).parent_path(); !folder.empty())
     std::filesystem::create_directories(folder, ignored);
 
+  // Before it is read: another run may be appending to it.
+  if (Status status = journal.open_file(); !status.ok()) return status;
   std::string text;
   if (std::ifstream file(path, std::ios::binary); file) {
     std::ostringstream content;
@@ -56,15 +60,14 @@ Result<Journal> Journal::open(const std::string& path, const JournalIdentity& id
   text.resize(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
   const std::string expected = header(identity).dump() + "\n";
   if (!text.empty() && text.compare(0, expected.size(), expected) != 0) {
-    std::filesystem::rename(path, path + ".old", ignored);
-    journal.note_ = fmt::format(
-        "the journal {} is of another device, driver, compiler or version; kept as {}.old", path, path);
+    if (::rename(path.c_str(), (path + ".old").c_str()) != 0) return io_error(path, "cannot be set aside");
+    if (Status status = journal.open_file(); !status.ok()) return status;
+    journal.note_ =
+        fmt::format("the journal {} is of another device, compiler or version; kept as {}.old", path, path);
     text.clear();
   }
   journal.read(text);
 
-  journal.file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-  if (journal.file_ < 0) return io_error(path, "cannot be opened");
   if (::ftruncate(journal.file_, static_cast<off_t>(text.size())) != 0)
     return io_error(path, "cannot be cut");
   if (::lseek(journal.file_, 0, SEEK_END) < 0) return io_error(path, "cannot be extended");
@@ -73,6 +76,18 @@ Result<Journal> Journal::open(const std::string& path, const JournalIdentity& id
     if (Status status = journal.append({&first, 1}); !status.ok()) return status;
   }
   return journal;
+}
+
+Status Journal::open_file() {
+  if (file_ >= 0) ::close(file_);
+  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (file_ < 0) return io_error(path_, "cannot be opened");
+  // Held until the file is closed, also by a kill. A file system without locks does without.
+  if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    return {StatusCode::io,
+            fmt::format("journal {}: another gla-tune is writing it; wait for it, or give another --output",
+                        path_)};
+  return {};
 }
 
 Journal::Journal(Journal&& other) noexcept

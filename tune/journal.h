@@ -33,7 +33,7 @@ struct WorkloadTiming {
 class Journal {
  public:
   /// Opens or creates the file. Records of the same identity are read; a journal of another identity is renamed to
-  /// "<path>.old" (note() says so); a torn last line is dropped.
+  /// "<path>.old" (note() says so); a torn last line is dropped. One that another run has open is an `io` status.
   static Result<Journal> open(const std::string& path, const JournalIdentity& identity);
   Journal(Journal&& other) noexcept;
   Journal& operator=(Journal&& other) noexcept;
@@ -62,6 +62,7 @@ class Journal {
   using TimingKey = std::tuple<std::string, std::string, std::string>;
 
   Journal() = default;
+  Status open_file();  ///< and locks it
   void read(const std::string& text);
   void remember(const Json& line);
   Status append(std::span<const Json> lines);

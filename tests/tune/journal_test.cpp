@@ -106,3 +106,20 @@ TEST_CASE("a journal that cannot be written is an io status that names it") {
   CHECK(journal.status().code() == StatusCode::io);
   CHECK(journal.status().message().find("/proc/no/such/run.journal") != std::string::npos);
 }
+
+TEST_CASE("a journal that another run has open is refused until that run ends, and stays whole") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "run.journal";
+  fill(path);
+  const std::string whole = content_of(path);
+  {
+    const auto first = Journal::open(path, kIdentity);
+    REQUIRE(first.ok());
+    const auto second = Journal::open(path, JournalIdentity{"NVIDIA A100", "abc", "13.0"});
+    REQUIRE_FALSE(second.ok());
+    CHECK(second.status().code() == StatusCode::io);
+    CHECK(second.status().message().find("another gla-tune") != std::string::npos);
+    CHECK(content_of(path) == whole);
+  }
+  CHECK(Journal::open(path, kIdentity).ok());
+}
