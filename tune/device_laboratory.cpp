@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "chunk_layout.h"
 #include "gla/generator/render.h"
 
 namespace gla {
@@ -24,10 +25,18 @@ Timing timing_of(const Measured& measured) {
 
 }  // namespace
 
+double share_off_fast_path(const std::vector<unsigned long long>& path_counts, int chunk) {
+  const auto fast = static_cast<double>(path_counts.at(0));
+  const double sub_chunks = static_cast<double>(path_counts.at(1)) + static_cast<double>(path_counts.at(2));
+  const double off = sub_chunks * kSubChunk / std::max(chunk, kSubChunk);
+  return fast + off > 0 ? off / (fast + off) : 0;
+}
+
 struct DeviceLaboratory::Bench {
   const LoadedKernels* kernels = nullptr;
   const WorkloadInputs* inputs = nullptr;
   Problem problem;
+  Variant variant;
   Workload workload;
   LaunchPlan launches;
   DeviceBuffer workspace;
@@ -117,7 +126,7 @@ Result<DeviceLaboratory::Bench> DeviceLaboratory::bench(const Variant& variant, 
                                                         const Workload& workload) {
   const auto tensors = inputs(workload);
   if (!tensors.ok()) return tensors.status();
-  Bench bench{&kernels, *tensors, *problem_, workload, plan(*problem_, variant, workload), {}};
+  Bench bench{&kernels, *tensors, *problem_, variant, workload, plan(*problem_, variant, workload), {}};
   if (bench.launches.workspace_bytes > 0) {
     auto workspace = DeviceBuffer::allocate(*gpu_, bench.launches.workspace_bytes);
     if (!workspace.ok()) return workspace.status();
@@ -134,9 +143,7 @@ Result<double> DeviceLaboratory::fallback_share(const Bench& bench) {
   GLA_RETURN_IF_ERROR(bench.kernels->launch(bench.launches, args, gpu_->stream()));
   std::vector<unsigned long long> counts(kPathCounters);
   GLA_RETURN_IF_ERROR(counters->download(counts.data(), counts.size() * sizeof(counts[0])));
-  const auto fast = static_cast<double>(counts[0]);
-  const double all = fast + static_cast<double>(counts[1]) + static_cast<double>(counts[2]);
-  return all > 0 ? 1 - fast / all : 0;
+  return share_off_fast_path(counts, bench.variant[Parameter::chunk]);
 }
 
 Result<Timing> DeviceLaboratory::time(Bench& bench, const MeasureRequest& request) {

@@ -18,6 +18,9 @@ namespace gla {
 /// Which verification cases a laboratory uses.
 enum class CaseSet { quick, full };
 
+/// The share of chunks that left the fast path, of KernelArgs::path_counts: chunks on it, and sub-chunks of those off it.
+double share_off_fast_path(const std::vector<unsigned long long>& path_counts, int chunk);
+
 class DeviceLaboratory : public Laboratory {
  public:
   static Result<std::unique_ptr<DeviceLaboratory>> create(int device, CubinCache& cache);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "catch.h"
+#include "device_laboratory.h"
 #include "stopping.h"
 #include "text_table.h"
 
@@ -81,4 +82,12 @@ TEST_CASE("columns line up") {
   table.add({"a", "1"});
   table.add({"long", "22"});
   CHECK(table.format() == "name   n\na      1\nlong  22\n");
+}
+
+TEST_CASE("the share off the fast path counts chunks, although the kernel counts sub-chunks there") {
+  CHECK(share_off_fast_path({90, 40, 0}, 64) == 0.1);  // 10 chunks of 64 in 4 sub-chunks of 16
+  CHECK(share_off_fast_path({90, 8, 2}, 16) == 0.1);
+  CHECK(share_off_fast_path({0, 3, 5}, 32) == 1.0);
+  CHECK(share_off_fast_path({7, 0, 0}, 64) == 0.0);
+  CHECK(share_off_fast_path({0, 0, 0}, 0) == 0.0);  // a family without chunks
 }
