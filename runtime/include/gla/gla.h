@@ -42,32 +42,40 @@ typedef struct gla_context gla_context;
 typedef void (*gla_log_callback)(void* user, gla_log_level level, const char* message);
 
 typedef struct gla_context_options {
-  size_t struct_size;
-  int device;
-  const char* table;     /* a path, or "none"; NULL: found as gla.hpp says */
-  const char* cache_dir; /* NULL: default */
-  int max_multiprocessors;
-  gla_log_callback log; /* NULL: none */
+  size_t struct_size;      /* sizeof(gla_context_options) */
+  int device;              /* CUDA ordinal */
+  const char* table;       /* a path, or "none"; NULL: found as gla.hpp says */
+  const char* cache_dir;   /* of cubins; NULL: found as gla.hpp says */
+  int max_multiprocessors; /* 0: all */
+  gla_log_callback log;    /* called from any thread; NULL: none */
   void* log_user;
 } gla_context_options;
 
+/* A device tensor [batch, token, head, channel], 16-byte aligned. */
 typedef struct gla_tensor {
   void* data;
   int64_t stride_batch, stride_token, stride_head; /* elements; channels are contiguous */
 } gla_tensor;
 
+/* Zero it first: zero is absent, off, the default or fp16; with batch 0 there is nothing to do. */
 typedef struct gla_forward_call {
-  size_t struct_size;
-  gla_tensor q, k, v, gk, gv, o;
-  const void* initial_state;
-  void* final_state;
-  const void* cu_seqlens;
-  const void* cu_seqlens_host;
-  int cu_seqlens_is_int64;
-  int64_t batch, sequences, tokens;
-  int query_heads, heads, head_dim_k, head_dim_v;
-  gla_dtype dtype, gate_dtype, state_dtype;
-  int reverse, state_v_first;
+  size_t struct_size;            /* sizeof(gla_forward_call) */
+  gla_tensor q, k, v, gk, gv, o; /* heads, channels: HQ, K; H, K; H, V; H, K; H, V; HQ, V */
+  const void* initial_state;     /* [N, H, K, V] or, if state_v_first, [N, H, V, K]; NULL: zero */
+  void* final_state;             /* the same shape, may be the same memory; NULL: not wanted */
+  const void* cu_seqlens;        /* [N+1] on the device, ascending from 0 to T; NULL: none */
+  const void* cu_seqlens_host;   /* the same on the host, checked; may be NULL */
+  int cu_seqlens_is_int64;       /* 0: int32 */
+  int64_t batch;                 /* B; 1 with cu_seqlens */
+  int64_t sequences;             /* N with cu_seqlens; otherwise 0 or B */
+  int64_t tokens;                /* T */
+  int query_heads, heads;        /* HQ, H; HQ = G * H */
+  int head_dim_k, head_dim_v;    /* K, V */
+  gla_dtype dtype;               /* of q, k, v, o */
+  gla_dtype gate_dtype;          /* of gk, gv: fp32 or dtype */
+  gla_dtype state_dtype;         /* fp32; recurrent_forward takes bf16 too */
+  int reverse;                   /* recurrent_forward only */
+  int state_v_first;
   int has_scale; /* 0: K^-0.5 */
   float scale;
   gla_accuracy accuracy;
@@ -89,7 +97,8 @@ GLA_API void gla_context_destroy(gla_context* context);
  * matters. */
 GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation,
                                        const gla_forward_call* call, size_t* bytes);
-/* stream: CUstream or cudaStream_t. */
+/* Enqueues on stream (CUstream or cudaStream_t). workspace: 256-byte aligned device memory of at least
+ * gla_workspace_bytes, NULL where that is 0. */
 GLA_API gla_status gla_forward(gla_context* context, gla_operation operation, const gla_forward_call* call,
                                void* workspace, size_t workspace_size, void* stream);
 /* Compiles and loads what `call` needs without launching. */

@@ -23,7 +23,7 @@ using Stream = void*;
 /// A device tensor [batch, token, head, channel]. Channels are contiguous; strides count elements. Addresses
 /// must be 16-byte aligned and every stride a multiple of gcd(16 bytes, channels * element size). A stride
 /// that is never stepped over (one batch row, one token, one head) may be anything; a stride of 0 repeats an
-/// input.
+/// input; those of an output are at least its channels.
 struct TensorView {
   void* data = nullptr;
   std::int64_t stride_batch = 0;
@@ -35,8 +35,10 @@ struct TensorView {
 TensorView dense(void* data, std::int64_t tokens, std::int64_t heads, std::int64_t channels);
 
 /// One forward call. All pointers are device pointers of the context's device; null where optional and
-/// absent. o may not overlap an input. Limits: K, V up to 512, HQ / H up to 64, N * HQ under 2^31, T up to
-/// 2^40; sequences without tokens are legal, and so are N = 0 and T = 0 (q, k, v and o may then be null).
+/// absent. o may not overlap an input or a state, final_state nothing but the whole of initial_state. Limits:
+/// K, V up to 512, HQ / H up to 64, N * HQ under 2^31, T up to 2^40 (2^31 - 1 with int32 cu_seqlens);
+/// sequences without tokens are legal, and so are N = 0 and T = 0 (q, k, v and o may then be null). A variant
+/// whose grid for the call would exceed CUDA's 2^31 - 1 blocks is `unsupported`: split the batch.
 struct ForwardCall {
   TensorView q;                         ///< [B, T, HQ, K], HQ = G*H
   TensorView k;                         ///< [B, T, H, K]
@@ -96,7 +98,9 @@ struct ContextOptions {
   std::string table;
   std::string cache_dir;  ///< cubin cache; empty: GLA_CACHE_DIR, XDG_CACHE_HOME/gla-tune, ~/.cache/gla-tune
   int max_multiprocessors = 0;  ///< 0: all; otherwise the model and the dispatch assume this many
-  LogCallback log;              ///< called from any thread; may be empty
+  /// Called from any thread, by prepare() from several at once; may be empty. It may call choose(), not what
+  /// loads kernels.
+  LogCallback log;
 };
 
 /// Everything for one device: table, loaded kernels, cache. All members are thread-safe. Destroy it when the
@@ -117,7 +121,9 @@ class Context {
 
   /// Enqueues the kernels of the call on `stream`. The first call that needs a variant compiles or loads it
   /// (never while the stream is captured: not_prepared). After that: no allocation, compilation or
-  /// synchronisation. An argument outside what is documented is refused before anything is enqueued, by name.
+  /// synchronisation. An argument outside what is documented is refused before anything is enqueued, by name:
+  /// `invalid_argument`, or `workspace` for one that is missing or too small. `compile` without NVRTC or where
+  /// it fails, `cuda` where the driver does.
   Status forward(Operation operation, const ForwardCall& call, void* workspace, std::size_t workspace_size,
                  Stream stream);
   Status chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
