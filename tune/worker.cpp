@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 
 #include "device_laboratory.h"
 #include "problem_json.h"
@@ -38,11 +39,13 @@ Json to_json(const CaseOutcome& outcome) {
 }
 
 CaseOutcome outcome_from_json(const Json& json) {
+  // JSON has no word for an error that is infinite or NaN: it travels as null.
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
   return {.name = json["name"].as_string(),
-          .error_o = json["error_o"].as_double(),
-          .error_state = json["error_state"].as_double(),
-          .worst_o = json["worst_o"].as_double(),
-          .worst_state = json["worst_state"].as_double(),
+          .error_o = json["error_o"].as_double(kInfinite),
+          .error_state = json["error_state"].as_double(kInfinite),
+          .worst_o = json["worst_o"].as_double(kInfinite),
+          .worst_state = json["worst_state"].as_double(kInfinite),
           .standard = json["standard"].as_bool(),
           .fast = json["fast"].as_bool(),
           .detail = json["detail"].as_string()};

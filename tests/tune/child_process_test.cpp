@@ -2,8 +2,12 @@
 #include "child_process.h"
 
 #include <chrono>
+#include <cmath>
+#include <filesystem>
 
 #include "catch.h"
+#include "temporary_folder.h"
+#include "worker.h"
 
 using namespace gla;
 
@@ -51,4 +55,25 @@ TEST_CASE("an executable that does not exist is a failure to answer, not a hang"
   auto child = ChildProcess::start({"/no/such/program"});
   REQUIRE(child.ok());
   CHECK(child->listen(10).failure == "ended with code 127");
+}
+
+TEST_CASE("an error that is not a number comes from the worker as infinite, not as none") {
+  const TemporaryFolder folder;
+  const std::string worker = folder / "worker";
+  write_content(
+      worker,
+      "#!/bin/sh\n"
+      "echo '{\"hello\": true}'\n"
+      "read request\n"
+      "echo '{\"value\": [{\"name\": \"dense\", \"error_o\": null, \"error_state\": 0.5, \"worst_o\": null, "
+      "\"worst_state\": 0.5, \"standard\": false, \"fast\": false, \"detail\": \"o\"}], \"alive\": true}'\n");
+  std::filesystem::permissions(worker, std::filesystem::perms::owner_all);
+  const auto laboratory = WorkerLaboratory::start({worker, 0, folder / "cache"});
+  REQUIRE(laboratory.ok());
+  const auto answer = (*laboratory)->verify_fully(Problem{}, Variant{});
+  REQUIRE(answer.value.cases.size() == 1);
+  CHECK(std::isinf(answer.value.cases[0].error_o));
+  CHECK(std::isinf(answer.value.cases[0].worst_o));
+  CHECK(answer.value.cases[0].error_state == 0.5);
+  CHECK(std::isinf(answer.value.verdict.error_o));
 }
