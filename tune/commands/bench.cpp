@@ -46,7 +46,8 @@ struct BenchCommandOptions {
     command.add_flag("--states", states, "with initial and final state (recurrent_forward always has them)");
     command.add_flag("--packed", packed, "cu_seqlens: T is the packed total, B the number of sequences");
     command.add_flag("--check", check, "compare with the fp64 reference");
-    command.add_option("--seconds", seconds, "device time to spend per shape (default: 1)");
+    command.add_option("--seconds", seconds, "device time to spend per shape (default: 1)")
+        ->check(CLI::Range(1e-3, 3600.0));
     command.add_option("--table", table, "dispatch table, or none");
     command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
     command.add_option("--device", device, "CUDA ordinal (default: 0)");
