@@ -129,7 +129,9 @@ Result<std::vector<TableCandidate>> find_tables(const driver::Device& device, co
   }
   std::stable_sort(found.begin(), found.end(), [&](const TableCandidate& a, const TableCandidate& b) {
     const auto rank = [&](const TableCandidate& candidate) {
-      return std::tuple(candidate.fit, is_used(candidate) ? difference(device, candidate.table.device) : 0.0);
+      // Tables of this GPU differ by what they measured, which says nothing of how well they fit.
+      const bool by_difference = candidate.fit == TableFit::similar_gpu || candidate.fit == TableFit::ranked;
+      return std::tuple(candidate.fit, by_difference ? difference(device, candidate.table.device) : 0.0);
     };
     return rank(a) < rank(b);
   });

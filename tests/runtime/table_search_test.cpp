@@ -65,6 +65,17 @@ TEST_CASE(
   CHECK(tables[4].path == ranked);
 }
 
+TEST_CASE("of two tables of this GPU the user's comes first, whatever bandwidth either measured") {
+  Folders folders;
+  Table shipped = sample_table();
+  shipped.device.copy_bandwidth = h100().architecture.copy_bandwidth;
+  Table mine = shipped;
+  mine.device.copy_bandwidth *= 0.97;
+  folders.put("shipped/a.yaml", shipped);
+  const std::string user = folders.put("user/z.yaml", mine);
+  CHECK(found(folders)[0].path == user);
+}
+
 TEST_CASE("of several similar GPUs the one with the closest multiprocessor count and bandwidth comes first") {
   Folders folders;
   Table close = sample_table("NVIDIA H100 NVL", 132);
