@@ -14,6 +14,7 @@
 #include "compiler.h"
 #include "driver.h"
 #include "files.h"
+#include "gla/generator/render.h"
 #include "sample_table.h"
 
 using namespace gla;
@@ -296,6 +297,24 @@ TEST_CASE("a table's variant is chosen, and the log says which table and why") {
   CHECK(choice->match == Match::exact);
   CHECK(choice->table == path);
   CHECK(fixture.heard("table " + path + " (ContextOptions::table)"));
+}
+
+TEST_CASE("a table made from other templates is used with a warning") {
+  if (cannot_run()) return;
+  const TemporaryFolder folder;
+  ContextOptions options;
+  options.table = (folder.path() / "h100.yaml").string();
+  std::vector<LogLevel> levels;
+  options.log = [&](LogLevel level, const std::string& message) {
+    if (message.find("table " + options.table) == 0) levels.push_back(level);
+  };
+  Table table = sample_table();
+  for (const std::string& hash : {std::string(templates_hash()), std::string("0123456789abcdef")}) {
+    table.origin.templates_hash = hash;
+    REQUIRE(write_table(table, options.table).ok());
+    REQUIRE(Context::create(options).ok());
+  }
+  CHECK(levels == std::vector{LogLevel::info, LogLevel::warning});
 }
 
 TEST_CASE("threads may make first calls at once") {
