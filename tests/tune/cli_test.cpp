@@ -90,6 +90,7 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
 
 TEST_CASE("what is wrong with an argument is said with its name and what is accepted") {
   const Shell shell;
+  const std::string sources = shell.path("sources");
   const std::vector<std::array<std::string, 2>> cases{
       {"list --head-dims 0", "head dims \"0\": \"0\" is not a whole number from 1 to 512"},
       {"tune --budget -5", "--budget: \"-5\" is not a duration such as 90s"},
@@ -99,8 +100,8 @@ TEST_CASE("what is wrong with an argument is said with its name and what is acce
        "--workload N1 H1 T65 suits no operation that --op asks for: recurrent_forward takes T from 1 to 64"},
       {"tune --op chunk_forward --gv", "--gv is for recurrent_forward"},
       {"tune --arch sm_80 --op recurrent_forward --head-dims 64 --share 2/2", "--share 2/2 is empty"},
-      {"compile --arch sm_80 --variant 'decode lanes_k=4 rows_v=4 warps=4 stages=9 min_blocks=1' --head-dims "
-       "64",
+      {"generate --head-dims 64 --variant 'decode lanes_k=4 rows_v=4 warps=4 stages=9 min_blocks=1' -o " +
+           sources,
        "--variant \"decode lanes_k=4"}};
   for (const auto& [arguments, message] : cases) {
     const Outcome outcome = shell.run(arguments);
@@ -108,6 +109,7 @@ TEST_CASE("what is wrong with an argument is said with its name and what is acce
     CHECK(outcome.code == 2);
     CHECK(contains(outcome.errors, message));
   }
+  CHECK_FALSE(std::filesystem::exists(sources));
 }
 
 TEST_CASE("info and list print JSON that parses") {

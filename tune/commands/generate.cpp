@@ -47,6 +47,12 @@ int run_generate(const GenerateOptions& options) {
   if (!tasks.ok()) return fail(tasks.status());
   const auto target = resolve(options.target);
   if (!target.ok()) return fail(target.status());
+  std::vector<std::vector<Variant>> wanted;  // all known before the first file is written
+  for (const TuningTask& task : *tasks) {
+    auto variants = options.variants.variants(task, target->architecture);
+    if (!variants.ok()) return fail(variants.status());
+    wanted.push_back(*std::move(variants));
+  }
   const std::filesystem::path folder(options.output);
   if (const Status status = write_templates(folder); !status.ok()) return fail(status);
   int written = 0;
@@ -54,10 +60,9 @@ int run_generate(const GenerateOptions& options) {
     ++written;
     return write_file(folder / (slug(name) + ".cu"), source.text);
   };
-  for (const TuningTask& task : *tasks) {
-    const auto variants = options.variants.variants(task, target->architecture);
-    if (!variants.ok()) return fail(variants.status());
-    for (const Variant& variant : *variants) {
+  for (std::size_t t = 0; t < tasks->size(); ++t) {
+    const TuningTask& task = (*tasks)[t];
+    for (const Variant& variant : wanted[t]) {
       const Status status =
           write(to_string(task.problem) + " " + to_string(variant), render(task.problem, variant));
       if (!status.ok()) return fail(status);
