@@ -10,6 +10,7 @@
 #include "json.h"
 #include "problem_json.h"
 #include "text_table.h"
+#include "workload_inputs.h"
 
 namespace gla {
 namespace {
@@ -78,7 +79,7 @@ Result<std::vector<Shape>> shapes_of(const BenchCommandOptions& options) {
   return shapes;
 }
 
-Json to_json(const Shape& shape, const BenchResult& result, bool checked) {
+Json to_json(const Shape& shape, const BenchResult& result, const BenchOptions& options) {
   Json json = Json::object({{"shape", to_string(shape)},
                             {"problem", to_json(shape.problem)},
                             {"workload", to_json(shape.workload)},
@@ -94,11 +95,13 @@ Json to_json(const Shape& shape, const BenchResult& result, bool checked) {
                             {"host_seconds", result.host_seconds},
                             {"first_call_seconds", result.first_seconds},
                             {"workspace_bytes", result.workspace_bytes}});
-  if (checked) {
+  if (options.check) {
     json.set("error_o", result.error_o.overall);
     json.set("worst_error_o", result.error_o.worst);
-    json.set("error_state", result.error_state.overall);
-    json.set("worst_error_state", result.error_state.worst);
+    if (options.states || timed_with_states(shape.problem.operation)) {
+      json.set("error_state", result.error_state.overall);
+      json.set("worst_error_state", result.error_state.worst);
+    }
     json.set("nan_mismatches", result.error_o.nan_mismatches + result.error_state.nan_mismatches);
   }
   return json;
@@ -155,7 +158,7 @@ int run_bench(const BenchCommandOptions& options) {
       continue;
     }
     if (!accurate(shape, *result, bench_options)) exit_code = kExitCheckFailed;
-    list.push(to_json(shape, *result, options.check));
+    list.push(to_json(shape, *result, bench_options));
     table.add({to_string(shape), format_seconds(result->device.median),
                fmt::format("{:.1f} %", result->device.noise * 100), format_seconds(result->floor_seconds),
                format_percent(result->floor_seconds / result->device.median),
