@@ -29,8 +29,8 @@ template <class Args>
 Status Tools::launch(int entry, std::int64_t grid, const Args& args) const {
   const EntryShape shape = tool_shapes()[static_cast<std::size_t>(entry)];
   LaunchPlan plan;
-  plan.launches = {
-      {.entry = entry, .grid = grid, .threads = shape.threads, .shared_bytes = shape.shared_bytes}};
+  plan.launches.add(
+      {.entry = entry, .grid = grid, .threads = shape.threads, .shared_bytes = shape.shared_bytes});
   return kernels_.launch(plan, args, gpu_->stream());
 }
 

@@ -270,17 +270,17 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   const std::int64_t output_blocks = state_blocks * (problem.group / shape.group_tile);
   LaunchPlan plan;
   if (variant.family == Family::fused) {
-    plan.launches = {{0, output_blocks, shapes[0].threads, shapes[0].shared_bytes}};
+    plan.launches.add({0, output_blocks, shapes[0].threads, shapes[0].shared_bytes});
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
   plan.segment_tokens = segment_tokens(variant, workload);
   plan.segments =
       std::max<std::int64_t>(1, (workload.tokens + plan.segment_tokens - 1) / plan.segment_tokens);
-  plan.launches = {
-      {0, state_blocks * plan.segments, shapes[0].threads, shapes[0].shared_bytes},
-      {1, states * ((elements + kScanThreads - 1) / kScanThreads), shapes[1].threads, shapes[1].shared_bytes},
-      {2, output_blocks * plan.segments, shapes[2].threads, shapes[2].shared_bytes}};
+  const std::int64_t scan_blocks = states * ((elements + kScanThreads - 1) / kScanThreads);
+  plan.launches.add({0, state_blocks * plan.segments, shapes[0].threads, shapes[0].shared_bytes});
+  plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
+  plan.launches.add({2, output_blocks * plan.segments, shapes[2].threads, shapes[2].shared_bytes});
   const std::int64_t slots = workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                                              : workload.sequences * plan.segments;
   plan.decays_offset =

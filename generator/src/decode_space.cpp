@@ -83,7 +83,7 @@ LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Wor
   const std::int64_t warps = workload.sequences * workload.heads * tiles_v(problem, variant);
   const int per_block = variant[Parameter::warps];
   LaunchPlan plan;
-  plan.launches = {{0, (warps + per_block - 1) / per_block, threads_of(variant), 0}};
+  plan.launches.add({0, (warps + per_block - 1) / per_block, threads_of(variant), 0});
   return plan;
 }
 

@@ -215,12 +215,12 @@ Status Context::forward(Operation operation, const ForwardCall& call, void* work
     if (!made.ok()) return made.status();
     prepared = *made;
   }
-  const FixedPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
+  const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
   if (Status status = check_workspace(workspace, workspace_size, plan.workspace_bytes); !status.ok())
     return status;
   KernelArgs args = kernel_args(call);
   place_workspace(args, plan, workspace);
-  return prepared->kernels.launch(plan.launches(), args, queue);
+  return prepared->kernels.launch(plan, args, queue);
 }
 
 Status Context::chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,

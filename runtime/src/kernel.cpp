@@ -79,7 +79,7 @@ LoadedKernels::~LoadedKernels() {
   if (module_ != nullptr) (void)api_->cuModuleUnload(module_);
 }
 
-Status LoadedKernels::launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const {
+Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {
   void* parameters[] = {const_cast<void*>(args)};  // the driver copies what it points to
   // All are checked before the first is enqueued.
   for (const Launch& launch : launches) {

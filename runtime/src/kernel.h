@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "args.h"
@@ -28,24 +27,18 @@ class LoadedKernels {
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
     return launch_raw(plan.launches, &args, stream);
   }
-  template <class Args>
-  Status launch(std::span<const Launch> launches, const Args& args, CUstream stream) const {
-    return launch_raw(launches, &args, stream);
-  }
 
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
  private:
-  Status launch_raw(std::span<const Launch> launches, const void* args, CUstream stream) const;
+  Status launch_raw(const Launches& launches, const void* args, CUstream stream) const;
   const driver::Api* api_ = nullptr;
   CUmodule module_ = nullptr;
   std::vector<CUfunction> functions_;
 };
 
-/// Points the segmented family's arguments into the workspace; nothing for other families. `Plan` is a
-/// LaunchPlan or a FixedPlan.
-template <class Plan>
-void place_workspace(KernelArgs& args, const Plan& plan, void* workspace) {
+/// Points the segmented family's arguments into the workspace; nothing for other families.
+inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
   args.segments = plan.segments;

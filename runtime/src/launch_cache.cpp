@@ -1,7 +1,8 @@
 #include "launch_cache.h"
 
-#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstddef>
 
 namespace gla {
 namespace {
@@ -11,7 +12,7 @@ constexpr std::size_t kSlots = 32;
 struct Slot {
   std::uint64_t id = 0;  ///< 0: empty
   Workload workload;
-  FixedPlan plan;
+  LaunchPlan plan;
 };
 
 std::size_t slot_of(std::uint64_t id, const Workload& workload) {
@@ -23,20 +24,12 @@ std::size_t slot_of(std::uint64_t id, const Workload& workload) {
 
 }  // namespace
 
-const FixedPlan& recent_plan(std::uint64_t id, const Problem& problem, const Variant& variant,
-                             const Workload& workload) {
+const LaunchPlan& recent_plan(std::uint64_t id, const Problem& problem, const Variant& variant,
+                              const Workload& workload) {
   static thread_local std::array<Slot, kSlots> slots;
   Slot& slot = slots[slot_of(id, workload)];
   if (slot.id == id && slot.workload == workload) return slot.plan;
-  const LaunchPlan made = plan(problem, variant, workload);
-  slot.id = id;
-  slot.workload = workload;
-  slot.plan.count = std::min(made.launches.size(), FixedPlan::kMostLaunches);
-  std::copy_n(made.launches.begin(), slot.plan.count, slot.plan.storage.begin());
-  slot.plan.workspace_bytes = made.workspace_bytes;
-  slot.plan.segment_tokens = made.segment_tokens;
-  slot.plan.segments = made.segments;
-  slot.plan.decays_offset = made.decays_offset;
+  slot = {id, workload, plan(problem, variant, workload)};
   return slot.plan;
 }
 

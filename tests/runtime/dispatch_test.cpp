@@ -8,14 +8,6 @@ using namespace gla::test;
 
 namespace {
 
-driver::Device h100() {
-  driver::Device device;
-  device.name = "NVIDIA H100 80GB HBM3";
-  device.compute_capability = 90;
-  device.architecture = hopper();
-  return device;
-}
-
 TableCandidate candidate(Table table, TableFit fit, std::string path = "h100.yaml") {
   return {std::move(path), "shipped", fit, "a reason", std::move(table)};
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "driver.h"
 #include "gla/generator/model.h"
 #include "gla/generator/render.h"
 #include "gla/generator/space.h"
@@ -28,6 +29,14 @@ inline Problem recurrent_problem() {
 
 inline Architecture hopper() {
   return *parse_architecture("sm_90a");
+}
+
+inline driver::Device h100() {
+  driver::Device device;
+  device.name = "NVIDIA H100 80GB HBM3";
+  device.compute_capability = 90;
+  device.architecture = hopper();
+  return device;
 }
 
 /// The variants of a problem that are meant for a class, in the space's order.

@@ -9,14 +9,6 @@ using namespace gla::test;
 
 namespace {
 
-driver::Device h100() {
-  driver::Device device;
-  device.name = "NVIDIA H100 80GB HBM3";
-  device.compute_capability = 90;
-  device.architecture = hopper();
-  return device;
-}
-
 struct Folders {
   TemporaryFolder root;
   TablePlaces places;

@@ -1,6 +1,7 @@
 // Problem + variant -> source text for NVRTC, and how to launch what it compiles to. Pure functions.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -40,15 +41,36 @@ struct Launch {
   std::int64_t grid = 1;  ///< blocks, all along x
   int threads = 1;
   std::size_t shared_bytes = 0;
+
+  bool operator==(const Launch&) const = default;
+};
+
+/// Launches in fixed storage: the launch path copies and keeps plans without allocating.
+class Launches {
+ public:
+  /// Throws std::out_of_range past the storage: a family with more launches needs more of it.
+  void add(const Launch& launch) { storage_.at(count_++) = launch; }
+
+  std::size_t size() const { return count_; }
+  const Launch& operator[](std::size_t i) const { return storage_[i]; }
+  const Launch* begin() const { return storage_.data(); }
+  const Launch* end() const { return storage_.data() + count_; }
+  bool operator==(const Launches&) const = default;
+
+ private:
+  std::array<Launch, 3> storage_{};
+  std::size_t count_ = 0;
 };
 
 /// The launches of one call, in order on one stream, and the workspace they share.
 struct LaunchPlan {
-  std::vector<Launch> launches;
+  Launches launches;
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
   std::int64_t segments = 0;        ///< KernelArgs.segments
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
+
+  bool operator==(const LaunchPlan&) const = default;
 };
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload);
 
