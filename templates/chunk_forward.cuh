@@ -4,12 +4,13 @@
 // A block owns one (sequence, key/value head, V tile) and walks its chunks in time. Everything is kept transposed: a
 // warp holds rows of S^T [V, K] in MMA accumulators, which rounded to bf16 are the A operand of O^T = S'^T q^T, so the
 // state never leaves registers. Family `segmented` runs the same walk per segment: once for the segments' own states
-// (Pass::segment_states), then, after segment_scan has chained them, for the outputs.
+// (Pass::segment_states), then, after segment_scan (chunk_segmented.cuh) has chained them, for the outputs.
 #pragma once
 
 #include "args.h"
 #include "chunk_gates.cuh"
 #include "chunk_layout.h"
+#include "chunk_state.cuh"
 #include "device/copy.cuh"
 #include "device/tile.cuh"
 #include "sequence.cuh"
@@ -51,14 +52,12 @@ class ChunkForward {
   static constexpr int kWarps = kThreads / kWarpSize;
   static constexpr int kGroupTiles = Config::group / kShape.group_tile;
   static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
-  static constexpr int kBlocksV = kTileV / 16 / kShape.warps_v;  // 16-row blocks of S^T per warp
-  static constexpr int kWarpK = kPaddedK / kShape.warps_k;       // key channels per warp
-  static constexpr int kBlocksK = kWarpK / 8;                    // 8-column blocks of S^T per warp
+  using State = ChunkState<kShape>;
+  static constexpr int kBlocksV = State::kBlocksV, kBlocksK = State::kBlocksK, kWarpK = State::kWarpK;
   static constexpr int kScoreParts = kShape.score_parts;
   static constexpr int kStateParts = kShape.state_parts;
   static constexpr int kPartsV = kShape.v_parts();
   static constexpr bool kGated = kShape.gate_bytes != 0;
-  static_assert(kTileV % (16 * kShape.warps_v) == 0 && kPaddedK % (16 * kShape.warps_k) == 0);
   static_assert(kChunk % kSubChunk == 0 && Config::group % kShape.group_tile == 0);
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
@@ -72,7 +71,7 @@ class ChunkForward {
   Index first = 0, tokens = 0;  // of this block's walk, in tokens of the sequence
   int first_query_head = 0, tile = 0, valid_v = 0;
   bool writes_state = false;
-  float state[kBlocksV][kBlocksK][4];
+  State state;
 
   // ---- where the block works -----------------------------------------------------------------------------------
 
@@ -172,29 +171,6 @@ class ChunkForward {
         args.v.stride_token, rows, valid_v);
   }
 
-  /// Calls visit(element of the accumulators, k, v) for every element of the state that exists.
-  template <class Visit>
-  GLA_DEVICE void each_state(Visit visit) {
-    const int lane = lane_index();
-    GLA_UNROLL
-    for (int i = 0; i < kBlocksV; ++i) {
-      GLA_UNROLL
-      for (int j = 0; j < kBlocksK; ++j) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int v = first_v() + 16 * i + lane / 4 + e / 2 * 8;
-          const int k = first_k() + 8 * j + lane % 4 * 2 + e % 2;
-          visit(state[i][j][e], k, v, v < valid_v && k < kShape.head_dim_k);
-        }
-      }
-    }
-  }
-
-  /// First value channel of the warp within the tile, first key channel of the warp.
-  GLA_DEVICE int first_v() const { return warp_index() % kShape.warps_v * (16 * kBlocksV); }
-  GLA_DEVICE int warp_k() const { return warp_index() / kShape.warps_v; }
-  GLA_DEVICE int first_k() const { return warp_k() * kWarpK; }
-
   GLA_DEVICE void load_state() {
     const float* source = nullptr;
     StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
@@ -205,9 +181,7 @@ class ChunkForward {
       if (args.initial_state != nullptr)
         source = static_cast<const float*>(args.initial_state) + state_offset();
     }
-    each_state([&](float& value, int k, int v, bool exists) {
-      value = source != nullptr && exists ? source[k * strides.k + (tile * kTileV + v) * strides.v] : 0.0f;
-    });
+    state.load(source, strides, tile, valid_v);
   }
 
   GLA_DEVICE Index state_offset() const {
@@ -229,10 +203,7 @@ class ChunkForward {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       target = static_cast<float*>(args.final_state) + state_offset();
     }
-    if (target == nullptr) return;
-    each_state([&](float& value, int k, int v, bool exists) {
-      if (exists) target[k * strides.k + (tile * kTileV + v) * strides.v] = value;
-    });
+    if (target != nullptr) state.store(target, strides, tile, valid_v);
   }
 
   // ---- one chunk -----------------------------------------------------------------------------------------------
@@ -332,7 +303,7 @@ class ChunkForward {
   /// Output and state of `Tokens` tokens whose operands lie ready from operand row 0 on; row0 is their first raw row.
   template <int Tokens, bool Direct>
   GLA_DEVICE void multiply(Index token, int row0) {
-    if constexpr (kGated && !Direct) scale_state(kLayout.before);
+    if constexpr (kGated && !Direct) state.scale(gates.vector(kLayout.before));
     if constexpr (kOutputs) {
       for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
         if constexpr (Direct) {
@@ -354,21 +325,7 @@ class ChunkForward {
     } else {
       update_state<Tokens, Direct>(row0);
     }
-    if constexpr (kGated && !Direct) scale_state(kLayout.after);
-  }
-
-  /// Multiplies the rows of S by a vector over K. Two calls stay two: their exponents may not be summed first.
-  GLA_DEVICE void scale_state(int vector) {
-    const float* factors = gates.vector(vector) + first_k() + lane_index() % 4 * 2;
-    GLA_UNROLL
-    for (int j = 0; j < kBlocksK; ++j) {
-      const auto factor = *reinterpret_cast<const Vector<float, 2>*>(factors + 8 * j);
-      GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) state[i][j][e] *= factor.item[e % 2];
-      }
-    }
+    if constexpr (kGated && !Direct) state.scale(gates.vector(kLayout.after));
   }
 
   /// Stores score (i, j) and, unless `single`, (i, j + 1) as bf16 parts.
@@ -426,13 +383,13 @@ class ChunkForward {
     for (int k = 0; k < kWarpK; k += 16) {
       Bits32 a[kBlocksV][kStateParts][4];
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) state_operand(a[i], i, k / 8);
+      for (int i = 0; i < kBlocksV; ++i) state.operand(a[i], i, k / 8);
       GLA_UNROLL
       for (int t = 0; t < Tokens; t += 16) {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
         for (int part = 0; part < kStateParts; ++part)
-          load_b(b[part], q_tile(query_head, part), first_k() + k, t);
+          load_b(b[part], q_tile(query_head, part), State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -446,10 +403,10 @@ class ChunkForward {
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL
     for (int j = 0; j < Tokens; j += 16) {
-      if (j / 16 % kShape.warps_k != warp_k()) continue;
+      if (j / 16 % kShape.warps_k != State::warp_k()) continue;
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, first_v() + 16 * i, j);
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, j);
       GLA_UNROLL
       for (int t = j; t < Tokens; t += 16) {
         Bits32 b[kStateParts][4];
@@ -462,38 +419,27 @@ class ChunkForward {
     }
   }
 
-  /// Two neighbouring accumulator tiles of S^T are one A operand (mma.cuh).
-  GLA_DEVICE void state_operand(Bits32 (&a)[kStateParts][4], int i, int j) const {
-    GLA_UNROLL
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      const float(&pair)[4] = state[i][j + quarter / 2];
-      Bits32 parts[kStateParts];
-      split_bf16(pair[quarter % 2 * 2], pair[quarter % 2 * 2 + 1], parts);
-      GLA_UNROLL
-      for (int part = 0; part < kStateParts; ++part) a[part][quarter] = parts[part];
-    }
-  }
-
   /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses; it takes every part of k~ that the
   /// scores need anyway, because without a pivot the last tokens' k~ are not nearly exact.
   template <int Tokens, bool Direct>
   GLA_DEVICE void update_state(int row0) {
     constexpr int kParts = Direct || Tokens < kChunk ? kShape.operand_parts() : kStateParts;
-    if constexpr (Direct) scale_state(kLayout.before);
+    if constexpr (Direct) state.scale(gates.vector(kLayout.before));
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL_BY(1)
     for (int t = 0; t < Tokens; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, first_v() + 16 * i, t);
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, t);
       GLA_UNROLL
       for (int j = 0; j < kBlocksK; j += 2) {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part], k_tile(part), t, first_k() + 8 * j);
+          load_b_transposed(b[part], k_tile(part), t, State::first_k() + 8 * j);
         GLA_UNROLL
-        for (int i = 0; i < kBlocksV; ++i) multiply_parts<kParts>(state[i][j], state[i][j + 1], a[i], b);
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);
       }
     }
   }
@@ -507,7 +453,7 @@ class ChunkForward {
   template <int Tokens>
   GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Tokens / 8][4]) const {
     const int lane = lane_index();
-    unsigned char* plane = shared + kLayout.out + warp_k() * kLayout.out_plane;
+    unsigned char* plane = shared + kLayout.out + State::warp_k() * kLayout.out_plane;
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
       GLA_UNROLL
@@ -515,7 +461,7 @@ class ChunkForward {
         GLA_UNROLL
         for (int e = 0; e < 4; ++e) {
           const int token = 8 * t + lane % 4 * 2 + e % 2;
-          const int v = first_v() + 16 * i + lane / 4 + e / 2 * 8;
+          const int v = State::first_v() + 16 * i + lane / 4 + e / 2 * 8;
           reinterpret_cast<Staged*>(plane + token * kLayout.out_row)[v] = from_float<Staged>(sums[i][t][e]);
         }
       }
@@ -556,37 +502,6 @@ class ChunkForward {
 template <class Config, Pass kPass>
 GLA_DEVICE void chunk_forward(const KernelArgs& args) {
   ChunkForward<Config, kPass>(args).run();
-}
-
-/// Chains the segments of each sequence: slot s held segment s's own state L_s and receives the state before it,
-/// S_0 = initial_state, S_{s+1} = exp2(decay_s) (.) S_s + L_s. One thread per state element.
-template <class Config, int Threads>
-GLA_DEVICE void segment_scan(const KernelArgs& args) {
-  constexpr Index kK = Config::shape.head_dim_k, kV = Config::shape.head_dim_v;
-  constexpr Index kBlocks = (kK * kV + Threads - 1) / Threads;
-  const Index element = block_index() % kBlocks * Threads + thread_index();
-  const Index head = block_index() / kBlocks % args.heads;
-  const Index n = block_index() / kBlocks / args.heads;
-  if (element >= kK * kV) return;
-  const Sequence sequence = sequence_of(args, n);
-  const Index k = element / kV;
-  const Index v = element % kV;
-  const Index base = args.cu_seqlens ? sequence.begin / args.segment_tokens + n : n * args.segments;
-  float value = 0;
-  if (args.initial_state != nullptr) {
-    const StateStrides strides = state_strides(kK, kV, Config::state_v_first);
-    value = static_cast<const float*>(
-        args.initial_state)[(n * args.heads + head) * kK * kV + k * strides.k + v * strides.v];
-  }
-  for (Index segment = 0; segment == 0 || segment * args.segment_tokens < sequence.length; ++segment) {
-    const Index slot = (base + segment) * args.heads + head;
-    float* state = args.segment_states + slot * kK * kV + element;
-    const bool is_last = (segment + 1) * args.segment_tokens >= sequence.length;
-    const float own = is_last ? 0.0f : *state;
-    const float decay = is_last ? 0.0f : exp2_fast(args.segment_decays[slot * kK + k]);
-    *state = value;
-    value = decay * value + own;
-  }
 }
 
 }  // namespace gla

@@ -28,8 +28,8 @@ Variant variant(const Problem& problem, const std::string& text) {
 
 struct ChunkChoice {
   std::string family = "fused";
-  int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 1, group_tile = 1, stages = 2;
-  int score_parts = 2, state_parts = 2, async_copy = 1;
+  int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 2, group_tile = 1, stages = 2;
+  int score_parts = 2, state_parts = 1, async_copy = 1;
 };
 
 Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
@@ -89,22 +89,25 @@ void expect_right_everywhere(const Problem& problem, const Variant& tested) {
 
 TEST_CASE("fused chunk kernels are right for every dtype") {
   const Problem bf16 = chunk_problem(DType::bf16, 64, 64);
-  expect_right_everywhere(bf16,
-                          chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .state_parts = 1}));
+  expect_right_everywhere(bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1}));
   Problem wide_gates = bf16;
   wide_gates.gate_dtype = DType::fp32;
-  expect_right_everywhere(wide_gates, chunk_variant(wide_gates, {.chunk = 16, .warps_k = 2, .stages = 2}));
+  expect_right_everywhere(wide_gates,
+                          chunk_variant(wide_gates, {.chunk = 16, .tile_v = 64, .state_parts = 2}));
   const Problem fp16 = chunk_problem(DType::fp16, 64, 64);
-  expect_right_everywhere(fp16, chunk_variant(fp16, {.warps_k = 4, .stages = 1, .async_copy = 0}));
+  expect_right_everywhere(fp16,
+                          chunk_variant(fp16, {.tile_v = 64, .warps_k = 4, .stages = 1, .state_parts = 2}));
   const Problem fp32 = chunk_problem(DType::fp32, 64, 64);
-  expect_right_everywhere(fp32, chunk_variant(fp32, {.score_parts = 3, .state_parts = 3}));
+  expect_right_everywhere(fp32, chunk_variant(fp32, {.tile_v = 64, .score_parts = 3, .state_parts = 3}));
 }
 
 TEST_CASE("chunk kernels are right for head dims that are no multiple of 16, and for K other than V") {
   const Problem k60 = chunk_problem(DType::bf16, 60, 100);
-  expect_right_everywhere(k60, chunk_variant(k60, {}));
+  expect_right_everywhere(k60, chunk_variant(k60, {.tile_v = 64}));
   const Problem k100 = chunk_problem(DType::fp32, 100, 60);
-  expect_right_everywhere(k100, chunk_variant(k100, {.score_parts = 3, .state_parts = 3}));
+  expect_right_everywhere(
+      k100,
+      chunk_variant(k100, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .score_parts = 3, .state_parts = 3}));
   const Problem odd = chunk_problem(DType::bf16, 17, 33);
   expect_right_everywhere(odd, chunk_variant(odd, {.stages = 1, .async_copy = 0}));
 }
@@ -115,7 +118,7 @@ TEST_CASE("chunk kernels are right for grouped queries, in one block and in seve
     const std::string family = group_tile == problem.group ? "fused" : "segmented segments=2";
     expect_right_everywhere(
         problem,
-        chunk_variant(problem, {.family = family, .warps_k = 2, .group_tile = group_tile, .stages = 1}));
+        chunk_variant(problem, {.family = family, .tile_v = 64, .group_tile = group_tile, .stages = 1}));
   }
 }
 
@@ -132,8 +135,8 @@ TEST_CASE("segmented chunk kernels are right, whatever falls into a segment") {
     expect_right_everywhere(problem, chunk_variant(problem, {.family = family, .chunk = 16}));
     problem = chunk_problem(DType::fp16, 60, 32, 2);
     problem.state_v_first = true;
-    expect_right_everywhere(problem,
-                            chunk_variant(problem, {.family = family, .chunk = 16, .group_tile = 2}));
+    expect_right_everywhere(
+        problem, chunk_variant(problem, {.family = family, .chunk = 16, .group_tile = 2, .state_parts = 2}));
   }
 }
 
@@ -150,7 +153,7 @@ TEST_CASE("decode kernels are right for every dtype, direction and gate") {
   problem.gate_k = false;
   problem.gate_v = problem.state_v_first = true;
   expect_right_everywhere(problem,
-                          variant(problem, "decode lanes_k=8 rows_v=4 warps=1 stages=4 min_blocks=1"));
+                          variant(problem, "decode lanes_k=8 rows_v=4 warps=1 stages=2 min_blocks=1"));
   problem = recurrent_problem(DType::fp32, 17, 9);
   problem.reverse = problem.state_v_first = true;
   expect_right_everywhere(problem,
@@ -181,10 +184,12 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   const Problem fp16 = chunk_problem(DType::fp16, 128, 128);
   const Problem fp32 = chunk_problem(DType::fp32, 128, 128);
   const std::pair<Problem, Variant> tested[] = {
-      {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .stages = 1, .state_parts = 1})},
-      {fp16, chunk_variant(fp16, {.tile_v = 64, .warps_v = 4, .stages = 1})},
+      {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1})},
+      {fp16, chunk_variant(fp16, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .state_parts = 2})},
       {fp32,
-       chunk_variant(fp32, {.tile_v = 64, .warps_v = 4, .stages = 1, .score_parts = 3, .state_parts = 3})}};
+       chunk_variant(
+           fp32,
+           {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .score_parts = 3, .state_parts = 3})}};
   for (const auto& [problem, chosen] : tested) {
     CHECK(meant_for(problem, chosen, Accuracy::standard));
     const LaunchKernel kernel = kernel_of(problem, chosen);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -252,18 +253,26 @@ Result<std::string> CaseInputs::stray_writes() const {
   GLA_RETURN_IF_ERROR(o_.buffer.download(bytes.data(), bytes.size()));
   const std::size_t element = size_of(spec_.problem.dtype);
   const auto stride = static_cast<std::size_t>(o_.view.stride_token),
-             head = static_cast<std::size_t>(o_.view.stride_head);
+             head_stride = static_cast<std::size_t>(o_.view.stride_head);
   const auto rows = static_cast<std::size_t>(spec_.batch * spec_.tokens);
-  const auto used = static_cast<std::size_t>(spec_.heads * spec_.problem.group) * head;
+  const auto heads = static_cast<std::size_t>(spec_.heads * spec_.problem.group);
   const auto channels = static_cast<std::size_t>(spec_.problem.head_dim_v);
-  for (std::size_t i = 0; i < bytes.size() / element; ++i) {
-    const std::size_t row = i / stride, in_row = i % stride;
-    if (row < rows && in_row < used && in_row % head < channels) continue;
-    for (std::size_t b = 0; b < element; ++b)
-      if (bytes[i * element + b] != std::byte{0xff})
-        return fmt::format("o was written outside at row {}, element {}", row, in_row);
+  std::string stray;
+  const auto check_range = [&](std::size_t first, std::size_t last) {  // of elements
+    const auto end = bytes.begin() + static_cast<std::ptrdiff_t>(last * element);
+    const auto found = std::find_if(bytes.begin() + static_cast<std::ptrdiff_t>(first * element), end,
+                                    [](std::byte byte) { return byte != std::byte{0xff}; });
+    if (found == end || !stray.empty()) return;
+    const std::size_t i = static_cast<std::size_t>(found - bytes.begin()) / element;
+    stray = fmt::format("o was written outside at row {}, element {}", i / stride, i % stride);
+  };
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t head = 0; head < heads; ++head)
+      check_range(row * stride + head * head_stride + channels, row * stride + (head + 1) * head_stride);
+    check_range(row * stride + heads * head_stride, (row + 1) * stride);
   }
-  return std::string{};
+  check_range(rows * stride, bytes.size() / element);
+  return stray;
 }
 
 }  // namespace gla

@@ -11,8 +11,9 @@ namespace gla {
 namespace {
 
 constexpr int kScanThreads = 256;
-constexpr int kMostWarps = 16;
+constexpr int kLeastWarps = 4, kMostWarps = 8;  // a multiprocessor has four schedulers
 constexpr int kLeastThreadState = 8, kMostThreadState = 128;
+constexpr int kLeastTileV = 64;    // where V is that wide: each tile makes the operands of q, k and gk anew
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 ChunkShape shape_of(const Problem& problem, const Variant& variant) {
@@ -39,6 +40,12 @@ int tiles_v(const ChunkShape& shape) {
   return (shape.head_dim_v + shape.tile_v - 1) / shape.tile_v;
 }
 
+/// Warps that the state of a tile can be dealt to, 16 x 16 channels at the least.
+int most_warps(const ChunkShape& shape) {
+  const int blocks_k = shape.padded_k() / 16;
+  return shape.tile_v / 16 * (blocks_k % 4 == 0 ? 4 : blocks_k % 2 == 0 ? 2 : 1);
+}
+
 std::vector<std::int16_t> divisors(int number) {
   std::vector<std::int16_t> found;
   for (int i = 1; i <= number; ++i)
@@ -53,10 +60,13 @@ bool copies_async(int channels, std::size_t element_bytes) {
 
 Status constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
-  const int min_blocks = variant[Parameter::min_blocks];
   if (shape.tile_v - 16 >= shape.head_dim_v && shape.tile_v > 16)
     return invalid_argument(
         fmt::format("tile_v={} wastes 16 or more channels of head_dim_v={}", shape.tile_v, shape.head_dim_v));
+  if (shape.tile_v < kLeastTileV && shape.head_dim_v > kLeastTileV - 16) {
+    return invalid_argument(fmt::format("tile_v={} is a small part of head_dim_v={}; accepted from {} on",
+                                        shape.tile_v, shape.head_dim_v, kLeastTileV));
+  }
   if (shape.tile_v % (16 * shape.warps_v) != 0)
     return invalid_argument(
         fmt::format("tile_v={} is not a multiple of 16*warps_v={}", shape.tile_v, 16 * shape.warps_v));
@@ -71,6 +81,9 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
   const int warps = shape.warps_v * shape.warps_k;
   if (warps > kMostWarps)
     return invalid_argument(fmt::format("warps_v*warps_k={} is above {}", warps, kMostWarps));
+  if (warps < std::min(kLeastWarps, most_warps(shape)))
+    return invalid_argument(
+        fmt::format("warps_v*warps_k={} is below {}", warps, std::min(kLeastWarps, most_warps(shape))));
   const int thread_state = shape.tile_v * shape.padded_k() / shape.threads();
   if (thread_state > kMostThreadState || (thread_state < kLeastThreadState && warps > 1)) {
     return invalid_argument(
@@ -83,12 +96,18 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
                                         shape.score_parts, to_string(problem.dtype),
                                         problem.dtype == DType::bf16 ? "no more of them" : "as many"));
   }
+  if (problem.dtype == DType::bf16 && shape.state_parts > 1 && shape.chunk > kSplitStateChunk) {
+    return invalid_argument(
+        fmt::format("state_parts={} with chunk={}; above chunk={} one part is exact enough",
+                    shape.state_parts, shape.chunk, kSplitStateChunk));
+  }
   // A split group would have one block write final_state while another still reads initial_state, in place.
   if (variant.family == Family::fused && shape.group_tile != problem.group) {
     return invalid_argument(
         fmt::format("family fused serves a whole group per block: group_tile={} is not {}", shape.group_tile,
                     problem.group));
   }
+  const int min_blocks = variant[Parameter::min_blocks];
   if (!shape.async_copy && (shape.stages > 1 || min_blocks > 1)) {
     return invalid_argument(fmt::format("async_copy=0 with stages={}, min_blocks={}; it goes with 1 and 1",
                                         shape.stages, min_blocks));
@@ -97,8 +116,8 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
              gate = static_cast<std::size_t>(shape.gate_bytes);
   const bool words = copies_async(shape.head_dim_k, element) && copies_async(shape.head_dim_v, element) &&
                      copies_async(shape.head_dim_k, gate);
-  if (words && !shape.async_copy && variant.family == Family::segmented)
-    return invalid_argument("async_copy=0 in family segmented is for rows that are not whole 4-byte words");
+  if (words && !shape.async_copy)
+    return invalid_argument("async_copy=0 is for rows that are not whole 4-byte words");
   if (shape.async_copy && !words) {
     return invalid_argument(
         fmt::format("async_copy=1 needs rows of whole 4-byte words; head dims are {} and {}",
@@ -114,6 +133,11 @@ Status constraints(const Problem& problem, const Architecture& architecture, con
       registers * shape.threads() * min_blocks > architecture.registers_per_multiprocessor) {
     return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
                                         shape.threads() * min_blocks));
+  }
+  if (min_blocks > 1 && shape.stages > 1) {
+    return invalid_argument(
+        fmt::format("stages={} with min_blocks={}; a second stage and a second block hide the same latency",
+                    shape.stages, min_blocks));
   }
   if (min_blocks > 1 && occupancy(architecture, shape.threads(), 16, shared) < min_blocks)
     return invalid_argument(fmt::format("min_blocks={} blocks do not fit on a multiprocessor", min_blocks));
@@ -217,7 +241,7 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},
-      {Parameter::warps_k, {1, 2, 4, 8}},
+      {Parameter::warps_k, {1, 2, 4}},
       {Parameter::group_tile, divisors(problem.group)},
       {Parameter::stages, {1, 2}},
       {Parameter::score_parts, parts(problem.dtype)},
@@ -238,12 +262,15 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   const int threads = shape_of(problem, variant).threads();
   const int blocks = variant[Parameter::min_blocks];
   const std::string shape = shape_text(shape_of(problem, variant));
-  Source source{"chunk_forward.cu", config_text(problem, "chunk_forward.cuh", shape), {}};
+  const bool fused = variant.family == Family::fused;
+  Source source{"chunk_forward.cu",
+                config_text(problem, fused ? "chunk_forward.cuh" : "chunk_segmented.cuh", shape),
+                {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
     add_entry(source, entry, threads, blocks,
               fmt::format("chunk_forward<gla::Config, gla::Pass::{}>(args)", pass));
   };
-  if (variant.family == Family::fused) {
+  if (fused) {
     add_pass("chunk_fused", "whole");
   } else {
     add_pass("chunk_segment_states", "segment_states");

@@ -25,6 +25,10 @@ struct FamilySpace {
   std::function<Status(const Variant&)> constraints;
 };
 
+/// The longest chunk whose products with the state take two bf16 parts to reach the default accuracy: the shorter the
+/// chunk, the more of o comes through the state, which one part rounds.
+inline constexpr int kSplitStateChunk = 16;
+
 /// The families that serve a problem's operation.
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture);
 

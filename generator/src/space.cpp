@@ -70,8 +70,8 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
   const bool standard = accuracy == Accuracy::standard;
   switch (problem.dtype) {  // DESIGN section 5, "Operand precision"
     case DType::bf16:
-      // The shorter the chunk, the more of o comes through the state, which one bf16 part rounds.
-      return !standard || (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] >= 32));
+      return !standard ||
+             (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
     case DType::fp16:
       return score_parts >= 2 && state_parts >= 2;
     case DType::fp32:

@@ -117,7 +117,7 @@ std::vector<Case> covering_set() {
   using enum Family;
   using enum Parameter;
   return {
-      {chunk_of(128, 128), fused, {{score_parts, 2}, {state_parts, 2}, {stages, 2}}},
+      {chunk_of(128, 128), fused, {{chunk, 16}, {score_parts, 2}, {state_parts, 2}, {stages, 2}}},
       {changed(chunk_of(64, 64), [](Problem& p) { p.gate_k = false; }),
        fused,
        {{score_parts, 1}, {state_parts, 1}, {chunk, 128}}},
@@ -126,7 +126,8 @@ std::vector<Case> covering_set() {
        {{score_parts, 3}, {chunk, 16}}},
       {changed(chunk_of(37, 37, DType::fp32), [](Problem& p) { p.state_v_first = true; }),
        fused,
-       {{score_parts, 3}, {async_copy, 0}}},
+       {{score_parts, 3}}},
+      {chunk_of(37, 64), fused, {{score_parts, 2}, {async_copy, 0}}},
       {changed(chunk_of(256, 512, DType::bf16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
        segmented,
        {{score_parts, 2}, {state_parts, 1}, {group_tile, 2}}},
@@ -146,10 +147,10 @@ std::vector<Case> covering_set() {
       {changed(recurrent_of(1, 512, DType::fp32),
                [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
        decode,
-       {{rows_v, 8}, {stages, 4}}},
+       {{rows_v, 8}, {stages, 2}}},
       {changed(recurrent_of(128, 37), [](Problem& p) { p.gate_k = false, p.gate_v = true; }),
        decode,
-       {{rows_v, 1}, {warps, 8}}},
+       {{rows_v, 1}, {warps, 4}}},
   };
 }
 

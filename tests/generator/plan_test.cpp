@@ -63,7 +63,7 @@ ChunkShape shape_of(const Problem& problem, const Variant& one) {
   return shape;
 }
 
-/// First slot of sequence n as templates/chunk_forward.cuh finds it.
+/// First slot of sequence n as templates/chunk_segmented.cuh finds it.
 std::int64_t first_slot(const std::vector<std::int64_t>& cu_seqlens, std::size_t n,
                         std::int64_t segment_tokens) {
   return cu_seqlens[n] / segment_tokens + static_cast<std::int64_t>(n);

@@ -31,7 +31,7 @@ class InventedLaboratory : public Laboratory {
       gone = true;
       return {{}, {"error", "the GPU is gone"}};
     }
-    if (variant[Parameter::warps] == 8) return {{}, {"crash", "killed by signal 11"}};
+    if (variant[Parameter::warps] == 2) return {{}, {"crash", "killed by signal 11"}};
     if (variant[Parameter::stages] == 1) return {Verdict{.detail = "o is off by 0.5"}, {}};
     const bool exact = variant[Parameter::lanes_k] != 16;
     return {Verdict{.standard = exact, .fast = true, .error_o = exact ? 0.001 : 0.004}, {}};
@@ -108,7 +108,7 @@ TEST_CASE("with time enough the best verified variant wins each workload and cla
   for (const std::int64_t sequences : {1, 64}) {
     double best = 1, best_fast = 1;
     for (const Variant& variant : space(small_problem(), architecture)) {
-      if (variant[Parameter::warps] == 8 || variant[Parameter::stages] == 1 ||
+      if (variant[Parameter::warps] == 2 || variant[Parameter::stages] == 1 ||
           variant[Parameter::min_blocks] == 4)
         continue;
       const double seconds = InventedLaboratory::seconds(variant, {.sequences = sequences});
@@ -135,7 +135,7 @@ TEST_CASE("whatever misbehaves is refused with its reason, counted, and never wi
   CHECK(problem.tally.verified == problem.tally.measured);
   CHECK(problem.tally.compiled == problem.tally.space - problem.tally.refused.at("compile"));
   for (const Point& point : problem.points) {
-    CHECK(point.variant[Parameter::warps] != 8);
+    CHECK(point.variant[Parameter::warps] != 2);
     CHECK(point.variant[Parameter::stages] != 1);
     CHECK(point.variant[Parameter::min_blocks] != 4);
   }
