@@ -278,8 +278,9 @@ class ChunkForward {
     return {shared + kLayout.q_operand + part * kLayout.q_plane + query_head * kChunk * kLayout.operand_row,
             kLayout.operand_row};
   }
+  template <int Tokens>
   GLA_DEVICE OperandTile k_tile(int part) const {
-    return {shared + kLayout.k_operand + part * kLayout.k_plane, kLayout.operand_row};
+    return {shared + kLayout.k_operand + part * kLayout.k_plane(Tokens), kLayout.operand_row};
   }
   GLA_DEVICE OperandTile v_tile(int row0, int part) const {
     if constexpr (kShape.element_is_bf16) {
@@ -360,7 +361,7 @@ class ChunkForward {
         GLA_UNROLL
         for (int part = 0; part < kScoreParts; ++part) {
           load_a(a[part], q_tile(query_head, part), 16 * bi, k);
-          load_b(b[part], k_tile(part), k, 16 * bj);
+          load_b(b[part], k_tile<Tokens>(part), k, 16 * bj);
         }
         multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
       }
@@ -419,11 +420,10 @@ class ChunkForward {
     }
   }
 
-  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses; it takes every part of k~ that the
-  /// scores need anyway, because without a pivot the last tokens' k~ are not nearly exact.
+  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses. Sub-chunks take every part of k^.
   template <int Tokens, bool Direct>
   GLA_DEVICE void update_state(int row0) {
-    constexpr int kParts = Direct || Tokens < kChunk ? kShape.operand_parts() : kStateParts;
+    constexpr int kParts = Tokens == kSubChunk ? kShape.k_parts(Tokens) : kStateParts;
     if constexpr (Direct) state.scale(gates.vector(kLayout.before));
     const auto v_of = [&](int part) { return v_tile(row0, part); };
     GLA_UNROLL_BY(1)
@@ -436,7 +436,7 @@ class ChunkForward {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part], k_tile(part), t, State::first_k() + 8 * j);
+          load_b_transposed(b[part], k_tile<Tokens>(part), t, State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);

@@ -134,28 +134,31 @@ struct ChunkGates {
   }
 
   /// Stores two neighbouring channels of an operand row as bf16 parts.
+  template <int Parts>
   GLA_DEVICE void store_pair(int plane0, int plane_bytes, int row, int channel, float low, float high) const {
-    Bits32 parts[kShape.operand_parts()];
+    Bits32 parts[Parts];
     split_bf16(low, high, parts);
     GLA_UNROLL
-    for (int part = 0; part < kShape.operand_parts(); ++part) {
+    for (int part = 0; part < Parts; ++part) {
       *reinterpret_cast<Bits32*>(shared + plane0 + part * plane_bytes + row * kLayout.operand_row +
                                  2 * channel) = parts[part];
     }
   }
 
+  template <int Tokens>
   GLA_DEVICE void store_k(int row0, int row, int channel, const float (&factor)[2]) const {
     const Vector<float, 2> k = elements(kLayout.k, row0 + row, channel);
-    store_pair(kLayout.k_operand, kLayout.k_plane, row, channel, k.item[0] * factor[0],
-               k.item[1] * factor[1]);
+    store_pair<kShape.k_parts(Tokens)>(kLayout.k_operand, kLayout.k_plane(Tokens), row, channel,
+                                       k.item[0] * factor[0], k.item[1] * factor[1]);
   }
 
   GLA_DEVICE void store_q(int row0, int row, int channel, const float (&factor)[2]) const {
     GLA_UNROLL
     for (int head = 0; head < kShape.group_tile; ++head) {
       const Vector<float, 2> q = elements(kLayout.q, head * kShape.chunk + row0 + row, channel);
-      store_pair(kLayout.q_operand, kLayout.q_plane, head * kShape.chunk + row, channel,
-                 scale * q.item[0] * factor[0], scale * q.item[1] * factor[1]);
+      store_pair<kShape.operand_parts()>(kLayout.q_operand, kLayout.q_plane, head * kShape.chunk + row,
+                                         channel, scale * q.item[0] * factor[0],
+                                         scale * q.item[1] * factor[1]);
     }
   }
 
@@ -193,7 +196,7 @@ struct ChunkGates {
             k_factor[c] = exp2_fast(-relative[c]);
           }
         }
-        store_k(row0, row, share.channel, k_factor);
+        store_k<Tokens>(row0, row, share.channel, k_factor);
         if constexpr (WithQueries) store_q(row0, row, share.channel, q_factor);
       }
     }
@@ -236,7 +239,7 @@ struct ChunkGates {
         const int row = share.group * S::kRows + r;
         GLA_UNROLL
         for (int c = 0; c < 2; ++c) factor[c] = exp2_fast(rest[c]);
-        store_k(row0, row, share.channel, factor);
+        store_k<kSubChunk>(row0, row, share.channel, factor);
         const Vector<float, 2> gate = gates(row0 + row, share.channel);
         GLA_UNROLL
         for (int c = 0; c < 2; ++c) rest[c] += gate.item[c];

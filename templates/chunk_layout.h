@@ -24,6 +24,11 @@ struct ChunkShape {
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
+  /// Parts of k^ when `tokens` of them share a pivot. A sub-chunk has two at the least: under the steep gates that lead
+  /// to it the last few tokens are most of the state, and one part would round them alone.
+  GLA_HOST_DEVICE constexpr int k_parts(int tokens) const {
+    return tokens == kSubChunk && operand_parts() < 2 ? 2 : operand_parts();
+  }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
 
   /// Threads along the tokens when channel pairs are spread over the block's threads first; a power of two.
@@ -45,10 +50,13 @@ struct ChunkLayout {
   int stage_bytes, v_bytes;
   int raw_bytes;  ///< of all slots; they come first
   int q_operand, k_operand, v_operand, scores, out;
-  int q_plane, k_plane, v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
-  int before, after, decay, partial;  ///< fp32 vectors over K; partial: 3 x token groups x K
-  int cumulative;                     ///< fp32 [kSubChunk][K]
+  int q_plane, v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K); k^: k_plane()
+  int before, after, decay, partial;             ///< fp32 vectors over K; partial: 3 x token groups x K
+  int cumulative;                                ///< fp32 [kSubChunk][K]
   int total;
+
+  /// Bytes per part of k^ when `tokens` of them share a pivot.
+  GLA_HOST_DEVICE constexpr int k_plane(int tokens) const { return tokens * operand_row; }
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
 
@@ -74,7 +82,6 @@ struct ChunkLayout {
         scores(0),
         out(0),
         q_plane(s.group_tile * s.chunk * operand_row),
-        k_plane(s.chunk * operand_row),
         v_plane(s.element_is_bf16 ? 0 : s.chunk * v_part_row),
         score_plane(s.chunk * score_row),
         out_plane(s.chunk * out_row),
@@ -88,7 +95,9 @@ struct ChunkLayout {
     const int out_bytes = s.warps_k * out_plane;
     v = s.stages * stage_bytes;
     k_operand = q_operand + s.operand_parts() * q_plane;
-    v_operand = k_operand + s.operand_parts() * k_plane;
+    const int chunk_bytes = s.k_parts(s.chunk) * k_plane(s.chunk);
+    const int sub_chunk_bytes = s.k_parts(kSubChunk) * k_plane(kSubChunk);
+    v_operand = k_operand + (chunk_bytes > sub_chunk_bytes ? chunk_bytes : sub_chunk_bytes);
     // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
     const bool out_on_operands = s.group_tile == 1;
     if (out_on_operands && v_operand < q_operand + out_bytes) v_operand = q_operand + out_bytes;

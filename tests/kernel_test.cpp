@@ -201,6 +201,15 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   }
 }
 
+TEST_CASE("one part of the state is enough where the last few tokens are most of it") {
+  const Problem problem = chunk_problem(DType::bf16, 64, 64);
+  for (const int chunk : {16, 32}) {
+    const Variant chosen = chunk_variant(problem, {.chunk = chunk, .tile_v = 64});
+    const KernelCase c{.tokens = 500, .heads = 2, .gates = Gates::ten, .seed = 102};
+    expect_right(problem, c, kernel_of(problem, chosen));
+  }
+}
+
 TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
   const Problem problem = chunk_problem(DType::bf16, 32, 32);
   const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, {}));

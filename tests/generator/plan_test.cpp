@@ -229,13 +229,15 @@ TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multip
   for (const Problem& problem : several_problems())
     for (const Variant& one : some_variants(problem, 101)) {
       if (one.family == Family::decode) continue;
-      const ChunkLayout layout(shape_of(problem, one));
+      const ChunkShape shape = shape_of(problem, one);
+      const ChunkLayout layout(shape);
       for (const int offset :
-           {layout.q_row,      layout.k_row,       layout.gate_row,  layout.v_row,     layout.operand_row,
-            layout.v_part_row, layout.score_row,   layout.out_row,   layout.k,         layout.gate,
-            layout.v,          layout.stage_bytes, layout.v_bytes,   layout.q_operand, layout.k_operand,
-            layout.v_operand,  layout.scores,      layout.out,       layout.q_plane,   layout.k_plane,
-            layout.v_plane,    layout.score_plane, layout.out_plane, layout.cumulative})
+           {layout.q_row,       layout.k_row,       layout.gate_row,  layout.v_row,
+            layout.operand_row, layout.v_part_row,  layout.score_row, layout.out_row,
+            layout.k,           layout.gate,        layout.v,         layout.stage_bytes,
+            layout.v_bytes,     layout.q_operand,   layout.k_operand, layout.v_operand,
+            layout.scores,      layout.out,         layout.q_plane,   layout.k_plane(shape.chunk),
+            layout.v_plane,     layout.score_plane, layout.out_plane, layout.cumulative})
         if (offset % 16 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
     }
 }
