@@ -25,7 +25,8 @@ Block*& current_block() {
   return block;
 }
 
-Block::Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program)
+Block::Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
+             Accesses accesses)
     : shape_(shape),
       options_(options),
       program_(thread_program),
@@ -33,7 +34,9 @@ Block::Block(const Shape& shape, const Options& options, const std::function<voi
       threads_(static_cast<std::size_t>(shape.threads)),
       warps_((threads_.size() + kLanes - 1) / kLanes),
       ready_((threads_.size() + kWordBits - 1) / kWordBits),
-      random_state_(options.seed) {}
+      random_state_(options.seed) {
+  if (accesses == Accesses::told) shadow_.emplace(shape.shared_bytes);
+}
 
 void Block::run(long long index) {
   index_ = index;
@@ -47,6 +50,7 @@ void Block::run(long long index) {
     set_ready(i, true);
   }
   shared_.poison();
+  if (shadow_) shadow_->reset();
   if (sigsetjmp(escape_, 1) == 0) give_way(scheduler_);
   if (fault_.empty()) {
     for (const Thread& thread : threads_) {
@@ -85,11 +89,19 @@ bool Block::meet_block(const char* name, void* call_site, bool value) {
   barrier_all_ = barrier_all_ && value;
   if (barrier_.arrived == shape_.threads) {
     barrier_ = {};
+    if (shadow_) shadow_->barrier();
     barrier_result_ = std::exchange(barrier_all_, true);
     for (int i = 0; i < shape_.threads; ++i) set_ready(i, true);
   }
   give_way(thread().context);
   return barrier_result_;
+}
+
+void Block::note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
+  if (!shadow_ || !shared_.contains(address, bytes)) return;
+  const auto first = static_cast<std::size_t>(static_cast<const unsigned char*>(address) - shared_.data());
+  const std::string fault = shadow_->note(kind, running_, first, bytes, call_site);
+  if (!fault.empty()) fail(fault, call_site);
 }
 
 void Block::arrive(Meeting& meeting, const char* name, void* call_site) {

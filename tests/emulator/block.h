@@ -5,12 +5,14 @@
 #include <csetjmp>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "fiber.h"
 #include "guarded_memory.h"
 #include "machine.h"
+#include "shadow.h"
 
 namespace gla::emulator {
 
@@ -48,7 +50,8 @@ struct Warp {
 
 class Block {
  public:
-  Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program);
+  Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
+        Accesses accesses);
 
   /// Runs one block to its end. Throws Fault.
   void run(long long index);
@@ -61,6 +64,9 @@ class Block {
   void meet_warp(const char* name, void* call_site, void* operand, WarpAction action);
   /// The same for all threads of the block; the result is whether `value` was true in all.
   bool meet_block(const char* name, void* call_site, bool value);
+
+  /// The running thread reads or writes memory; gives the block up if that is wrong.
+  void note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
 
   /// Gives the block up with a Fault that blames the running thread. Does not return to it.
   [[noreturn]] void fail(const std::string& what, void* call_site);
@@ -89,6 +95,7 @@ class Block {
   Options options_;
   const std::function<void()>& program_;
   GuardedMemory shared_;
+  std::optional<Shadow> shadow_;  ///< if the program tells of its accesses
   StackPool stacks_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;

@@ -30,9 +30,7 @@ void copy_async(void* shared, const void* global, int bytes, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
 
-inline void atomic_add(unsigned long long* address, unsigned long long value) {
-  __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
-}
+void atomic_add(unsigned long long* address, unsigned long long value);
 
 inline float bits_to_float(unsigned int bits) {
   return std::bit_cast<float>(bits);

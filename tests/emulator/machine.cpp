@@ -17,8 +17,9 @@ class CurrentBlock {
 
 }  // namespace
 
-void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program) {
-  Block block(shape, options, thread_program);
+void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
+            Accesses accesses) {
+  Block block(shape, options, thread_program, accesses);
   const CurrentBlock current(block);
   const TrapScope traps;
   for (long long index = 0; index < shape.grid; ++index) block.run(index);

@@ -1,6 +1,6 @@
 // Runs a kernel on the CPU, block after block: a block's threads are fibers in an order that the caller
-// chooses, so a missing barrier shows as a wrong answer in some order. Shared memory starts as NaN and ends
-// at an inaccessible page.
+// chooses. Shared memory starts as NaN and ends at an inaccessible page. Of a program that is compiled to tell
+// of its accesses (program.h), races and reads of what nobody wrote are reported in any order.
 #pragma once
 
 #include <cstddef>
@@ -33,14 +33,18 @@ struct Shape {
 /// A kernel that cannot go on. The message names the block, the threads, what they did and the source line.
 /// Reported: threads that wait for others which never come (also because those finished), different
 /// collectives in one warp or at one barrier, an unaligned or foreign shared address in copy_async or
-/// ldmatrix, a write past the shared memory, and any access that the CPU traps.
+/// ldmatrix, a write past the shared memory, what shadow.h tells, and whatever the CPU traps.
 class Fault : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
+/// Whether the program tells of its accesses to memory.
+enum class Accesses { unseen, told };
+
 /// Runs `thread_program` once per thread of every block. Throws Fault. Not reentrant within an OS thread;
 /// several OS threads may each launch. What a faulty kernel keeps on its stacks is abandoned, not destroyed.
-void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program);
+void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
+            Accesses accesses = Accesses::unseen);
 
 }  // namespace gla::emulator

@@ -151,6 +151,10 @@ long long shuffle_xor(long long value, int mask) {
   return shuffle(value, mask, __builtin_return_address(0));
 }
 
+void atomic_add(unsigned long long* address, unsigned long long value) {
+  __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+
 void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1) {
   Mma operand{d, a, {b0, b1}};
   current_block()->meet_warp("mma", __builtin_return_address(0), &operand, multiply);
@@ -158,6 +162,7 @@ void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b
 
 void ldmatrix_x4(unsigned int (&r)[4], const void* shared_row, bool transposed) {
   check_shared("ldmatrix", shared_row, 16, __builtin_return_address(0));
+  current_block()->note_access(AccessKind::read, shared_row, 16, __builtin_return_address(0));
   LoadMatrices operand{r, static_cast<const unsigned char*>(shared_row)};
   current_block()->meet_warp(transposed ? "ldmatrix.trans" : "ldmatrix", __builtin_return_address(0),
                              &operand, transposed ? load_matrices<true> : load_matrices<false>);
@@ -170,6 +175,8 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
     block.fail("copy_async from a global address that is not a multiple of " + std::to_string(bytes),
                __builtin_return_address(0));
   }
+  block.note_access(AccessKind::start_copy, shared, static_cast<std::size_t>(bytes),
+                    __builtin_return_address(0));
   std::memset(shared, 0xff, static_cast<std::size_t>(bytes));
   block.thread().copies.push_back({shared, global, bytes, valid, block.thread().copy_group});
 }
@@ -179,12 +186,14 @@ void copy_async_commit() {
 }
 
 void copy_async_wait(int pending) {
-  Thread& thread = current_block()->thread();
+  Block& block = *current_block();
+  Thread& thread = block.thread();
   const int arrived = thread.copy_group - pending;  // groups before this one must be complete
   const auto late = std::find_if(thread.copies.begin(), thread.copies.end(),
                                  [&](const PendingCopy& copy) { return copy.group >= arrived; });
-  std::for_each(thread.copies.begin(), late, [](const PendingCopy& copy) {
+  std::for_each(thread.copies.begin(), late, [&](const PendingCopy& copy) {
     const auto bytes = static_cast<std::size_t>(copy.bytes);
+    block.note_access(AccessKind::finish_copy, copy.shared, bytes, nullptr);
     if (copy.valid) {
       std::memcpy(copy.shared, copy.global, bytes);
     } else {

@@ -11,7 +11,8 @@
 namespace gla::emulator {
 
 /// A translation unit like those of gla::render(): its #includes name files of templates/, its kernels are
-/// `GLA_KERNEL void name(Args args)`. Copies share one loaded object.
+/// `GLA_KERNEL void name(Args args)`. It is compiled to tell of its accesses to memory, and so that undefined behaviour
+/// traps. Copies share one loaded object.
 class Program {
  public:
   /// Compiles `text`, or takes the object of an earlier run: the cache key covers the text, the templates,
@@ -25,7 +26,8 @@ class Program {
   void run(const std::string& entry, const Shape& shape, const Args& args,
            const Options& options = {}) const {
     const auto kernel = reinterpret_cast<void (*)(Args)>(find(entry));
-    launch(shape, options, [&] { kernel(args); });
+    launch(
+        shape, options, [&] { kernel(args); }, Accesses::told);
   }
 
  private:

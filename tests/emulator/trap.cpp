@@ -51,6 +51,8 @@ TrapScope::~TrapScope() {
 
 std::string describe_trap(int signal, const void* address, const GuardedMemory& shared) {
   if (signal == SIGFPE) return "integer division by zero";
+  if (signal == SIGILL)
+    return "undefined behaviour: an unaligned vector, an index past an array, an overflow or a shift";
   constexpr std::ptrdiff_t kNear = 64 * 1024;
   const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared.data();
   if (offset >= -kNear && offset < static_cast<std::ptrdiff_t>(shared.size()) + kNear) {

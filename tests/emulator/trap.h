@@ -1,5 +1,5 @@
-// Turns what the CPU traps while a kernel runs (null or guard pages, division by zero) into the block's
-// Fault.
+// Turns what the CPU traps while a kernel runs (null or guard pages, division by zero, the trap instructions of
+// compiled checks) into the block's Fault.
 #pragma once
 
 #include <signal.h>
@@ -21,7 +21,7 @@ class TrapScope {
   TrapScope& operator=(const TrapScope&) = delete;
 
  private:
-  static constexpr std::array kSignals{SIGSEGV, SIGBUS, SIGFPE};
+  static constexpr std::array kSignals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
   std::vector<unsigned char> stack_;  ///< of the handler: the fiber's own may have overflowed
   stack_t old_stack_{};
   std::array<struct sigaction, kSignals.size()> old_actions_{};
