@@ -274,23 +274,27 @@ class ChunkForward {
 
   // ---- operands as tiles ---------------------------------------------------------------------------------------
 
+  template <int Tokens>
   GLA_DEVICE OperandTile q_tile(int query_head, int part) const {
     return {shared + kLayout.q_operand + part * kLayout.q_plane + query_head * kChunk * kLayout.operand_row,
-            kLayout.operand_row};
+            kLayout.operand_row, Tokens, kPaddedK};
   }
   template <int Tokens>
   GLA_DEVICE OperandTile k_tile(int part) const {
-    return {shared + kLayout.k_operand + part * kLayout.k_plane(Tokens), kLayout.operand_row};
+    return {shared + kLayout.k_operand + part * kLayout.k_plane(Tokens), kLayout.operand_row, Tokens,
+            kPaddedK};
   }
+  template <int Tokens>
   GLA_DEVICE OperandTile v_tile(int row0, int part) const {
     if constexpr (kShape.element_is_bf16) {
-      return {raw_v + row0 * kLayout.v_row, kLayout.v_row};
+      return {raw_v + row0 * kLayout.v_row, kLayout.v_row, Tokens, kTileV};
     } else {
-      return {shared + kLayout.v_operand + part * kLayout.v_plane, kLayout.v_part_row};
+      return {shared + kLayout.v_operand + part * kLayout.v_plane, kLayout.v_part_row, Tokens, kTileV};
     }
   }
+  template <int Tokens>
   GLA_DEVICE OperandTile score_tile(int part) const {
-    return {shared + kLayout.scores + part * kLayout.score_plane, kLayout.score_row};
+    return {shared + kLayout.scores + part * kLayout.score_plane, kLayout.score_row, Tokens, Tokens};
   }
 
   template <int Parts, class Tile>
@@ -360,7 +364,7 @@ class ChunkForward {
         Bits32 a[kScoreParts][4], b[kScoreParts][4];
         GLA_UNROLL
         for (int part = 0; part < kScoreParts; ++part) {
-          load_a(a[part], q_tile(query_head, part), 16 * bi, k);
+          load_a(a[part], q_tile<Tokens>(query_head, part), 16 * bi, k);
           load_b(b[part], k_tile<Tokens>(part), k, 16 * bj);
         }
         multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
@@ -390,7 +394,7 @@ class ChunkForward {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
         for (int part = 0; part < kStateParts; ++part)
-          load_b(b[part], q_tile(query_head, part), State::first_k() + k, t);
+          load_b(b[part], q_tile<Tokens>(query_head, part), State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -401,7 +405,7 @@ class ChunkForward {
   /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; warps along K share out the tokens of V.
   template <int Tokens>
   GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
-    const auto v_of = [&](int part) { return v_tile(row0, part); };
+    const auto v_of = [&](int part) { return v_tile<Tokens>(row0, part); };
     GLA_UNROLL
     for (int j = 0; j < Tokens; j += 16) {
       if (j / 16 % kShape.warps_k != State::warp_k()) continue;
@@ -412,7 +416,7 @@ class ChunkForward {
       for (int t = j; t < Tokens; t += 16) {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part) load_b(b[part], score_tile(part), j, t);
+        for (int part = 0; part < kStateParts; ++part) load_b(b[part], score_tile<Tokens>(part), j, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -425,7 +429,7 @@ class ChunkForward {
   GLA_DEVICE void update_state(int row0) {
     constexpr int kParts = Tokens == kSubChunk ? kShape.k_parts(Tokens) : kStateParts;
     if constexpr (Direct) state.scale(gates.vector(kLayout.before));
-    const auto v_of = [&](int part) { return v_tile(row0, part); };
+    const auto v_of = [&](int part) { return v_tile<Tokens>(row0, part); };
     GLA_UNROLL_BY(1)
     for (int t = 0; t < Tokens; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];

@@ -2,6 +2,7 @@
 // matrix that a warp receives and how the tile stores it.
 #pragma once
 
+#include "expect.cuh"
 #include "mma.cuh"
 #include "thread.cuh"
 
@@ -11,8 +12,11 @@ namespace gla {
 struct OperandTile {
   const unsigned char* base;
   int row_bytes;
+  int rows, columns;
 
+  /// Address of eight elements of a row, as ldmatrix reads them.
   GLA_DEVICE const unsigned char* at(int row, int column) const {
+    expect(row >= 0 && row < rows && column >= 0 && column + 8 <= columns);
     return base + row * row_bytes + 2 * column;
   }
 };

@@ -16,6 +16,9 @@ long long block_index();
 long long grid_size();
 unsigned char* shared_memory();
 
+/// Ends the kernel with a Fault unless `holds`.
+void expect(bool holds);
+
 void block_sync();
 bool block_sync_and(bool value);
 

@@ -16,13 +16,13 @@ void note(AccessKind kind, const void* address, std::size_t bytes, void* site) {
 }  // namespace
 }  // namespace gla::emulator
 
-#define GLA_NOTE(name, kind, bytes)                                                                          \
-  void name(void* address) {                                                                                 \
-    gla::emulator::note(gla::emulator::AccessKind::kind, address, bytes, __builtin_return_address(0));       \
+#define GLA_NOTE(name, kind, bytes)                                                                    \
+  void name(void* address) {                                                                           \
+    gla::emulator::note(gla::emulator::AccessKind::kind, address, bytes, __builtin_return_address(0)); \
   }
-#define GLA_NOTE_SIZE(bytes)                        \
-  GLA_NOTE(__tsan_read##bytes, read, bytes)         \
-  GLA_NOTE(__tsan_write##bytes, write, bytes)       \
+#define GLA_NOTE_SIZE(bytes)                          \
+  GLA_NOTE(__tsan_read##bytes, read, bytes)           \
+  GLA_NOTE(__tsan_write##bytes, write, bytes)         \
   GLA_NOTE(__tsan_unaligned_read##bytes, read, bytes) \
   GLA_NOTE(__tsan_unaligned_write##bytes, write, bytes)
 

@@ -133,6 +133,10 @@ unsigned char* shared_memory() {
   return current_block()->shared().data();
 }
 
+void expect(bool holds) {
+  if (!holds) current_block()->fail("an index outside its tile", __builtin_return_address(0));
+}
+
 void block_sync() {
   current_block()->meet_block("block_sync", __builtin_return_address(0), true);
 }

@@ -24,8 +24,8 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
     const bool is_read = kind == AccessKind::read;
     const std::string fault = is_read ? fault_of_read(cell, thread) : fault_of_write(cell, thread);
     if (!fault.empty()) {
-      return std::string(is_read ? "reads" : "writes") + " shared memory byte " + std::to_string(i * kCellBytes) +
-             ", which " + fault;
+      return std::string(is_read ? "reads" : "writes") + " shared memory byte " +
+             std::to_string(i * kCellBytes) + ", which " + fault;
     }
     if (is_read) {
       cell.read = {collides(cell.read, thread) ? kSeveral : thread, phase_, site};
@@ -50,11 +50,13 @@ std::string Shadow::fault_of_write(const Cell& cell, int thread) const {
 }
 
 std::string Shadow::still_copying(const Access& copy) {
-  return "thread " + std::to_string(copy.thread) + " copies to" + source_line(copy.site) + " and has not waited for";
+  return "thread " + std::to_string(copy.thread) + " copies to" + source_line(copy.site) +
+         " and has not waited for";
 }
 
 std::string Shadow::race(const Access& earlier, const char* did) {
-  const std::string who = earlier.thread == kSeveral ? "several threads" : "thread " + std::to_string(earlier.thread);
+  const std::string who =
+      earlier.thread == kSeveral ? "several threads" : "thread " + std::to_string(earlier.thread);
   return who + " " + did + source_line(earlier.site) + " and no barrier has followed";
 }
 

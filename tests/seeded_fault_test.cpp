@@ -1,0 +1,137 @@
+// Bugs of the kinds that kernels have, each in a small program: the emulator must report it with block, thread and
+// line, in every order of the threads, and must not report the same program without the bug.
+#include <string>
+#include <vector>
+
+#include "catch.h"
+#include "machine.h"
+#include "program.h"
+
+using gla::emulator::Fault;
+using gla::emulator::Options;
+using gla::emulator::Order;
+using gla::emulator::Program;
+using gla::emulator::Shape;
+
+namespace {
+
+struct Args {
+  float* out;
+  const float* in;
+};
+
+const std::string kBegin = R"(
+#include "device/async_copy.cuh"
+#include "device/mma.cuh"
+#include "device/thread.cuh"
+#include "device/tile.cuh"
+using namespace gla;
+struct Args { float* out; const float* in; };
+GLA_KERNEL void kernel([[maybe_unused]] Args args) {
+  [[maybe_unused]] float* values = reinterpret_cast<float*>(shared_memory());
+  const int i = thread_index();
+  [[maybe_unused]] const int next = (i + 1) % 64;
+)";
+/// What is uninitialised would be reported before what the test is after.
+const std::string kZero = "for (int j = i; j < 256; j += 64) values[j] = 0;\nblock_sync();\n";
+
+/// Runs two blocks of 64 threads with 1 KiB of shared memory; the message of the Fault that ends them, or none.
+std::string fault_of(const std::string& body, const Options& options) {
+  alignas(16) static float in[64];
+  std::vector<float> out(128);
+  const Program program = Program::build("seeded", kBegin + body + "}\n");
+  try {
+    program.run("kernel", Shape{2, 64, 1024}, Args{out.data(), in}, options);
+  } catch (const Fault& fault) {
+    return fault.what();
+  }
+  return {};
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// The program with `bug` is blamed in every order, at a line of its source and in words that hold `words`; with `right`
+/// in the bug's place it runs to its end.
+void reports(const std::string& before, const std::string& bug, const std::string& right, const std::string& after,
+             const std::vector<std::string>& words) {
+  for (const Options& options : {Options{Order::forward, 0}, Options{Order::backward, 0}, Options{Order::random, 1}}) {
+    CHECK(fault_of(before + right + after, options) == "");
+    const std::string fault = fault_of(before + bug + after, options);
+    INFO(fault);
+    CHECK(contains(fault, "block 0"));
+    CHECK(contains(fault, "thread"));
+    CHECK(contains(fault, " at seeded."));
+    for (const std::string& word : words) CHECK(contains(fault, word));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a missing barrier between a write and a read is reported") {
+  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[64 * block_index() + i] = values[next];\n",
+          {"shared memory byte", "and no barrier has followed"});
+}
+
+TEST_CASE("a missing barrier between a read and the next write is reported") {
+  reports("values[i] = 1; block_sync(); args.out[i] = values[next];\n", "", "block_sync();\n", "values[i] = 2;\n",
+          {"shared memory byte", "and no barrier has followed"});
+}
+
+TEST_CASE("two threads that write the same place are reported") {
+  reports("", "values[i / 2] = 1;\n", "values[i] = 1;\n", "", {"writes shared memory byte", "wrote"});
+}
+
+TEST_CASE("lanes of one warp need a barrier too") {
+  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[i] = values[i ^ 1];\n", {"no barrier has followed"});
+}
+
+TEST_CASE("a read of shared memory that nobody wrote is reported") {
+  reports("if (i > 0) values[i] = 1;\n", "", "if (i == 0) values[i] = 1;\n",
+          "block_sync(); args.out[i] = values[next];\n", {"reads shared memory byte 0, which nothing has written"});
+}
+
+TEST_CASE("a read of an asynchronous copy that was not waited for is reported, by its own thread too") {
+  const std::string copy = "copy_async<4>(values + i, args.in + i, true); copy_async_commit();\n";
+  for (const std::string index : {"i", "next"})
+    reports(copy, "block_sync();\n", "copy_async_wait<0>(); block_sync();\n", "args.out[i] = values[" + index + "];\n",
+            {"reads shared memory byte", "copies to at seeded.", "and has not waited for"});
+}
+
+TEST_CASE("an asynchronous copy into what others still read is reported") {
+  reports("values[i] = 1; block_sync(); args.out[i] = values[next];\n", "", "block_sync();\n",
+          "copy_async<4>(values + i, args.in + i, true);\n", {"shared memory byte", "thread"});
+}
+
+TEST_CASE("a wait for too few groups of copies is reported") {
+  reports("copy_async<4>(values + i, args.in + i, true); copy_async_commit(); copy_async_commit();\n",
+          "copy_async_wait<2>();\n", "copy_async_wait<1>();\n", "args.out[i] = values[i];\n",
+          {"and has not waited for"});
+}
+
+TEST_CASE("an access one element past a tile is reported") {
+  const std::string begin = kZero + "const OperandTile tile{shared_memory(), 32, 16, 16};\nBits32 a[4];\n";
+  reports(begin, "load_a(a, tile, 1, 0);\n", "load_a(a, tile, 0, 0);\n", "args.out[i] = bits_to_float(a[0]);\n",
+          {"an index outside its tile"});
+  reports(begin, "load_b(a, tile, 8, 0);\n", "load_b(a, tile, 0, 0);\n", "args.out[i] = bits_to_float(a[0]);\n",
+          {"an index outside its tile"});
+  reports("", "values[i + 193] = 1;\n", "values[i + 192] = 1;\n", "", {"access to shared memory byte 1024 of 1024"});
+}
+
+TEST_CASE("an unaligned vector is reported") {
+  reports(kZero, "const int first = 4 * (i % 32) + 1;\n",
+          "const int first = 4 * (i % 32);\n",
+          "args.out[i] = reinterpret_cast<const Vector<float, 4>*>(values + first)->item[0];\n",
+          {"undefined behaviour"});
+}
+
+TEST_CASE("a barrier that some threads do not reach is reported") {
+  reports("", "if (i == 5) return;\n", "", "block_sync();\n",
+          {"cannot go on", "1 threads (first: 5) finished", "63 threads (first: 0) waiting at block_sync"});
+}
+
+TEST_CASE("a collective that a lane does not take part in is reported") {
+  reports("float sum = 1;\n", "if (i != 7)\n", "", "sum += shuffle_xor(sum, 1);\nargs.out[i] = sum;\n",
+          {"cannot go on", "waiting at shuffle_xor"});
+}
