@@ -320,7 +320,7 @@ class ChunkForward {
         // What needs no scores stands before the barrier that they need.
         float sums[kBlocksV][Tokens / 8][4] = {};
         add_state_product<Tokens>(sums, query_head);
-        if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(row0);
+        if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(token, row0);
         block_sync();
         add_score_product<Tokens>(sums, row0);
         stage_outputs<Tokens>(sums);
@@ -328,7 +328,7 @@ class ChunkForward {
         store_outputs<Tokens>(query_head, token + row0);
       }
     } else {
-      update_state<Tokens, Direct>(row0);
+      update_state<Tokens, Direct>(token, row0);
     }
     if constexpr (kGated && !Direct) state.scale(gates.vector(kLayout.after));
   }
@@ -424,11 +424,23 @@ class ChunkForward {
     }
   }
 
-  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses. Sub-chunks take every part of k^.
+  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses. The last chunk, which is most of what
+  /// the walk leaves behind, takes every part of k^ that the scores have made, and so does a sub-chunk.
   template <int Tokens, bool Direct>
-  GLA_DEVICE void update_state(int row0) {
-    constexpr int kParts = Tokens == kSubChunk ? kShape.k_parts(Tokens) : kStateParts;
+  GLA_DEVICE void update_state(Index token, int row0) {
     if constexpr (Direct) state.scale(gates.vector(kLayout.before));
+    add_update<Tokens, 0, kStateParts>(row0);
+    if constexpr (kStateParts < kShape.k_parts(Tokens)) {
+      static_assert(kPartsV == 1);
+      if (Tokens == kSubChunk || token + Tokens >= tokens)
+        add_update<Tokens, kStateParts, kShape.k_parts(Tokens)>(row0);
+    }
+  }
+
+  /// U^T += V^T k^ for parts [First, Last) of k^.
+  template <int Tokens, int First, int Last>
+  GLA_DEVICE void add_update(int row0) {
+    constexpr int kParts = Last - First;
     const auto v_of = [&](int part) { return v_tile<Tokens>(row0, part); };
     GLA_UNROLL_BY(1)
     for (int t = 0; t < Tokens; t += 16) {
@@ -440,7 +452,7 @@ class ChunkForward {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part], k_tile<Tokens>(part), t, State::first_k() + 8 * j);
+          load_b_transposed(b[part], k_tile<Tokens>(First + part), t, State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);

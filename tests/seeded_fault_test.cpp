@@ -54,9 +54,10 @@ bool contains(const std::string& text, const std::string& part) {
 
 /// The program with `bug` is blamed in every order, at a line of its source and in words that hold `words`; with `right`
 /// in the bug's place it runs to its end.
-void reports(const std::string& before, const std::string& bug, const std::string& right, const std::string& after,
-             const std::vector<std::string>& words) {
-  for (const Options& options : {Options{Order::forward, 0}, Options{Order::backward, 0}, Options{Order::random, 1}}) {
+void reports(const std::string& before, const std::string& bug, const std::string& right,
+             const std::string& after, const std::vector<std::string>& words) {
+  for (const Options& options :
+       {Options{Order::forward, 0}, Options{Order::backward, 0}, Options{Order::random, 1}}) {
     CHECK(fault_of(before + right + after, options) == "");
     const std::string fault = fault_of(before + bug + after, options);
     INFO(fault);
@@ -70,13 +71,14 @@ void reports(const std::string& before, const std::string& bug, const std::strin
 }  // namespace
 
 TEST_CASE("a missing barrier between a write and a read is reported") {
-  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[64 * block_index() + i] = values[next];\n",
+  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n",
+          "args.out[64 * block_index() + i] = values[next];\n",
           {"shared memory byte", "and no barrier has followed"});
 }
 
 TEST_CASE("a missing barrier between a read and the next write is reported") {
-  reports("values[i] = 1; block_sync(); args.out[i] = values[next];\n", "", "block_sync();\n", "values[i] = 2;\n",
-          {"shared memory byte", "and no barrier has followed"});
+  reports("values[i] = 1; block_sync(); args.out[i] = values[next];\n", "", "block_sync();\n",
+          "values[i] = 2;\n", {"shared memory byte", "and no barrier has followed"});
 }
 
 TEST_CASE("two threads that write the same place are reported") {
@@ -84,18 +86,21 @@ TEST_CASE("two threads that write the same place are reported") {
 }
 
 TEST_CASE("lanes of one warp need a barrier too") {
-  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[i] = values[i ^ 1];\n", {"no barrier has followed"});
+  reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[i] = values[i ^ 1];\n",
+          {"no barrier has followed"});
 }
 
 TEST_CASE("a read of shared memory that nobody wrote is reported") {
   reports("if (i > 0) values[i] = 1;\n", "", "if (i == 0) values[i] = 1;\n",
-          "block_sync(); args.out[i] = values[next];\n", {"reads shared memory byte 0, which nothing has written"});
+          "block_sync(); args.out[i] = values[next];\n",
+          {"reads shared memory byte 0, which nothing has written"});
 }
 
 TEST_CASE("a read of an asynchronous copy that was not waited for is reported, by its own thread too") {
   const std::string copy = "copy_async<4>(values + i, args.in + i, true); copy_async_commit();\n";
   for (const std::string index : {"i", "next"})
-    reports(copy, "block_sync();\n", "copy_async_wait<0>(); block_sync();\n", "args.out[i] = values[" + index + "];\n",
+    reports(copy, "block_sync();\n", "copy_async_wait<0>(); block_sync();\n",
+            "args.out[i] = values[" + index + "];\n",
             {"reads shared memory byte", "copies to at seeded.", "and has not waited for"});
 }
 
@@ -112,16 +117,16 @@ TEST_CASE("a wait for too few groups of copies is reported") {
 
 TEST_CASE("an access one element past a tile is reported") {
   const std::string begin = kZero + "const OperandTile tile{shared_memory(), 32, 16, 16};\nBits32 a[4];\n";
-  reports(begin, "load_a(a, tile, 1, 0);\n", "load_a(a, tile, 0, 0);\n", "args.out[i] = bits_to_float(a[0]);\n",
-          {"an index outside its tile"});
-  reports(begin, "load_b(a, tile, 8, 0);\n", "load_b(a, tile, 0, 0);\n", "args.out[i] = bits_to_float(a[0]);\n",
-          {"an index outside its tile"});
-  reports("", "values[i + 193] = 1;\n", "values[i + 192] = 1;\n", "", {"access to shared memory byte 1024 of 1024"});
+  reports(begin, "load_a(a, tile, 1, 0);\n", "load_a(a, tile, 0, 0);\n",
+          "args.out[i] = bits_to_float(a[0]);\n", {"an index outside its tile"});
+  reports(begin, "load_b(a, tile, 8, 0);\n", "load_b(a, tile, 0, 0);\n",
+          "args.out[i] = bits_to_float(a[0]);\n", {"an index outside its tile"});
+  reports("", "values[i + 193] = 1;\n", "values[i + 192] = 1;\n", "",
+          {"access to shared memory byte 1024 of 1024"});
 }
 
 TEST_CASE("an unaligned vector is reported") {
-  reports(kZero, "const int first = 4 * (i % 32) + 1;\n",
-          "const int first = 4 * (i % 32);\n",
+  reports(kZero, "const int first = 4 * (i % 32) + 1;\n", "const int first = 4 * (i % 32);\n",
           "args.out[i] = reinterpret_cast<const Vector<float, 4>*>(values + first)->item[0];\n",
           {"undefined behaviour"});
 }
