@@ -9,55 +9,16 @@
 #include "gla/generator/space.h"
 #include "kernel_case.h"
 #include "random.h"
+#include "small_variants.h"
 
 using namespace gla;
+using namespace gla::test;
 using emulator::Options;
 using emulator::Order;
 
 namespace {
 
 const std::vector<std::int64_t> kOddLengths{0, 0, 1, 16, 17, 50, 63};
-
-Variant variant(const Problem& problem, const std::string& text) {
-  const Result<Variant> parsed = parse_variant(text);
-  REQUIRE(parsed.status().message() == "");
-  REQUIRE(check(problem).message() == "");
-  REQUIRE(check(problem, *parse_architecture("sm_90a"), *parsed).message() == "");
-  return *parsed;
-}
-
-struct ChunkChoice {
-  std::string family = "fused";
-  int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 2, group_tile = 1, stages = 2;
-  int score_parts = 2, state_parts = 1, async_copy = 1;
-};
-
-Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
-  const auto field = [](const char* name, int value) {
-    return std::string(" ") + name + "=" + std::to_string(value);
-  };
-  return variant(problem, c.family + field("chunk", c.chunk) + field("tile_v", c.tile_v) +
-                              field("warps_v", c.warps_v) + field("warps_k", c.warps_k) +
-                              field("group_tile", c.group_tile) + field("stages", c.stages) +
-                              field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
-                              field("async_copy", c.async_copy) + field("min_blocks", 1));
-}
-
-Problem chunk_problem(DType dtype, int head_dim_k, int head_dim_v, int group = 1) {
-  Problem problem;
-  problem.dtype = dtype;
-  problem.gate_dtype = dtype;
-  problem.head_dim_k = static_cast<std::int16_t>(head_dim_k);
-  problem.head_dim_v = static_cast<std::int16_t>(head_dim_v);
-  problem.group = static_cast<std::int16_t>(group);
-  return problem;
-}
-
-Problem recurrent_problem(DType dtype, int head_dim_k, int head_dim_v, int group = 1) {
-  Problem problem = chunk_problem(dtype, head_dim_k, head_dim_v, group);
-  problem.operation = Operation::recurrent_forward;
-  return problem;
-}
 
 /// Small outputs are small samples, so they are held to the looser class; see the test of the standard bars.
 void expect_right(const Problem& problem, const KernelCase& c, const LaunchKernel& kernel) {
@@ -88,32 +49,32 @@ void expect_right_everywhere(const Problem& problem, const Variant& tested) {
 }  // namespace
 
 TEST_CASE("fused chunk kernels are right for every dtype") {
-  const Problem bf16 = chunk_problem(DType::bf16, 64, 64);
+  const Problem bf16 = chunk_of(64, 64);
   expect_right_everywhere(bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1}));
   Problem wide_gates = bf16;
   wide_gates.gate_dtype = DType::fp32;
   expect_right_everywhere(wide_gates,
                           chunk_variant(wide_gates, {.chunk = 16, .tile_v = 64, .state_parts = 2}));
-  const Problem fp16 = chunk_problem(DType::fp16, 64, 64);
+  const Problem fp16 = chunk_of(64, 64, DType::fp16);
   expect_right_everywhere(fp16,
                           chunk_variant(fp16, {.tile_v = 64, .warps_k = 4, .stages = 1, .state_parts = 2}));
-  const Problem fp32 = chunk_problem(DType::fp32, 64, 64);
+  const Problem fp32 = chunk_of(64, 64, DType::fp32);
   expect_right_everywhere(fp32, chunk_variant(fp32, {.tile_v = 64, .score_parts = 3, .state_parts = 3}));
 }
 
 TEST_CASE("chunk kernels are right for head dims that are no multiple of 16, and for K other than V") {
-  const Problem k60 = chunk_problem(DType::bf16, 60, 100);
+  const Problem k60 = chunk_of(60, 100, DType::bf16);
   expect_right_everywhere(k60, chunk_variant(k60, {.tile_v = 64}));
-  const Problem k100 = chunk_problem(DType::fp32, 100, 60);
+  const Problem k100 = chunk_of(100, 60, DType::fp32);
   expect_right_everywhere(
       k100,
       chunk_variant(k100, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .score_parts = 3, .state_parts = 3}));
-  const Problem odd = chunk_problem(DType::bf16, 17, 33);
+  const Problem odd = chunk_of(17, 33, DType::bf16);
   expect_right_everywhere(odd, chunk_variant(odd, {.stages = 1, .async_copy = 0}));
 }
 
 TEST_CASE("chunk kernels are right for grouped queries, in one block and in several") {
-  const Problem problem = chunk_problem(DType::bf16, 32, 64, 4);
+  const Problem problem = chunk_of(32, 64, DType::bf16, 4);
   for (const int group_tile : {4, 2, 1}) {
     const std::string family = group_tile == problem.group ? "fused" : "segmented segments=2";
     expect_right_everywhere(
@@ -123,7 +84,7 @@ TEST_CASE("chunk kernels are right for grouped queries, in one block and in seve
 }
 
 TEST_CASE("chunk kernels are right without gates") {
-  Problem problem = chunk_problem(DType::bf16, 32, 32);
+  Problem problem = chunk_of(32, 32);
   problem.gate_k = false;
   expect_right_everywhere(problem, chunk_variant(problem, {}));
 }
@@ -131,9 +92,9 @@ TEST_CASE("chunk kernels are right without gates") {
 TEST_CASE("segmented chunk kernels are right, whatever falls into a segment") {
   for (const int segments : {2, 4}) {
     const std::string family = "segmented segments=" + std::to_string(segments);
-    Problem problem = chunk_problem(DType::bf16, 64, 32);
+    Problem problem = chunk_of(64, 32, DType::bf16);
     expect_right_everywhere(problem, chunk_variant(problem, {.family = family, .chunk = 16}));
-    problem = chunk_problem(DType::fp16, 60, 32, 2);
+    problem = chunk_of(60, 32, DType::fp16, 2);
     problem.state_v_first = true;
     expect_right_everywhere(
         problem, chunk_variant(problem, {.family = family, .chunk = 16, .group_tile = 2, .state_parts = 2}));
@@ -141,29 +102,26 @@ TEST_CASE("segmented chunk kernels are right, whatever falls into a segment") {
 }
 
 TEST_CASE("decode kernels are right for every dtype, direction and gate") {
-  Problem problem = recurrent_problem(DType::bf16, 64, 64, 4);
-  expect_right_everywhere(problem,
-                          variant(problem, "decode lanes_k=8 rows_v=2 warps=2 stages=2 min_blocks=1"));
-  problem = recurrent_problem(DType::bf16, 60, 100);
+  Problem problem = recurrent_of(64, 64, DType::bf16, 4);
+  expect_right_everywhere(problem, legal(problem, "decode lanes_k=8 rows_v=2 warps=2 stages=2 min_blocks=1"));
+  problem = recurrent_of(60, 100, DType::bf16);
   problem.gate_v = problem.reverse = true;
   problem.state_dtype = DType::bf16;
   expect_right_everywhere(problem,
-                          variant(problem, "decode lanes_k=16 rows_v=1 warps=4 stages=1 min_blocks=1"));
-  problem = recurrent_problem(DType::fp16, 32, 48);
+                          legal(problem, "decode lanes_k=16 rows_v=1 warps=4 stages=1 min_blocks=1"));
+  problem = recurrent_of(32, 48, DType::fp16);
   problem.gate_k = false;
   problem.gate_v = problem.state_v_first = true;
-  expect_right_everywhere(problem,
-                          variant(problem, "decode lanes_k=8 rows_v=4 warps=1 stages=2 min_blocks=1"));
-  problem = recurrent_problem(DType::fp32, 17, 9);
+  expect_right_everywhere(problem, legal(problem, "decode lanes_k=8 rows_v=4 warps=1 stages=2 min_blocks=1"));
+  problem = recurrent_of(17, 9, DType::fp32);
   problem.reverse = problem.state_v_first = true;
-  expect_right_everywhere(problem,
-                          variant(problem, "decode lanes_k=4 rows_v=1 warps=2 stages=2 min_blocks=1"));
+  expect_right_everywhere(problem, legal(problem, "decode lanes_k=4 rows_v=1 warps=2 stages=2 min_blocks=1"));
 }
 
 TEST_CASE("variants drawn from the spaces are right") {
   const Architecture architecture = *parse_architecture("sm_90a");
-  const Problem problems[] = {chunk_problem(DType::bf16, 32, 64, 2), chunk_problem(DType::fp16, 48, 32),
-                              chunk_problem(DType::fp32, 32, 48), recurrent_problem(DType::bf16, 48, 40)};
+  const Problem problems[] = {chunk_of(32, 64, DType::bf16, 2), chunk_of(48, 32, DType::fp16),
+                              chunk_of(32, 48, DType::fp32), recurrent_of(48, 40, DType::bf16)};
   for (const Problem& problem : problems) {
     const std::vector<Variant> variants = space(problem, architecture);
     REQUIRE(!variants.empty());
@@ -180,9 +138,9 @@ TEST_CASE("variants drawn from the spaces are right") {
 }
 
 TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for") {
-  const Problem bf16 = chunk_problem(DType::bf16, 128, 128);
-  const Problem fp16 = chunk_problem(DType::fp16, 128, 128);
-  const Problem fp32 = chunk_problem(DType::fp32, 128, 128);
+  const Problem bf16 = chunk_of(128, 128, DType::bf16);
+  const Problem fp16 = chunk_of(128, 128, DType::fp16);
+  const Problem fp32 = chunk_of(128, 128, DType::fp32);
   const std::pair<Problem, Variant> tested[] = {
       {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1})},
       {fp16, chunk_variant(fp16, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .state_parts = 2})},
@@ -202,7 +160,7 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
 }
 
 TEST_CASE("one part of the state is enough where the last few tokens are most of it") {
-  const Problem problem = chunk_problem(DType::bf16, 64, 64);
+  const Problem problem = chunk_of(64, 64);
   for (const int chunk : {16, 32}) {
     const Variant chosen = chunk_variant(problem, {.chunk = chunk, .tile_v = 64});
     const KernelCase c{.tokens = 500, .heads = 2, .gates = Gates::ten, .seed = 102};
@@ -211,7 +169,7 @@ TEST_CASE("one part of the state is enough where the last few tokens are most of
 }
 
 TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
-  const Problem problem = chunk_problem(DType::bf16, 32, 32);
+  const Problem problem = chunk_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, {}));
   const auto paths = [&](Gates gates) {
     const KernelOutcome outcome = run_case(problem, {.tokens = 64, .heads = 2, .gates = gates}, kernel);
@@ -223,21 +181,20 @@ TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
 }
 
 TEST_CASE("tensors may lie head by head") {
-  Problem problem = chunk_problem(DType::bf16, 32, 48, 2);
+  Problem problem = chunk_of(32, 48, DType::bf16, 2);
   const KernelCase c{.batch = 2, .tokens = 70, .heads = 3, .head_major = true};
   expect_right(problem, c,
                kernel_of(problem, chunk_variant(
                                       problem, {.tile_v = 16, .warps_v = 1, .warps_k = 2, .group_tile = 2})));
   problem.operation = Operation::recurrent_forward;
   problem.gate_v = true;
-  expect_right(
-      problem, c,
-      kernel_of(problem, variant(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
+  expect_right(problem, c,
+               kernel_of(problem, legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
 }
 
 TEST_CASE("the final state may take the initial state's place") {
   for (const bool v_first : {false, true}) {
-    Problem problem = chunk_problem(DType::bf16, 32, 48, 2);
+    Problem problem = chunk_of(32, 48, DType::bf16, 2);
     problem.state_v_first = v_first;
     const KernelCase c{.batch = 2, .tokens = 70, .heads = 2, .in_place = true};
     const ChunkChoice whole_group{.tile_v = 16, .warps_v = 1, .warps_k = 2, .group_tile = 2};
@@ -249,13 +206,13 @@ TEST_CASE("the final state may take the initial state's place") {
     problem.operation = Operation::recurrent_forward;
     expect_right(
         problem, c,
-        kernel_of(problem, variant(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
+        kernel_of(problem, legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
   }
 }
 
 TEST_CASE("a NaN stays in its sequence and head") {
   for (const int chunk : {16, 32}) {
-    const Problem problem = chunk_problem(DType::bf16, 32, 32);
+    const Problem problem = chunk_of(32, 32);
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, {.chunk = chunk}));
     const KernelCase c{.tokens = 70, .heads = 2, .cu_seqlens = {0, 20, 50, 70}};
     ReferenceInput in = make_inputs(problem, c);
@@ -282,7 +239,7 @@ TEST_CASE("a NaN stays in its sequence and head") {
 }
 
 TEST_CASE("a sequence may be cut and continued from its state") {
-  Problem problem = chunk_problem(DType::bf16, 32, 32);
+  Problem problem = chunk_of(32, 32);
   const KernelCase c{.tokens = 80};
   const ReferenceInput whole = make_inputs(problem, c);
   const auto part = [&](std::int64_t begin, std::int64_t end) {
@@ -303,6 +260,5 @@ TEST_CASE("a sequence may be cut and continued from its state") {
   };
   expect_same(kernel_of(problem, chunk_variant(problem, {})));
   problem.operation = Operation::recurrent_forward;
-  expect_same(
-      kernel_of(problem, variant(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
+  expect_same(kernel_of(problem, legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1")));
 }

@@ -15,6 +15,7 @@
 #include "element.h"
 #include "files.h"
 #include "gla/generator/space.h"
+#include "gpu_needed.h"
 #include "reference.h"
 #include "sample_table.h"
 
@@ -31,13 +32,6 @@ void must(CUresult result) {
   const Status status = driver::check(api(), result, "driver");
   INFO(status.message());
   REQUIRE(status.ok());
-}
-
-/// True, with a line that CTest shows, where there is no GPU.
-bool no_gpu() {
-  const Result<driver::Device> device = driver::device(0);
-  if (!device.ok()) WARN("SKIPPED: " << device.status().message());
-  return !device.ok();
 }
 
 class Buffer {

@@ -1,0 +1,189 @@
+#define GLA_EMULATOR
+#include "fidelity/primitive_program.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <limits>
+#include <stdexcept>
+
+#include "fidelity/primitives.cuh"
+#include "files.h"
+#include "program.h"
+#include "random.h"
+
+namespace gla::test {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+Word word_of(float value) {
+  return std::bit_cast<Word>(value);
+}
+
+Word random_word(unsigned long long seed, std::size_t i) {
+  return static_cast<Word>(random_bits(seed, i) >> 32);
+}
+
+/// Every sign and exponent with the upper mantissa bits, and below them what decides the rounding to fp16 and to bf16:
+/// exact, ties to even and to odd, their neighbours. NaN, inf and denormals are among them. Then random ones.
+std::vector<Word> float_patterns() {
+  constexpr Word kLow[] = {0, 1, 0x0fff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff};
+  std::vector<Word> patterns;
+  for (Word high = 0; high < 0x10000; ++high)
+    for (const Word low : kLow) patterns.push_back(high << 16 | low);
+  for (std::size_t i = 0; i < 100'000; ++i) patterns.push_back(random_word(31, i));
+  return patterns;
+}
+
+PrimitiveCall elementwise(const char* entry, std::vector<Word> in, std::size_t words_each) {
+  PrimitiveCall call{entry, {8, kElementwiseThreads, 0}, std::move(in)};
+  call.count = static_cast<std::int64_t>(call.in.size());
+  call.out_words = call.in.size() * words_each;
+  return call;
+}
+
+/// `operand(i)` is element i of A and B, `addend(i)` one of D.
+template <class Operand, class Addend>
+PrimitiveCall products(int count, Operand operand, Addend addend) {
+  PrimitiveCall call{"product", {count, kLanes, 0}};
+  std::size_t drawn = 0;
+  for (int item = 0; item < count * kLanes; ++item) {
+    for (int i = 0; i < 6; ++i, drawn += 2)
+      call.in.push_back(emulator::float_to_bfloat(operand(drawn)) |
+                        static_cast<Word>(emulator::float_to_bfloat(operand(drawn + 1))) << 16);
+    for (int i = 0; i < 4; ++i) call.in.push_back(word_of(addend(drawn++)));
+  }
+  call.out_words = static_cast<std::size_t>(4 * count * kLanes);
+  return call;
+}
+
+float small_integer(std::size_t i) {
+  return static_cast<float>(random_word(32, i) % 17) - 8.0f;
+}
+
+float normal(std::size_t i) {
+  return random_normal(33, i);
+}
+
+}  // namespace
+
+Source primitive_source() {
+  const Result<std::string> text = read_file(GLA_PRIMITIVES);
+  if (!text.ok()) throw std::runtime_error(text.status().message());
+  Source source{"primitives.cu", *text, {}};
+  for (const char* entry : {"widen", "narrow", "split", "power", "read_tile", "product", "shuffle", "vote",
+                            "copy_ways", "place"}) {
+    source.text +=
+        fmt::format("GLA_KERNEL void {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n", entry);
+    source.entries.emplace_back(entry);
+  }
+  return source;
+}
+
+RunPrimitive emulated_primitives(const emulator::Options& options) {
+  const Source source = primitive_source();
+  const emulator::Program program = emulator::Program::build(source.name, source.text);
+  return [=](const PrimitiveCall& call) {
+    std::vector<Word> out(call.out_words, ~Word{0});
+    program.run(call.entry, call.shape, PrimitiveArgs{call.in.data(), out.data(), call.count}, options);
+    return out;
+  };
+}
+
+PrimitiveCall widen_call() {
+  std::vector<Word> patterns(0x10000);
+  for (std::size_t i = 0; i < patterns.size(); ++i) patterns[i] = static_cast<Word>(i);
+  return elementwise("widen", std::move(patterns), 2);
+}
+
+PrimitiveCall narrow_call() {
+  return elementwise("narrow", float_patterns(), 1);
+}
+
+PrimitiveCall split_call() {
+  return elementwise("split", float_patterns(), 6);
+}
+
+PrimitiveCall power_call() {
+  std::vector<Word> in;
+  for (Word high = 0; high < 0x10000; ++high) in.push_back(high << 16 | 0x5555);
+  for (std::size_t i = 0; i < 200'000; ++i)
+    in.push_back(word_of(300 * random_uniform(random_word(34, i)) - 160));
+  for (const float special :
+       {0.0f, -0.0f, kInfinity, -kInfinity, kNan, 128.0f, -149.0f, -150.0f, 1e-40f, -1e-40f})
+    in.push_back(word_of(special));
+  return elementwise("power", std::move(in), 1);
+}
+
+PrimitiveCall integer_power_call() {
+  std::vector<Word> in;
+  for (int exponent = -126; exponent < 128; ++exponent) in.push_back(word_of(static_cast<float>(exponent)));
+  return elementwise("power", std::move(in), 1);
+}
+
+PrimitiveCall tile_call() {
+  PrimitiveCall call{"read_tile", {1, kLanes, kTileRows * kTileRowBytes}};
+  for (Word i = 0; i < kTileRows * kTileRows; i += 2) call.in.push_back(i | (i + 1) << 16);
+  call.out_words = kLanes * kLoadWords;
+  return call;
+}
+
+PrimitiveCall integer_products_call() {
+  return products(64, small_integer, small_integer);
+}
+
+PrimitiveCall random_products_call() {
+  return products(256, normal, normal);
+}
+
+PrimitiveCall special_products_call() {
+  const auto rare = [](std::size_t i) {
+    const Word draw = random_word(35, i) % 200;
+    return draw == 0 ? kInfinity : draw == 1 ? -kInfinity : draw == 2 ? kNan : small_integer(i);
+  };
+  return products(64, rare, rare);
+}
+
+PrimitiveCall magnitudes_of(PrimitiveCall call) {
+  for (std::size_t i = 0; i < call.in.size(); ++i)
+    call.in[i] &= i % kProductWords < 6 ? Word{0x7fff7fff} : Word{0x7fffffff};
+  return call;
+}
+
+PrimitiveCall shuffle_call() {
+  PrimitiveCall call{"shuffle", {1, kLanes, 0}};
+  for (std::size_t lane = 0; lane < kLanes; ++lane) call.in.push_back(word_of(normal(lane)));
+  call.out_words = kLanes * 5 * (kShuffleMasks + 2);
+  return call;
+}
+
+PrimitiveCall vote_call() {
+  constexpr std::size_t kThreads = kVoteThreads, kRounds = kThreads + 2;
+  PrimitiveCall call{"vote", {1, kVoteThreads, 0}};
+  call.in.assign(kRounds * kThreads, 3);
+  for (std::size_t thread = 0; thread < kThreads; ++thread) {
+    call.in[thread * kThreads + thread] = 0;    // one against all
+    call.in[kThreads * kThreads + thread] = 0;  // all agree on no
+  }
+  call.count = static_cast<std::int64_t>(call.in.size());
+  call.out_words = call.in.size();
+  return call;
+}
+
+PrimitiveCall copy_call() {
+  PrimitiveCall call{"copy_ways", {1, kCopyThreads, kCopyThreads * kCopySlot}};
+  for (std::size_t i = 0; i < kCopyInWords; ++i) call.in.push_back(random_word(36, i));
+  call.out_words = kCopyWords;
+  return call;
+}
+
+PrimitiveCall place_call() {
+  PrimitiveCall call{"place", {5, kVoteThreads, 0}};
+  call.out_words = 4 + 5 * kVoteThreads;
+  return call;
+}
+
+}  // namespace gla::test

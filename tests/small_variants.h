@@ -1,0 +1,58 @@
+// Variants for problems that are small enough for the emulator, named by what is special about them.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "generator/problems.h"
+#include "gla/generator/space.h"
+
+namespace gla::test {
+
+/// `text` is the line of a variant that is legal for the problem; anything else throws.
+inline Variant legal(const Problem& problem, const std::string& text) {
+  const Variant parsed = variant(text);
+  if (const Status status = check(problem, architecture("sm_90a"), parsed); !status.ok())
+    throw std::invalid_argument(to_string(problem) + ", " + text + ": " + status.message());
+  return parsed;
+}
+
+struct ChunkChoice {
+  std::string family = "fused";
+  int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 2, group_tile = 1, stages = 2;
+  int score_parts = 2, state_parts = 1, async_copy = 1;
+};
+
+inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
+  const auto field = [](const char* name, int value) {
+    return std::string(" ") + name + "=" + std::to_string(value);
+  };
+  return legal(problem, c.family + field("chunk", c.chunk) + field("tile_v", c.tile_v) +
+                            field("warps_v", c.warps_v) + field("warps_k", c.warps_k) +
+                            field("group_tile", c.group_tile) + field("stages", c.stages) +
+                            field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
+                            field("async_copy", c.async_copy) + field("min_blocks", 1));
+}
+
+inline constexpr Family kFamilies[] = {Family::fused, Family::segmented, Family::decode};
+
+/// K = 32, V = 32, served by one_variant(); the gates have the dtype of q.
+inline Problem small_problem(Family family, DType dtype, bool state_v_first = false) {
+  Problem problem = family == Family::decode ? recurrent_of(32, 32, dtype) : chunk_of(32, 32, dtype);
+  problem.state_v_first = state_v_first;
+  return problem;
+}
+
+/// A variant of standard accuracy for a small problem. Its chunks are 32 tokens long.
+inline Variant one_variant(const Problem& problem, Family family) {
+  if (family == Family::decode) {
+    return legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1");
+  }
+  ChunkChoice choice;
+  if (family == Family::segmented) choice.family = "segmented segments=2";
+  if (problem.dtype == DType::fp16) choice.state_parts = 2;
+  if (problem.dtype == DType::fp32) choice.score_parts = choice.state_parts = 3;
+  return chunk_variant(problem, choice);
+}
+
+}  // namespace gla::test
