@@ -161,8 +161,9 @@ TEST_CASE("results that differ are reported, whatever differs", "[emulator]") {
           for (std::size_t i = 0; i < gpu.o.size(); i += 4) gpu.o[i] *= 1 + 0x1p-8f;
         }).find("o: differs by") == 0);
   CHECK(reported([](KernelResult& gpu) { gpu.final_state[3] += 1; }).find("final_state: differs by") == 0);
-  CHECK(reported([](KernelResult& gpu) { gpu.o[3] = std::numeric_limits<float>::quiet_NaN(); })
-            .find("o: NaN or inf") == 0);
+  CHECK(reported([](KernelResult& gpu) {
+          gpu.o[3] = std::numeric_limits<float>::quiet_NaN();
+        }).find("o: NaN or inf") == 0);
   CHECK(reported([](KernelResult& gpu) { ++gpu.paths[1]; }).find("paths: 12 1 0 on the GPU,") == 0);
   CHECK(reported([](KernelResult& gpu) { gpu.untouched = false; }) != "");
 }

@@ -7,8 +7,8 @@
 #include <span>
 #include <string>
 
-#include "fidelity/primitive_program.h"
 #include "bars.h"
+#include "fidelity/primitive_program.h"
 #include "kernel_case.h"
 
 namespace gla::test {

@@ -74,9 +74,10 @@ Source primitive_source() {
   const Result<std::string> text = read_file(GLA_PRIMITIVES);
   if (!text.ok()) throw std::runtime_error(text.status().message());
   Source source{"primitives.cu", *text, {}};
-  for (const char* entry :
-       {"widen", "narrow", "split", "power", "read_tile", "product", "shuffle", "vote", "copy_ways", "place"}) {
-    source.text += fmt::format("GLA_KERNEL void {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n", entry);
+  for (const char* entry : {"widen", "narrow", "split", "power", "read_tile", "product", "shuffle", "vote",
+                            "copy_ways", "place"}) {
+    source.text +=
+        fmt::format("GLA_KERNEL void {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n", entry);
     source.entries.emplace_back(entry);
   }
   return source;
@@ -164,7 +165,7 @@ PrimitiveCall vote_call() {
   PrimitiveCall call{"vote", {1, kVoteThreads, 0}};
   call.in.assign(kRounds * kThreads, 3);
   for (std::size_t thread = 0; thread < kThreads; ++thread) {
-    call.in[thread * kThreads + thread] = 0;  // one against all
+    call.in[thread * kThreads + thread] = 0;    // one against all
     call.in[kThreads * kThreads + thread] = 0;  // all agree on no
   }
   call.count = static_cast<std::int64_t>(call.in.size());

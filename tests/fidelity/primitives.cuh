@@ -45,8 +45,7 @@ GLA_DEVICE void widen(const PrimitiveArgs& args) {
 GLA_DEVICE void narrow(const PrimitiveArgs& args) {
   each_item(args, kElementwiseThreads, [&](long long i) {
     const float value = bits_to_float(args.in[i]);
-    args.out[i] = from_float<fp16>(value).bits |
-                  static_cast<Bits32>(from_float<bf16>(value).bits) << 16;
+    args.out[i] = from_float<fp16>(value).bits | static_cast<Bits32>(from_float<bf16>(value).bits) << 16;
   });
 }
 
@@ -65,9 +64,8 @@ GLA_DEVICE void split(const PrimitiveArgs& args) {
 
 /// In: floats. Out, a word each: 2 to their power.
 GLA_DEVICE void power(const PrimitiveArgs& args) {
-  each_item(args, kElementwiseThreads, [&](long long i) {
-    args.out[i] = float_to_bits(exp2_fast(bits_to_float(args.in[i])));
-  });
+  each_item(args, kElementwiseThreads,
+            [&](long long i) { args.out[i] = float_to_bits(exp2_fast(bits_to_float(args.in[i]))); });
 }
 
 /// One warp. In: a tile of 32 x 32 16-bit elements, two a word. Out, per lane: every way to read it as operands.
@@ -76,8 +74,7 @@ GLA_DEVICE void read_tile(const PrimitiveArgs& args) {
   const int lane = lane_index();
   for (int row = 0; row < kTileRows; ++row) {
     if (lane < kTileRows / 2)
-      reinterpret_cast<Bits32*>(shared + row * kTileRowBytes)[lane] =
-          args.in[row * (kTileRows / 2) + lane];
+      reinterpret_cast<Bits32*>(shared + row * kTileRowBytes)[lane] = args.in[row * (kTileRows / 2) + lane];
   }
   block_sync();
   const OperandTile tile{shared, kTileRowBytes};
@@ -198,8 +195,7 @@ GLA_DEVICE void place(const PrimitiveArgs& args) {
   const long long thread = block_index() * kVoteThreads + thread_index();
   atomic_add(counters, 1);
   atomic_add(counters + 1, 0xffffffffull + static_cast<unsigned long long>(grid_size()));
-  args.out[4 + thread] =
-      static_cast<Bits32>(thread * 1000 + warp_index() * 100 + lane_index());
+  args.out[4 + thread] = static_cast<Bits32>(thread * 1000 + warp_index() * 100 + lane_index());
 }
 
 }  // namespace gla
