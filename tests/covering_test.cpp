@@ -1,13 +1,14 @@
 // Kernels on the emulator against the fp64 reference, all over: every family, dtype, state layout, packing and guard
 // path, and variants that cover the parameter spaces and the kinds of problems pairwise. What a test claims to cover it
 // counts from what ran. GLA_TEST_SEED draws other samples.
+#include "covering.h"
+
 #include <iterator>
 #include <set>
 #include <string>
 #include <tuple>
 
 #include "catch.h"
-#include "covering.h"
 #include "kernel_case.h"
 #include "small_variants.h"
 #include "test_seed.h"
@@ -41,8 +42,8 @@ KernelCase packed_case(Gates gates, std::uint64_t seed) {
 
 /// Small outputs are small samples, so they are held to the looser class; kernel_test has the standard bars.
 KernelOutcome expect_right(const ReferenceInput& in, const KernelCase& c, const LaunchKernel& kernel) {
-  INFO(to_string(c.gates) << (c.cu_seqlens.empty() ? ", dense" : ", packed") << ", T=" << c.tokens << ", order "
-                          << static_cast<int>(c.options.order) << ", seed " << c.seed);
+  INFO(to_string(c.gates) << (c.cu_seqlens.empty() ? ", dense" : ", packed") << ", T=" << c.tokens
+                          << ", order " << static_cast<int>(c.options.order) << ", seed " << c.seed);
   const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel));
   CHECK(complaint(outcome, accuracy_bar(in.problem, c.gates, Accuracy::fast)) == "");
   return outcome;
@@ -85,8 +86,9 @@ void run_cells(Family family, std::set<Cell>& ran) {
           if (took_it || family == Family::decode) ran.emplace(family, dtype, v_first, packed, path);
         }
       }
-      for (const KernelCase& odd : {KernelCase{.tokens = 1, .initial_state = false},
-                                    KernelCase{.batch = 3, .tokens = 40, .final_state = false, .scale = 0.5f}})
+      for (const KernelCase& odd :
+           {KernelCase{.tokens = 1, .initial_state = false},
+            KernelCase{.batch = 3, .tokens = 40, .final_state = false, .scale = 0.5f}})
         expect_right(make_inputs(problem, odd), odd, kernel);
     }
   }
@@ -154,7 +156,8 @@ void expect_pairs_right(Operation operation) {
 
 }  // namespace
 
-TEST_CASE("chunk kernels are right for every family, dtype, state layout, packing and guard path", "[cells]") {
+TEST_CASE("chunk kernels are right for every family, dtype, state layout, packing and guard path",
+          "[cells]") {
   expect_every_cell({Family::fused, Family::segmented});
 }
 
@@ -195,7 +198,8 @@ TEST_CASE("a pairwise cover depends on its seed only", "[sampling]") {
   CHECK(pairwise_cover(choices, 5) != pairwise_cover(choices, 6));
 }
 
-TEST_CASE("a sample of plans is small and meets every value of every parameter of the families", "[sampling]") {
+TEST_CASE("a sample of plans is small and meets every value of every parameter of the families",
+          "[sampling]") {
   for (const Operation operation : kOperations) {
     const std::vector<Plan> plans = plans_for(operation, test_seed());
     const std::vector<Plan> sample = pairwise_sample(plans, test_seed());
