@@ -36,19 +36,23 @@ inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
 
 inline constexpr Family kFamilies[] = {Family::fused, Family::segmented, Family::decode};
 
-/// K = 32, V = 32, served by one_variant(); the gates have the dtype of q.
+/// K = 32, V = 48 (a tile and a half), served by one_variant(); the gates have the dtype of q.
 inline Problem small_problem(Family family, DType dtype, bool state_v_first = false) {
-  Problem problem = family == Family::decode ? recurrent_of(32, 32, dtype) : chunk_of(32, 32, dtype);
+  const bool decode = family == Family::decode;
+  Problem problem =
+      problem_of(decode ? Operation::recurrent_forward : Operation::chunk_forward, 32, 48, dtype);
   problem.state_v_first = state_v_first;
   return problem;
 }
 
-/// A variant of standard accuracy for a small problem. Its chunks are 32 tokens long.
+inline constexpr int kSmallChunk = 32;
+
+/// A variant of standard accuracy for a small problem, of any group. Its chunks are kSmallChunk tokens long.
 inline Variant one_variant(const Problem& problem, Family family) {
   if (family == Family::decode) {
     return legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1");
   }
-  ChunkChoice choice;
+  ChunkChoice choice{.chunk = kSmallChunk, .group_tile = problem.group};
   if (family == Family::segmented) choice.family = "segmented segments=2";
   if (problem.dtype == DType::fp16) choice.state_parts = 2;
   if (problem.dtype == DType::fp32) choice.score_parts = choice.state_parts = 3;

@@ -1,0 +1,213 @@
+// Kernels on the emulator against the fp64 reference, all over: every family, dtype, state layout, packing and guard
+// path, and variants that cover the parameter spaces and the kinds of problems pairwise. What a test claims to cover it
+// counts from what ran. GLA_TEST_SEED draws other samples.
+#include "covering.h"
+
+#include <iterator>
+#include <set>
+#include <string>
+#include <tuple>
+
+#include "catch.h"
+#include "kernel_case.h"
+#include "small_variants.h"
+#include "test_seed.h"
+
+using namespace gla;
+using namespace gla::test;
+using emulator::Options;
+using emulator::Order;
+
+namespace {
+
+const std::vector<std::int64_t> kOddLengths{0, 0, 1, 16, 17, 50, 63};  // and three tokens of no sequence
+
+KernelCase dense_case(Gates gates, std::uint64_t seed) {
+  return {.batch = 2,
+          .tokens = 75,
+          .heads = 2,
+          .gates = gates,
+          .seed = seed,
+          .options = {static_cast<Order>(seed % 3), seed}};
+}
+
+KernelCase packed_case(Gates gates, std::uint64_t seed) {
+  KernelCase packed = dense_case(gates, seed);
+  packed.batch = 1;
+  packed.tokens = 66;
+  packed.cu_seqlens = kOddLengths;
+  packed.cu_seqlens_is_int64 = seed % 2 == 0;
+  return packed;
+}
+
+/// Small outputs are small samples, so they are held to the looser class; kernel_test has the standard bars.
+KernelOutcome expect_right(const ReferenceInput& in, const KernelCase& c, const LaunchKernel& kernel) {
+  INFO(to_string(c.gates) << (c.cu_seqlens.empty() ? ", dense" : ", packed") << ", T=" << c.tokens
+                          << ", order " << static_cast<int>(c.options.order) << ", seed " << c.seed);
+  const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel));
+  CHECK(complaint(outcome, accuracy_bar(in.problem, c.gates, Accuracy::fast)) == "");
+  return outcome;
+}
+
+// ---- every cell ------------------------------------------------------------------------------------------------
+
+/// What a chunk's gates decide: an index into KernelArgs::path_counts.
+enum class Path { fast, sub_chunk, direct };
+constexpr Path kPaths[] = {Path::fast, Path::sub_chunk, Path::direct};
+
+/// Family, dtype, v first, packed, path.
+using Cell = std::tuple<Family, DType, bool, bool, Path>;
+
+/// Inputs whose gates take chunks of 32 tokens to a path.
+ReferenceInput inputs_for(Path path, const Problem& problem, KernelCase& c) {
+  c.gates = path == Path::fast ? Gates::sixteenth : Gates::hundred;
+  if (path != Path::sub_chunk) return make_inputs(problem, c);
+  // Between those two: 4 * logsigmoid falls by about 150 log2 units in 32 tokens, and by 75 in a sub-chunk.
+  KernelCase ordinary = c;
+  ordinary.gates = Gates::one;
+  ReferenceInput in = make_inputs(problem, ordinary);
+  for (float& gate : in.gk) gate *= 4;
+  return in;
+}
+
+void run_cells(Family family, std::set<Cell>& ran) {
+  std::uint64_t seed = test_seed();
+  for (const DType dtype : kDTypes) {
+    for (const bool v_first : {false, true}) {
+      const Problem problem = small_problem(family, dtype, v_first);
+      INFO(to_string(problem));
+      const LaunchKernel kernel = kernel_of(problem, one_variant(problem, family));
+      for (const bool packed : {false, true}) {
+        for (const Path path : kPaths) {
+          KernelCase c = packed ? packed_case(Gates::one, ++seed) : dense_case(Gates::one, ++seed);
+          const ReferenceInput in = inputs_for(path, problem, c);
+          const KernelOutcome outcome = expect_right(in, c, kernel);
+          const bool took_it = outcome.paths[static_cast<int>(path)] > 0;
+          if (took_it || family == Family::decode) ran.emplace(family, dtype, v_first, packed, path);
+        }
+      }
+      for (const KernelCase& odd :
+           {KernelCase{.tokens = 1, .initial_state = false},
+            KernelCase{.batch = 3, .tokens = 40, .final_state = false, .scale = 0.5f}})
+        expect_right(make_inputs(problem, odd), odd, kernel);
+    }
+  }
+}
+
+void expect_every_cell(std::initializer_list<Family> families) {
+  std::set<Cell> ran;
+  for (const Family family : families) run_cells(family, ran);
+  // Gates, dtypes and layouts of the loops above, counted once more: none may have been missed.
+  const std::size_t cells = families.size() * std::size(kDTypes) * 2 * 2 * std::size(kPaths);
+  CHECK(ran.size() == cells);
+}
+
+// ---- pairs -----------------------------------------------------------------------------------------------------
+
+/// Kinds of problems of an operation that meet every flag and dtype with every shape and group.
+std::vector<Problem> problem_sample(Operation operation, std::uint64_t seed) {
+  std::vector<Problem> problems;
+  for (const auto& [dim_k, dim_v] : {std::pair{17, 33}, {40, 72}, {64, 48}, {16, 256}}) {
+    for (const int group : {1, 4}) {
+      for (Problem problem : flag_combinations(dim_k, dim_v)) {
+        problem.group = static_cast<std::int16_t>(group);
+        if (problem.operation == operation && check(problem).ok()) problems.push_back(problem);
+      }
+    }
+  }
+  return pairwise_sample(problems, seed);
+}
+
+/// Every legal variant of those. Family decode serves both operations with one template, so one will do.
+std::vector<Plan> plans_for(Operation operation, std::uint64_t seed) {
+  std::vector<Plan> plans;
+  for (const Problem& problem : problem_sample(operation, seed)) {
+    for (const Variant& variant : space(problem, architecture("sm_90a"))) {
+      if ((variant.family == Family::decode) == (operation == Operation::recurrent_forward))
+        plans.push_back({problem, variant});
+    }
+  }
+  return plans;
+}
+
+std::vector<Choice> choices_of(const std::vector<Plan>& plans) {
+  std::vector<Choice> choices;
+  for (const Plan& plan : plans) choices.push_back(choice_of(plan));
+  return choices;
+}
+
+void expect_pairs_right(Operation operation) {
+  const std::uint64_t seed = test_seed();
+  const std::vector<Plan> plans = plans_for(operation, seed);
+  std::vector<Choice> ran;
+  for (const Plan& plan : pairwise_sample(plans, seed)) {
+    INFO(to_string(plan.problem) << ", " << to_string(plan.variant));
+    const LaunchKernel kernel = kernel_of(plan.problem, plan.variant);
+    for (std::size_t i = 0; i < std::size(kAllGates); ++i) {
+      const std::uint64_t drawn = seed + ran.size() + i;
+      const bool packed = (ran.size() + i) % 2 != 0;
+      const KernelCase c = packed ? packed_case(kAllGates[i], drawn) : dense_case(kAllGates[i], drawn);
+      expect_right(make_inputs(plan.problem, c), c, kernel);
+    }
+    ran.push_back(choice_of(plan));
+  }
+  CHECK(pairs_of(ran) == pairs_of(choices_of(plans)));
+}
+
+}  // namespace
+
+TEST_CASE("chunk kernels are right for every family, dtype, state layout, packing and guard path",
+          "[cells]") {
+  expect_every_cell({Family::fused, Family::segmented});
+}
+
+TEST_CASE("decode kernels are right for every dtype, state layout and packing", "[cells]") {
+  expect_every_cell({Family::decode});
+}
+
+TEST_CASE("chunk variants in which every two values of parameters and problem meet are right", "[chunk]") {
+  expect_pairs_right(Operation::chunk_forward);
+}
+
+TEST_CASE("decode variants in which every two values of parameters and problem meet are right", "[decode]") {
+  expect_pairs_right(Operation::recurrent_forward);
+}
+
+TEST_CASE("a pairwise cover has every pair that occurs, and few choices", "[sampling]") {
+  // Three factors of four values, and a fourth that only some choices have; one pair is forbidden.
+  std::vector<Choice> choices;
+  for (int a = 0; a < 4; ++a)
+    for (int b = 0; b < 4; ++b)
+      for (int c = 0; c < 4; ++c)
+        if (a != 3 || b != 2) choices.push_back({a, b, c, a == 0 ? b % 2 : kAbsent});
+  const std::set<Pair> pairs = pairs_of(choices);
+  CHECK(pairs.count({0, 3, 1, 2}) == 0);
+  CHECK(pairs.count({0, 3, 1, 1}) == 1);
+  CHECK(pairs.count({0, 1, 3, kAbsent}) == 0);
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    std::vector<Choice> cover;
+    for (const std::size_t i : pairwise_cover(choices, seed)) cover.push_back(choices[i]);
+    CHECK(pairs_of(cover) == pairs);
+    CHECK(cover.size() <= 24);  // 16 are the least, 60 there are
+  }
+}
+
+TEST_CASE("a pairwise cover depends on its seed only", "[sampling]") {
+  const std::vector<Choice> choices = choices_of(plans_for(Operation::chunk_forward, 1));
+  CHECK(pairwise_cover(choices, 5) == pairwise_cover(choices, 5));
+  CHECK(pairwise_cover(choices, 5) != pairwise_cover(choices, 6));
+}
+
+TEST_CASE("a sample of plans is small and meets every value of every parameter of the families",
+          "[sampling]") {
+  for (const Operation operation : kOperations) {
+    const std::vector<Plan> plans = plans_for(operation, test_seed());
+    const std::vector<Plan> sample = pairwise_sample(plans, test_seed());
+    CHECK(pairs_of(choices_of(sample)) == pairs_of(choices_of(plans)));
+    CHECK(sample.size() <= 50);
+    for (const Plan& plan : sample) {
+      INFO(to_string(plan.problem) << ", " << to_string(plan.variant));
+      CHECK(check(plan.problem, architecture("sm_90a"), plan.variant).ok());
+    }
+  }
+}
