@@ -2,9 +2,11 @@
 // worth trusting, and a kernel with a missing barrier, wait or initialisation does not pass.
 #define GLA_EMULATOR
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "catch.h"
@@ -14,6 +16,7 @@
 #include "machine.h"
 #include "program.h"
 #include "random.h"
+#include "source_toolchain.h"
 
 using namespace gla;
 using emulator::launch;
@@ -353,7 +356,8 @@ TEST_CASE("a program is compiled from text, run, and blamed by source line") {
       args.data[gla::block_index() * 32 + gla::thread_index()] *= 2.0f;
       if (args.fault == 1 && gla::thread_index() == 3) return;
       gla::block_sync();
-    })");
+    })",
+                                                source_toolchain());
   std::vector<float> data(64, 1.0f);
   program.run("scale", {2, 32, 0}, Args{data.data(), 0});
   CHECK(data == std::vector<float>(64, 2.0f));
@@ -364,5 +368,26 @@ TEST_CASE("a program is compiled from text, run, and blamed by source line") {
 }
 
 TEST_CASE("a program that does not compile is reported with the compiler's message") {
-  CHECK_THROWS_WITH(emulator::Program::build("broken", "GLA_KERNEL nonsense;"), contains_text("nonsense"));
+  CHECK_THROWS_WITH(emulator::Program::build("broken", "GLA_KERNEL nonsense;", source_toolchain()),
+                    contains_text("nonsense"));
+}
+
+TEST_CASE("a compiler that does not run is named") {
+  CHECK_THROWS_WITH(emulator::Toolchain("no-such-compiler", {}, "unused"), contains_text("no-such-compiler"));
+}
+
+TEST_CASE("OS threads launch and trap independently") {
+  std::atomic<int> faults{0};
+  const auto null_access = [] {
+    volatile int* volatile nowhere = nullptr;
+    *nowhere = 1;
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 25; ++round) faults += fault_of({1, 1, 0}, {}, null_access).empty() ? 0 : 1;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(faults == 100);
 }

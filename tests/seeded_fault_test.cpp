@@ -5,7 +5,7 @@
 
 #include "catch.h"
 #include "machine.h"
-#include "program.h"
+#include "source_toolchain.h"
 
 using gla::emulator::Fault;
 using gla::emulator::Options;
@@ -39,7 +39,7 @@ const std::string kZero = "for (int j = i; j < 256; j += 64) values[j] = 0;\nblo
 std::string fault_of(const std::string& body, const Options& options) {
   alignas(16) static float in[64];
   std::vector<float> out(128);
-  const Program program = Program::build("seeded", kBegin + body + "}\n");
+  const Program program = Program::build("seeded", kBegin + body + "}\n", gla::source_toolchain());
   try {
     program.run("kernel", Shape{2, 64, 1024}, Args{out.data(), in}, options);
   } catch (const Fault& fault) {

@@ -20,7 +20,7 @@ enum Tool : std::size_t { kFill, kCompare, kNaive };
 
 emulator::Program tools_of(const Problem& problem) {
   const Source source = render_tools(problem);
-  return emulator::Program::build(source.name, source.text);
+  return emulator::Program::build(source.name, source.text, source_toolchain());
 }
 
 emulator::Shape shape_of(Tool tool, long long grid) {

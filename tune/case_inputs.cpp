@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "case_fill.h"
 #include "element.h"
 
 namespace gla {
@@ -13,37 +14,6 @@ namespace {
 
 constexpr std::int64_t kGuardTokens = 130;    // more than the longest chunk reads ahead
 constexpr std::int64_t kPaddingChannels = 8;  // keeps rows 16-byte aligned in every dtype
-constexpr unsigned long long kSeed = 20261122;
-
-/// q and k of unit variance over K would make o of size sqrt(K): it is scaled by K^-0.5, as models do.
-FillArgs normal_fill(int tensor) {
-  return {.seed = kSeed + static_cast<unsigned long long>(tensor), .fill = static_cast<int>(Fill::normal)};
-}
-
-FillArgs gate_fill(Gates gates, int tensor) {
-  FillArgs fill{.seed = kSeed + static_cast<unsigned long long>(tensor),
-                .fill = static_cast<int>(Fill::log_gate)};
-  switch (gates) {
-    case Gates::sixteenth:
-      fill.scale = 1.0f / 16;
-      break;
-    case Gates::one:
-      break;
-    case Gates::ten:
-      fill.scale = 10;
-      break;
-    case Gates::hundred:
-      fill.scale = 100;
-      break;
-    case Gates::resets:
-      fill.reset_probability = 0.02f;
-      break;
-    case Gates::growth:
-      fill.scale = 1.0f / 16, fill.growth_probability = 0.02f;
-      break;
-  }
-  return fill;
-}
 
 }  // namespace
 
@@ -55,15 +25,18 @@ Result<CaseInputs> CaseInputs::make(const Gpu& gpu, const Tools& tools, const Ve
                         const FillArgs& fill) {
     return inputs.make_tensor(tools, tensor, count, channels, dtype, fill);
   };
-  GLA_RETURN_IF_ERROR(make(inputs.q_, query_heads, problem.head_dim_k, problem.dtype, normal_fill(1)));
-  GLA_RETURN_IF_ERROR(make(inputs.k_, heads, problem.head_dim_k, problem.dtype, normal_fill(2)));
-  GLA_RETURN_IF_ERROR(make(inputs.v_, heads, problem.head_dim_v, problem.dtype, normal_fill(3)));
+  GLA_RETURN_IF_ERROR(
+      make(inputs.q_, query_heads, problem.head_dim_k, problem.dtype, normal_fill(kFirstCaseSeed)));
+  GLA_RETURN_IF_ERROR(
+      make(inputs.k_, heads, problem.head_dim_k, problem.dtype, normal_fill(kFirstCaseSeed + 1)));
+  GLA_RETURN_IF_ERROR(
+      make(inputs.v_, heads, problem.head_dim_v, problem.dtype, normal_fill(kFirstCaseSeed + 2)));
   if (problem.gate_k)
-    GLA_RETURN_IF_ERROR(
-        make(inputs.gk_, heads, problem.head_dim_k, problem.gate_dtype, gate_fill(spec.gates, 4)));
+    GLA_RETURN_IF_ERROR(make(inputs.gk_, heads, problem.head_dim_k, problem.gate_dtype,
+                             gate_fill(spec.gates, kFirstCaseSeed + 3)));
   if (problem.gate_v)
-    GLA_RETURN_IF_ERROR(
-        make(inputs.gv_, heads, problem.head_dim_v, problem.gate_dtype, gate_fill(spec.gates, 5)));
+    GLA_RETURN_IF_ERROR(make(inputs.gv_, heads, problem.head_dim_v, problem.gate_dtype,
+                             gate_fill(spec.gates, kFirstCaseSeed + 4)));
   GLA_RETURN_IF_ERROR(make(inputs.o_, query_heads, problem.head_dim_v, problem.dtype,
                            {.fill = static_cast<int>(Fill::poison)}));
   GLA_RETURN_IF_ERROR(inputs.make_states(tools));
@@ -129,7 +102,7 @@ Status CaseInputs::make_states(const Tools& tools) {
     if (!buffer.ok()) return buffer.status();
     *state = *std::move(buffer);
   }
-  FillArgs fill = normal_fill(6);
+  FillArgs fill = normal_fill(kFirstCaseSeed + 5);
   fill.data = initial_state_.data();
   fill.count = static_cast<Index>(state_elements_);
   fill.dtype = static_cast<int>(problem.state_dtype);
@@ -204,9 +177,9 @@ Result<KernelArgs> CaseInputs::poisoned_arguments() {
   return args;
 }
 
-Result<CaseInputs::Errors> CaseInputs::errors(const Tools& tools) const {
+Result<CaseErrors> CaseInputs::errors(const Tools& tools) const {
   const Problem& problem = spec_.problem;
-  Errors errors;
+  CaseErrors errors;
   CompareArgs compare;
   compare.value = o_.view;
   compare.reference = reference_view_;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "gpu.h"
+#include "judgement.h"
 #include "tools.h"
 #include "verification_case.h"
 
@@ -26,11 +27,7 @@ class CaseInputs {
   Result<KernelArgs> poisoned_arguments();
 
   /// Errors of what the last run left behind.
-  struct Errors {
-    ErrorReport o, final_state;
-    std::string stray;  ///< where memory outside the outputs was written, if it was
-  };
-  Result<Errors> errors(const Tools& tools) const;
+  Result<CaseErrors> errors(const Tools& tools) const;
 
  private:
   explicit CaseInputs(const Gpu& gpu, VerificationCase spec) : gpu_(&gpu), spec_(std::move(spec)) {}

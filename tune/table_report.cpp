@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "problem_json.h"
 #include "text_table.h"
 
@@ -15,8 +17,13 @@ std::string header(const Table& table) {
   if (!device.driver.empty()) text += " · driver for CUDA " + device.driver;
   text += fmt::format(" · NVRTC {}\n{} · templates {} · {}\n", table.origin.nvrtc, table.origin.tool,
                       table.origin.templates_hash, table.origin.date);
-  if (!table.origin.measured)
-    text += "NOT MEASURED: ranked by the cost model from compiled kernels; times are predictions.\n";
+  if (!table.origin.measured) {
+    const bool verified = std::any_of(table.problems.begin(), table.problems.end(),
+                                      [](const TableProblem& problem) { return problem.tally.verified > 0; });
+    text += fmt::format(
+        "NOT MEASURED: ranked by the cost model from compiled kernels; times are predictions.\n{}\n",
+        verified ? "Verified on the emulator, not on a GPU." : "NOT VERIFIED: errors are unknown.");
+  }
   return text;
 }
 

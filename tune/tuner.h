@@ -1,6 +1,7 @@
 // A whole tuning run: the time budget over the problems, compilation one problem ahead, and the table at the end.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,12 +18,18 @@ struct TunedTable {
 Result<TunedTable> tune_tasks(const TuningBench& bench, const std::vector<TuningTask>& tasks,
                               double budget_seconds);
 
+/// Says whether a variant is right, without a GPU. Called by several OS threads at once.
+using VerifyVariant = std::function<Answer<Verdict>(const Problem&, const Variant&)>;
+
 struct OfflineOptions {
   int compile_top = 4;  ///< variants per problem that are compiled
   double copy_bandwidth = 0;
+  VerifyVariant verify = {};  ///< of each variant that a point recommends; none: nothing is verified
+  unsigned jobs = 0;          ///< OS threads that verify; 0: one per core
 };
 
-/// Without a GPU: compiles the best-ranked variants of each problem, drops what does not fit, and lets the model choose.
+/// Without a GPU: compiles the best-ranked variants of each problem, drops what does not fit, lets the model choose, and
+/// chooses again where the choice is not verified.
 Result<TunedTable> tune_offline(CompilePool& pool, Progress& progress, const Architecture& architecture,
                                 const std::vector<TuningTask>& tasks, const OfflineOptions& options);
 

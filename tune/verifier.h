@@ -2,37 +2,15 @@
 #pragma once
 
 #include <map>
-#include <string>
 #include <vector>
 
 #include "case_inputs.h"
+#include "judgement.h"
 #include "laboratory.h"
 #include "tools.h"
 #include "verification_case.h"
 
 namespace gla {
-
-/// What a variant did on one case.
-struct CaseOutcome {
-  std::string name;
-  double error_o = 0;
-  double error_state = 0;
-  double worst_o = 0;  ///< of the worst single (sequence, head)
-  double worst_state = 0;
-  bool standard = false;  ///< within the bars of the class
-  bool fast = false;
-  std::string detail = {};  ///< what was wrong
-};
-
-struct Verification {
-  Verdict verdict;
-  std::vector<CaseOutcome> cases;
-};
-
-/// Judges the errors of one case against the bars of both classes.
-CaseOutcome judge(const VerificationCase& spec, const CaseInputs::Errors& errors);
-/// A verdict over all cases: a class is reached if every case reaches it.
-Verdict conclude(const std::vector<CaseOutcome>& cases);
 
 /// Inputs and references of a problem's cases, made once and used for every variant.
 class Verifier {

@@ -1,6 +1,5 @@
 #include "gla/generator/render.h"
 
-#include "embedded.h"
 #include "family_space.h"
 #include "names.h"
 #include "render_common.h"
@@ -11,14 +10,6 @@ namespace {
 constexpr int kToolThreads = 128;  // templates/verification.cuh
 
 }  // namespace
-
-std::span<const EmbeddedFile> embedded_templates() {
-  return {kEmbeddedTemplates, kEmbeddedTemplateCount};
-}
-
-std::string_view templates_hash() {
-  return kTemplatesHash;
-}
 
 std::string_view type_name(DType dtype) {
   switch (dtype) {

@@ -1,17 +1,17 @@
 #include "program.h"
 
 #include <dlfcn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdint>
+#include <atomic>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
-#include <vector>
+#include <utility>
+
+#include "command.h"
 
 namespace gla::emulator {
 namespace {
@@ -20,13 +20,12 @@ namespace fs = std::filesystem;
 
 // -fno-gnu-unique: two programs may give different values to a variable of one name. Aliasing: as lax as
 // NVCC. Accesses to memory call instrumentation.cpp; undefined behaviour, unaligned vectors included, traps.
-constexpr const char* kCompile = GLA_EMULATOR_COMPILER
+constexpr const char* kCompileOptions =
     " -c -std=c++20 -O1 -g1 -fPIC -fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -DGLA_EMULATOR"
     " -fsanitize=thread --param tsan-instrument-func-entry-exit=0"
-    " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero -fsanitize-undefined-trap-on-error"
-    " -I " GLA_TEMPLATES_FOLDER " -I " GLA_EMULATOR_FOLDER;
+    " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero -fsanitize-undefined-trap-on-error";
 // Linked without the sanitizer's runtime.
-constexpr const char* kLink = GLA_EMULATOR_COMPILER " -shared";
+constexpr const char* kLinkOptions = " -shared";
 
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -35,10 +34,22 @@ std::string read(const fs::path& path) {
   return text.str();
 }
 
+/// A name beside `path` that no other thread or process uses.
+fs::path temporary_beside(const fs::path& path) {
+  static std::atomic<int> counter{0};
+  return path.string() + "." + std::to_string(getpid()) + "." + std::to_string(counter++);
+}
+
 void write(const fs::path& path, std::string_view text) {
-  std::ofstream file(path, std::ios::binary);
+  const fs::path made = temporary_beside(path);
+  std::ofstream file(made, std::ios::binary);
   file << text;
-  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
+  if (!file.flush()) throw std::runtime_error("cannot write " + made.string());
+  fs::rename(made, path);
+}
+
+std::string quoted(const fs::path& path) {
+  return std::string("'").append(path.string()).append("'");
 }
 
 /// FNV-1a, 64 bits.
@@ -47,50 +58,59 @@ std::uint64_t hash(std::string_view text, std::uint64_t seed) {
   return seed;
 }
 
-/// The compiler, its options and every file that a program may include.
-std::uint64_t environment_hash() {
-  std::vector<fs::path> files{fs::path(GLA_EMULATOR_FOLDER) / "emulator.h"};
-  for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
-    if (entry.is_regular_file()) files.push_back(entry.path());
+/// Every header that a program may include, in an order that does not depend on the file system.
+std::vector<fs::path> headers_of(const std::vector<fs::path>& folders) {
+  std::vector<fs::path> files;
+  for (const fs::path& folder : folders) {
+    for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+      const fs::path extension = entry.path().extension();
+      if (extension == ".h" || extension == ".cuh") files.push_back(entry.path());
+    }
   }
   std::sort(files.begin(), files.end());
-  std::uint64_t result = hash(GLA_EMULATOR_COMPILER_VERSION, hash(kCompile, 0xcbf29ce484222325u));
-  for (const fs::path& file : files) result = hash(read(file), hash(file.string(), result));
-  return result;
+  return files;
 }
 
-/// Runs a compiler command; throws with its messages if it fails.
-void run_compiler(const std::string& command, const fs::path& log) {
-  const int status = std::system((command + " 2> '" + log.string() + "'").c_str());
-  const std::string messages = read(log);
-  fs::remove(log);
-  if (status != 0) throw std::runtime_error(command + "\n" + messages);
-  if (!messages.empty()) std::fprintf(stderr, "%s", messages.c_str());
+void run_compiler(const std::string& command) {
+  const CommandResult result = run_command(command + " 2>&1");
+  if (result.status != 0) throw std::runtime_error(command + "\n" + result.output);
+  if (!result.output.empty()) std::fprintf(stderr, "%s", result.output.c_str());
 }
 
-void compile(const fs::path& source, const fs::path& library) {
-  const std::string unique = library.string() + "." + std::to_string(getpid());
-  const fs::path object = unique + ".o";
-  run_compiler(std::string(kCompile) + " '" + source.string() + "' -o '" + object.string() + "'",
-               unique + ".log");
-  run_compiler(std::string(kLink) + " '" + object.string() + "' -o '" + unique + "'", unique + ".log");
+void compile(const Toolchain& toolchain, const fs::path& source, const fs::path& library) {
+  const fs::path made = temporary_beside(library);
+  const fs::path object = made.string() + ".o";
+  run_compiler(toolchain.compile_command() + " " + quoted(source) + " -o " + quoted(object));
+  run_compiler(toolchain.link_command() + " " + quoted(object) + " -o " + quoted(made));
   fs::remove(object);
-  fs::rename(unique, library);
+  fs::rename(made, library);
 }
 
 }  // namespace
 
-Program Program::build(const std::string& name, std::string_view text) {
-  static const std::uint64_t environment = environment_hash();
+Toolchain::Toolchain(const std::string& compiler, const std::vector<fs::path>& includes, fs::path cache)
+    : compile_command_(compiler + kCompileOptions),
+      link_command_(compiler + kLinkOptions),
+      cache_(std::move(cache)) {
+  const CommandResult version = run_command(compiler + " --version 2>&1");
+  if (version.status != 0)
+    throw std::runtime_error("the C++ compiler `" + compiler + "` does not run: " + version.output);
+  for (const fs::path& folder : includes) compile_command_ += " -I " + quoted(folder);
+  fingerprint_ = hash(version.output, hash(compile_command_, 0xcbf29ce484222325u));
+  for (const fs::path& file : headers_of(includes))
+    fingerprint_ = hash(read(file), hash(file.string(), fingerprint_));
+}
+
+Program Program::build(const std::string& name, std::string_view text, const Toolchain& toolchain) {
   char key[17];
-  std::snprintf(key, sizeof key, "%016llx", static_cast<unsigned long long>(hash(text, environment)));
-  const fs::path folder = GLA_EMULATOR_CACHE;
-  const fs::path object = folder / (name + "." + key + ".so");
+  std::snprintf(key, sizeof key, "%016llx",
+                static_cast<unsigned long long>(hash(text, toolchain.fingerprint())));
+  const fs::path object = toolchain.cache() / (name + "." + key + ".so");
   if (!fs::exists(object)) {
-    fs::create_directories(folder);
-    const fs::path source = folder / (name + "." + key + ".cpp");
+    fs::create_directories(toolchain.cache());
+    const fs::path source = toolchain.cache() / (name + "." + key + ".cpp");
     write(source, text);
-    compile(source, object);
+    compile(toolchain, source, object);
   }
   void* handle = dlopen(object.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) throw std::runtime_error(dlerror());

@@ -5,20 +5,12 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <memory>
 #include <sstream>
+
+#include "command.h"
 
 namespace gla::emulator {
 namespace {
-
-std::string output_of(const std::string& command) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
-  if (!pipe) return {};
-  std::string output;
-  char buffer[4096];
-  while (std::fgets(buffer, sizeof buffer, pipe.get()) != nullptr) output += buffer;
-  return output;
-}
 
 std::string base_name(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
@@ -36,7 +28,7 @@ std::string source_line(const void* return_address) {
   const auto offset = reinterpret_cast<std::uintptr_t>(return_address) - object->l_addr - 1;
   char command[4096];
   std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
-  std::istringstream frames(output_of(command));
+  std::istringstream frames(run_command(command).output);
   for (std::string frame; std::getline(frames, frame);) {
     if (frame.find('?') != std::string::npos || frame.find("/device/") != std::string::npos) continue;
     return " at " + base_name(frame.substr(0, frame.find(' ')));

@@ -2,9 +2,11 @@
 
 #include <ucontext.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <mutex>
 
 #include "block.h"
 
@@ -31,6 +33,35 @@ void handle(int signal, siginfo_t* info, void* context) {
   block->trap(signal, info->si_addr, program_counter(*static_cast<const ucontext_t*>(context)));
 }
 
+/// Handlers belong to the process, scopes to threads: the first scope installs ours, the last restores what was there.
+class Handlers {
+ public:
+  void acquire() {
+    const std::lock_guard lock(mutex_);
+    if (scopes_++ > 0) return;
+    struct sigaction action {};
+    action.sa_sigaction = handle;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &earlier_[i]);
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    if (--scopes_ > 0) return;
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &earlier_[i], nullptr);
+  }
+
+ private:
+  static constexpr std::array kSignals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+  std::mutex mutex_;
+  int scopes_ = 0;
+  std::array<struct sigaction, kSignals.size()> earlier_{};
+};
+
+Handlers& handlers() {
+  static Handlers the_handlers;
+  return the_handlers;
+}
+
 }  // namespace
 
 TrapScope::TrapScope() : stack_(256 * 1024) {
@@ -38,14 +69,11 @@ TrapScope::TrapScope() : stack_(256 * 1024) {
   stack.ss_sp = stack_.data();
   stack.ss_size = stack_.size();
   sigaltstack(&stack, &old_stack_);
-  struct sigaction action {};
-  action.sa_sigaction = handle;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &old_actions_[i]);
+  handlers().acquire();
 }
 
 TrapScope::~TrapScope() {
-  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &old_actions_[i], nullptr);
+  handlers().release();
   sigaltstack(&old_stack_, nullptr);
 }
 

@@ -4,7 +4,6 @@
 
 #include <signal.h>
 
-#include <array>
 #include <string>
 #include <vector>
 
@@ -12,7 +11,7 @@
 
 namespace gla::emulator {
 
-/// While it lives, traps go to the running block; then the earlier handlers are back.
+/// While it lives, traps of this OS thread go to the block that it runs; when no scope lives, the earlier handlers are back.
 class TrapScope {
  public:
   TrapScope();
@@ -21,10 +20,8 @@ class TrapScope {
   TrapScope& operator=(const TrapScope&) = delete;
 
  private:
-  static constexpr std::array kSignals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
   std::vector<unsigned char> stack_;  ///< of the handler: the fiber's own may have overflowed
   stack_t old_stack_{};
-  std::array<struct sigaction, kSignals.size()> old_actions_{};
 };
 
 /// "access to shared memory byte 128 of 128", for a person.

@@ -9,8 +9,8 @@
 
 #include "fidelity/primitives.cuh"
 #include "files.h"
-#include "program.h"
 #include "random.h"
+#include "source_toolchain.h"
 
 namespace gla::test {
 namespace {
@@ -85,7 +85,7 @@ Source primitive_source() {
 
 RunPrimitive emulated_primitives(const emulator::Options& options) {
   const Source source = primitive_source();
-  const emulator::Program program = emulator::Program::build(source.name, source.text);
+  const emulator::Program program = emulator::Program::build(source.name, source.text, source_toolchain());
   return [=](const PrimitiveCall& call) {
     std::vector<Word> out(call.out_words, ~Word{0});
     program.run(call.entry, call.shape, PrimitiveArgs{call.in.data(), out.data(), call.count}, options);

@@ -4,8 +4,8 @@
 #include <set>
 
 #include "catch.h"
+#include "judgement.h"
 #include "verification_case.h"
-#include "verifier.h"
 
 using namespace gla;
 
@@ -16,8 +16,8 @@ bool some(const std::vector<VerificationCase>& cases, Predicate predicate) {
   return std::any_of(cases.begin(), cases.end(), predicate);
 }
 
-CaseInputs::Errors errors_of(double o, double final_state) {
-  CaseInputs::Errors errors;
+CaseErrors errors_of(double o, double final_state) {
+  CaseErrors errors;
   errors.o.overall = errors.o.worst = o;
   errors.final_state.overall = errors.final_state.worst = final_state;
   return errors;
@@ -102,7 +102,7 @@ TEST_CASE("a class is reached only if every case reaches it") {
 
 TEST_CASE("NaN, a bad single head and a stray write each fail a case") {
   const VerificationCase one;
-  CaseInputs::Errors errors = errors_of(0.002, 0.001);
+  CaseErrors errors = errors_of(0.002, 0.001);
   errors.o.nan_mismatches = 1;
   CHECK_FALSE(judge(one, errors).fast);
   errors = errors_of(0.002, 0.001);

@@ -16,8 +16,6 @@
 namespace gla {
 namespace {
 
-constexpr const char* kDefaultArchitecture = "sm_90a";
-
 template <class T, class Parse>
 Status parse_all(const std::vector<std::string>& texts, Parse parse, std::vector<T>& values) {
   for (const std::string& text : texts) {

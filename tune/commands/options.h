@@ -14,6 +14,9 @@
 
 namespace gla {
 
+/// What is meant without --arch where there is no GPU to ask.
+inline constexpr const char* kDefaultArchitecture = "sm_90a";
+
 /// --op, --dtype, --gate-dtype, --head-dims, --group, --gv: which problems.
 struct ProblemOptions {
   std::vector<std::string> operations, dtypes, head_dims;

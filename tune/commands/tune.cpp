@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <memory>
 #include <thread>
 
 #include "check.h"
@@ -10,6 +12,8 @@
 #include "commands/exit_code.h"
 #include "commands/options.h"
 #include "commands/tune_options.h"
+#include "emulated_verifier.h"
+#include "emulator_home.h"
 #include "files.h"
 #include "gla/generator/render.h"
 #include "gla/gla.hpp"
@@ -128,16 +132,39 @@ Status merge(const TuneOptions& options) {
   return {};
 }
 
+/// Verifies on the emulator with the quick cases. None where that was not asked for or cannot be done, which is said.
+VerifyVariant emulated_verification(const TuneOptions& options, const Architecture& architecture,
+                                    const std::vector<TuningTask>& tasks, const CubinCache& cache) {
+  if (options.no_verify) return {};
+  const auto toolchain = emulator_toolchain(std::filesystem::path(cache.folder()) / "emulator");
+  if (!toolchain.ok()) {
+    fmt::print(stderr, "gla-tune: warning: nothing is verified: {}\n", toolchain.status().message());
+    return {};
+  }
+  auto verifiers = std::make_shared<std::map<Problem, EmulatedVerifier>>();
+  for (const TuningTask& task : tasks)
+    verifiers->try_emplace(task.problem, *toolchain, architecture, quick_cases(task.problem), kGpuSeed);
+  return [verifiers](const Problem& problem, const Variant& variant) -> Answer<Verdict> {
+    const auto answer = verifiers->at(problem).verify(variant);
+    return {answer.value.verdict, answer.refusal};
+  };
+}
+
 Result<TunedTable> tune_by_model(const TuneOptions& options, const Target& target,
                                  const std::vector<TuningTask>& tasks, CubinCache& cache,
                                  Progress& progress) {
-  progress.note(fmt::format(
-      "No measurement: tuning for sm_{} offline ({}). Kernels are compiled and ranked by the cost model;\n"
-      "the table is marked `measured: false`. Run `gla-tune tune` on the GPU itself for a measured one.",
-      target.architecture.name, target.reason));
+  progress.note(
+      fmt::format("No measurement: tuning for sm_{} offline ({}). Kernels are compiled and ranked by the "
+                  "cost model, what\n"
+                  "the table recommends is verified on the emulator; the table is marked `measured: false`. "
+                  "Run `gla-tune tune` on the GPU itself for a measured one.",
+                  target.architecture.name, target.reason));
   CompilePool pool(options.jobs, compile_into(cache, target.architecture));
   const double bandwidth = target.architecture.copy_bandwidth;
-  auto tuned = tune_offline(pool, progress, target.architecture, tasks, {options.compile_top, bandwidth});
+  auto tuned =
+      tune_offline(pool, progress, target.architecture, tasks,
+                   {options.compile_top, bandwidth,
+                    emulated_verification(options, target.architecture, tasks, cache), options.jobs});
   if (tuned.ok()) tuned->table.device = table_device(target, bandwidth);
   return tuned;
 }
@@ -196,7 +223,8 @@ void add_tune_command(CLI::App& app, int& exit_code) {
                            run_tune)
       .footer(
           "Without a GPU, or with --arch, nothing is measured: kernels are compiled and ranked by the cost "
-          "model.\n"
+          "model, and what\n"
+          "the table recommends is verified on the emulator, for which a C++ compiler must be there.\n"
           "An interrupted run resumes from the journal beside its table when the same command is given "
           "again.\n\n"
           "Examples:\n"

@@ -56,11 +56,13 @@ void TuneOptions::add_to(CLI::App& command) {
   command.add_option("-o,--output", output,
                      "the table (default: tables/<gpu>.yaml in the user's configuration folder)");
   command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
-  command.add_option("-j,--jobs", jobs, "compiling threads (default: one per core)");
+  command.add_option("-j,--jobs", jobs, "compiling or emulating threads (default: one per core)");
   command
       .add_option("--compile-top", compile_top,
                   "offline: variants per problem that are compiled (default: 4)")
       ->check(CLI::Range(1, 10000));
+  command.add_flag("--no-verify", no_verify,
+                   "offline: do not verify what the table recommends on the emulator");
   command.add_option_function<std::string>("--share", into(share, "--share", parse_share),
                                            "tune every n-th problem only, for example 1/2 (see --merge)");
   command.add_option("--merge", merge, "no tuning: merge these tables into --output")

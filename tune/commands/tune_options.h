@@ -40,7 +40,7 @@ struct TuneOptions {
   std::vector<std::string> merge;
   std::string output, cache;
   unsigned jobs = 0;
-  bool keep_journal = false, quiet = false;
+  bool no_verify = false, keep_journal = false, quiet = false;
 
   void add_to(CLI::App& command);
 };

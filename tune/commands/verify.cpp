@@ -1,50 +1,66 @@
-// gla-tune verify: every variant against the fp64 reference, on the GPU.
+// gla-tune verify: every variant against the fp64 reference, on the GPU or on the emulator.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <deque>
+#include <filesystem>
 #include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <random>
 #include <set>
 
-#include "check.h"
 #include "commands/commands.h"
 #include "commands/exit_code.h"
 #include "commands/options.h"
 #include "commands/tune_options.h"
+#include "commands/verify_report.h"
+#include "emulated_verifier.h"
+#include "emulator_home.h"
 #include "gla/generator/space.h"
-#include "json.h"
-#include "problem_json.h"
-#include "progress.h"
-#include "text_table.h"
+#include "parallel.h"
 #include "verification_case.h"
 #include "worker.h"
 
 namespace gla {
 namespace {
 
-constexpr std::size_t kOddSample = 24;  // variants of each problem beyond the default ones
+constexpr std::size_t kOddSample = 24;      // variants of each problem beyond the default ones
+constexpr std::size_t kEmulatedSample = 4;  // of each problem unless --sample says otherwise: seconds each
 
 struct VerifyOptions {
   ProblemOptions problems;
   int device = 0;
-  std::string variant, cache;
-  std::size_t sample = 0;
+  std::string variant, cache, arch = kDefaultArchitecture;
+  std::optional<std::size_t> sample;
   double budget_seconds = std::numeric_limits<double>::infinity();
   unsigned seed = 1, jobs = 0;
-  bool json = false, quiet = false, verbose = false;
+  bool emulate = false, json = false, quiet = false, verbose = false;
 
   void add_to(CLI::App& command) {
     problems.add_to(command);
-    command.add_option("--device", device, "CUDA ordinal (default: 0)");
+    auto* emulator =
+        command.add_flag("--emulate", emulate, "run on the CPU: needs a C++ compiler, no GPU and no NVRTC");
+    command.add_option("--device", device, "CUDA ordinal (default: 0)")->excludes(emulator);
+    command
+        .add_option("--arch", arch,
+                    fmt::format("with --emulate: whose space is meant (default: {})", kDefaultArchitecture))
+        ->needs(emulator);
     command.add_option("--variant", variant, "this variant only");
     command.add_option("--sample", sample,
-                       "this many variants of each problem, drawn at random (default: all)");
+                       fmt::format("this many variants of each problem, drawn at random; 0: all (default: "
+                                   "all, with --emulate {})",
+                                   kEmulatedSample));
     command.add_option_function<std::string>(
         "--budget", into(budget_seconds, "--budget", parse_duration),
         "wall time after which no further variant is started (default: none)");
-    command.add_option("--seed", seed, "of the sample (default: 1)");
+    command.add_option(
+        "--seed", seed,
+        "of the sample; with --emulate also of the inputs and the order of threads (default: 1)");
     command.add_option("--cache", cache, "folder of compiled kernels (default: the user's)");
-    command.add_option("-j,--jobs", jobs, "compiling threads (default: one per core)");
+    command.add_option("-j,--jobs", jobs, "compiling or emulating threads (default: one per core)");
     command.add_flag("--json", json, "print JSON, with every case");
     command.add_flag("-v,--verbose", verbose, "print the errors of every case");
     command.add_flag("-q,--quiet", quiet, "no progress line");
@@ -53,18 +69,33 @@ struct VerifyOptions {
     return problems.operations.empty() && problems.dtypes.empty() && problems.head_dims.empty() &&
            problems.groups.empty() && problems.gate_dtype.empty() && !problems.gate_v;
   }
+  std::size_t variants_of_each() const { return sample.value_or(emulate ? kEmulatedSample : 0); }
+  VerifyReport::Form form() const {
+    return json      ? VerifyReport::Form::json
+           : verbose ? VerifyReport::Form::every_case
+                     : VerifyReport::Form::text;
+  }
 };
 
-struct Subject {
-  Problem problem;
-  std::vector<Variant> variants;
-};
+/// Each problem gets its part of what is left when its first variant is started.
+class Budget {
+ public:
+  Budget(double seconds, std::size_t subjects, const Progress& progress)
+      : seconds_(seconds), deadlines_(subjects), progress_(&progress) {}
 
-struct Verified {
-  Variant variant;
-  Answer<Verification> answer;
-  bool passed = false;
-  std::string fault;
+  bool spent(std::size_t subject) {
+    const std::lock_guard lock(mutex_);
+    const double now = progress_->elapsed();
+    std::optional<double>& deadline = deadlines_[subject];
+    if (!deadline) deadline = now + (seconds_ - now) / static_cast<double>(deadlines_.size() - subject);
+    return now >= *deadline;
+  }
+
+ private:
+  double seconds_;
+  std::mutex mutex_;
+  std::vector<std::optional<double>> deadlines_;
+  const Progress* progress_;
 };
 
 /// What else must work: masked head dims, grouped queries, other dtypes, gates of another type, gv.
@@ -106,8 +137,8 @@ Result<std::vector<Subject>> subjects(const VerifyOptions& options, const Archit
   std::vector<Subject> found;
   for (const TuningTask& task : *tasks) {
     if (options.variant.empty()) {
-      found.push_back(
-          {task.problem, sampled(space(task.problem, architecture), options.sample, options.seed)});
+      found.push_back({task.problem,
+                       sampled(space(task.problem, architecture), options.variants_of_each(), options.seed)});
       continue;
     }
     const auto variant = parse_variant(options.variant);
@@ -117,7 +148,8 @@ Result<std::vector<Subject>> subjects(const VerifyOptions& options, const Archit
   if (found.empty())
     return invalid_argument(fmt::format("no problem has the variant \"{}\"", options.variant));
   if (!options.default_problems() || !options.variant.empty()) return found;
-  const std::size_t sample = options.sample == 0 ? kOddSample : std::min(options.sample, kOddSample);
+  const std::size_t asked = options.variants_of_each();
+  const std::size_t sample = asked == 0 ? kOddSample : std::min(asked, kOddSample);
   for (const Problem& problem : odd_problems())
     found.push_back({problem, sampled(space(problem, architecture), sample, options.seed)});
   return found;
@@ -141,45 +173,7 @@ void compile_ahead(CompilePool& pool, const Subject& subject, const Architecture
   }
 }
 
-/// Each variant must reach the classes that it is meant for.
-void judge(const Problem& problem, Verified& verified) {
-  if (verified.answer.refused()) {
-    verified.fault = verified.answer.refusal.reason + ": " + verified.answer.refusal.detail;
-    return;
-  }
-  const Verdict& verdict = verified.answer.value.verdict;
-  const bool standard = meant_for(problem, verified.variant, Accuracy::standard);
-  verified.passed = standard ? verdict.standard : verdict.fast;
-  if (!verified.passed) verified.fault = verdict.detail;
-}
-
-Json to_json(const Verified& verified) {
-  Json cases = Json::array();
-  for (const CaseOutcome& outcome : verified.answer.value.cases)
-    cases.push(Json::object({{"name", outcome.name},
-                             {"error_o", outcome.error_o},
-                             {"worst_o", outcome.worst_o},
-                             {"error_state", outcome.error_state},
-                             {"worst_state", outcome.worst_state},
-                             {"default", outcome.standard},
-                             {"fast", outcome.fast},
-                             {"detail", outcome.detail}}));
-  return Json::object({{"variant", to_string(verified.variant)},
-                       {"passed", verified.passed},
-                       {"fault", verified.fault},
-                       {"cases", cases}});
-}
-
-void print_cases(const Verified& verified) {
-  for (const CaseOutcome& outcome : verified.answer.value.cases)
-    fmt::print("    {:<48} o {:.2e} (worst head {:.2e}), state {:.2e} ({:.2e}){}\n", outcome.name,
-               outcome.error_o, outcome.worst_o, outcome.error_state, outcome.worst_state,
-               outcome.standard ? ""
-               : outcome.fast   ? "  fast only"
-                                : "  FAILS");
-}
-
-int run_verify(const VerifyOptions& options) {
+int verify_on_gpu(const VerifyOptions& options, Progress& progress) {
   const auto device = driver::device(options.device);
   if (!device.ok()) return fail(device.status());
   const auto list = subjects(options, device->architecture);
@@ -188,89 +182,94 @@ int run_verify(const VerifyOptions& options) {
   auto laboratory = WorkerLaboratory::start({own_path(), options.device, cache.folder()});
   if (!laboratory.ok()) return fail(laboratory.status());
   CompilePool pool(options.jobs, compile_into(cache, device->architecture));
-  Progress progress(options.quiet);
-  std::size_t total = 0, done = 0, failures = 0;
-  for (const Subject& subject : *list) total += subject.variants.size();
+  VerifyReport report(*list, options.form(), options.budget_seconds, progress);
+  Budget budget(options.budget_seconds, list->size(), progress);
 
-  Json problems = Json::array();
   if (!list->empty()) compile_ahead(pool, list->front(), device->architecture);
   for (std::size_t s = 0; s < list->size(); ++s) {
     const Subject& subject = (*list)[s];
     if (s + 1 < list->size()) compile_ahead(pool, (*list)[s + 1], device->architecture);
-    std::vector<Verified> results;
-    double worst_o = 0, worst_state = 0;
-    // Each problem gets its part of what is left of the budget.
-    const double deadline = progress.elapsed() + (options.budget_seconds - progress.elapsed()) /
-                                                     static_cast<double>(list->size() - s);
-    for (std::vector<Variant> waiting = subject.variants;
-         !waiting.empty() && progress.elapsed() < deadline;) {
-      progress.update(fmt::format("{} of {} variants, {} failed; now {}", done, total, failures,
-                                  to_string(subject.problem)),
-                      done == 0 ? -1.0
-                                : std::min(options.budget_seconds - progress.elapsed(),
-                                           progress.elapsed() / static_cast<double>(done) *
-                                               static_cast<double>(total - done)));
+    for (std::vector<Variant> waiting = subject.variants; !waiting.empty() && !budget.spent(s);) {
+      report.now_at(s);
       const auto ready = pool.first_ready(subject.problem, waiting, 0.5);
       if (!ready) continue;
-      Verified verified{waiting[*ready], {}, false, {}};
+      const Variant variant = waiting[*ready];
       waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(*ready));
-      verified.answer = (*laboratory)->verify_fully(subject.problem, verified.variant);
+      auto answer = (*laboratory)->verify_fully(subject.problem, variant);
       if (const Status health = (*laboratory)->health(); !health.ok()) return fail(health);
-      judge(subject.problem, verified);
-      worst_o = std::max(worst_o, verified.answer.value.verdict.error_o);
-      worst_state = std::max(worst_state, verified.answer.value.verdict.error_state);
-      ++done;
-      if (!verified.passed) {
-        ++failures;
-        progress.note(fmt::format("FAILED {}\n  {}\n  {}", to_string(subject.problem),
-                                  to_string(verified.variant), verified.fault));
-      }
-      results.push_back(std::move(verified));
+      report.add(s, variant, std::move(answer));
     }
-    const auto passed =
-        std::count_if(results.begin(), results.end(), [](const Verified& one) { return one.passed; });
     for (const Problem& layout : layouts_of(subject.problem)) pool.cancel(layout);
-    if (options.json) {
-      Json variants = Json::array();
-      for (const Verified& one : results) variants.push(to_json(one));
-      problems.push(Json::object({{"problem", to_json(subject.problem)}, {"variants", variants}}));
-      continue;
-    }
-    fmt::print("{}: {} of {} verified variants pass ({} in all), worst errors o {:.2e}, final state {:.2e}\n",
-               to_string(subject.problem), passed, results.size(), subject.variants.size(), worst_o,
-               worst_state);
-    if (options.verbose) {
-      for (const Verified& one : results) {
-        fmt::print("  {}\n", to_string(one.variant));
-        print_cases(one);
-      }
-    }
-    std::fflush(stdout);
+    report.close(s);
   }
-  if (options.json) {
-    fmt::print("{}\n", Json::object({{"device", device->name},
-                                     {"variants", total},
-                                     {"verified", done},
-                                     {"failures", failures},
-                                     {"problems", problems}})
-                           .dump(2));
-  } else {
-    fmt::print("{} of {} variants verified in {}, {} failed\n", done, total,
-               format_duration(progress.elapsed()), failures);
+  return report.finish({device->name, "sm_" + device->architecture.name, options.seed});
+}
+
+/// A subject on the emulator: its inputs and references live from its first variant to its last.
+struct EmulatedSubject {
+  std::once_flag start;
+  std::unique_ptr<EmulatedVerifier> verifier;
+  std::atomic<std::size_t> left{0};
+};
+
+int verify_emulated(const VerifyOptions& options, Progress& progress) {
+  const auto architecture = parse_architecture(options.arch);
+  if (!architecture.ok()) return fail(architecture.status());
+  const auto list = subjects(options, *architecture);
+  if (!list.ok()) return fail(list.status());
+  const std::filesystem::path cache = options.cache.empty() ? CubinCache::default_folder() : options.cache;
+  const auto toolchain = emulator_toolchain(cache / "emulator");
+  if (!toolchain.ok()) return fail(toolchain.status());
+  VerifyReport report(*list, options.form(), options.budget_seconds, progress);
+  Budget budget(options.budget_seconds, list->size(), progress);
+
+  std::vector<std::pair<std::size_t, Variant>> work;  // subject after subject
+  std::deque<EmulatedSubject> states(list->size());
+  for (std::size_t s = 0; s < list->size(); ++s) {
+    states[s].left = (*list)[s].variants.size();
+    for (const Variant& variant : (*list)[s].variants) work.emplace_back(s, variant);
   }
-  return failures == 0 ? kExitOk : kExitCheckFailed;
+  in_parallel(work.size(), options.jobs, [&](std::size_t i) {
+    const auto& [s, variant] = work[i];
+    EmulatedSubject& state = states[s];
+    if (!budget.spent(s)) {
+      report.now_at(s);
+      std::call_once(state.start, [&, subject = s] {
+        state.verifier = std::make_unique<EmulatedVerifier>(
+            *toolchain, *architecture, full_cases((*list)[subject].problem), options.seed);
+      });
+      report.add(s, variant, state.verifier->verify(variant));
+    }
+    if (--state.left > 0) return;
+    state.verifier.reset();
+    report.close(s);
+  });
+  return report.finish({"emulator", "sm_" + architecture->name, options.seed});
+}
+
+int run_verify(const VerifyOptions& options) {
+  Progress progress(options.quiet);
+  return options.emulate ? verify_emulated(options, progress) : verify_on_gpu(options, progress);
 }
 
 }  // namespace
 
 void add_verify_command(CLI::App& app, int& exit_code) {
-  add_command<VerifyOptions>(app, exit_code, "verify", "Check variants against the fp64 reference on the GPU",
+  add_command<VerifyOptions>(app, exit_code, "verify",
+                             "Check variants against the fp64 reference, on the GPU or the emulator",
                              run_verify)
       .footer(
           "Each variant must reach the accuracy that it is meant for, on all gates, layouts, states and "
-          "packings.\n\n"
+          "packings.\n"
+          "With --emulate the kernels are compiled for the CPU and run there (CXX names another compiler "
+          "than "
+          "the one that built\n"
+          "gla-tune): slow, but the order of threads varies, and a missing barrier or a stray access is told "
+          "with its source line.\n"
+          "Another --seed explores other variants, inputs and orders.\n\n"
           "Examples:\n"
           "  gla-tune verify\n"
+          "  gla-tune verify --emulate --head-dims 64 --seed 7 --budget 10m\n"
           "  gla-tune verify --sample 50 --budget 5m\n"
           "  gla-tune verify --op chunk_forward --head-dims 60x100 --group 4 --sample 20 -v");
 }

@@ -1,0 +1,15 @@
+// Emulated programs of the tests: compiled from the source tree.
+#pragma once
+
+#include "program.h"
+
+namespace gla {
+
+/// The compiler of this build, templates/ and emulator.h as they lie in the source tree, a cache in the build folder.
+inline const emulator::Toolchain& source_toolchain() {
+  static const emulator::Toolchain toolchain(GLA_HOST_COMPILER, {GLA_TEMPLATES_FOLDER, GLA_EMULATOR_FOLDER},
+                                             GLA_EMULATOR_CACHE);
+  return toolchain;
+}
+
+}  // namespace gla

@@ -1,0 +1,83 @@
+#include "emulated_verifier.h"
+
+#include <map>
+
+#include "case_fill.h"
+#include "gla/generator/space.h"
+#include "random.h"
+
+namespace gla {
+namespace {
+
+constexpr std::uint64_t kOrders = 3;
+constexpr std::uint64_t kSeedsPerDraw = 10;  // more than a case has tensors
+
+CaseErrors errors_of(const KernelOutcome& outcome) {
+  return {.o = outcome.o,
+          .final_state = outcome.final_state,
+          .stray = outcome.untouched ? "" : "o was written between its rows or behind the last sequence"};
+}
+
+}  // namespace
+
+KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std::size_t index) {
+  KernelCase one{.batch = spec.batch,
+                 .tokens = spec.tokens,
+                 .heads = spec.heads,
+                 .cu_seqlens = spec.cu_seqlens,
+                 .cu_seqlens_is_int64 = spec.cu_seqlens_is_int64,
+                 .gates = spec.gates,
+                 .initial_state = spec.initial_state,
+                 .final_state = spec.final_state,
+                 .in_place = spec.in_place,
+                 .padded = spec.padded,
+                 .nan_gate = spec.nan_gate};
+  if (spec.scale != 0) one.scale = spec.scale;
+  one.options = {static_cast<emulator::Order>((seed + index) % kOrders), random_bits(seed, index)};
+  return one;
+}
+
+EmulatedVerifier::EmulatedVerifier(const emulator::Toolchain& toolchain, const Architecture& architecture,
+                                   const std::vector<VerificationCase>& cases, std::uint64_t seed)
+    : toolchain_(toolchain), architecture_(architecture), seed_(seed) {
+  for (const VerificationCase& spec : cases) {
+    Prepared& one = cases_.emplace_back();
+    one.spec = spec;
+    one.kernel_case = kernel_case_of(spec, seed, cases_.size() - 1);
+  }
+}
+
+void EmulatedVerifier::prepare(Prepared& one) const {
+  std::call_once(one.once, [&] {
+    const std::uint64_t first_seed = kFirstCaseSeed + kSeedsPerDraw * (seed_ - kGpuSeed);
+    one.inputs = make_inputs(one.spec.problem, one.kernel_case, first_seed);
+    one.expected = naive(one.inputs);
+  });
+}
+
+Answer<Verification> EmulatedVerifier::verify(const Variant& variant) {
+  Verification verification;
+  std::map<Problem, LaunchKernel> kernels;
+  for (Prepared& one : cases_) {
+    const Problem& problem = one.spec.problem;
+    if (!check(problem, architecture_, variant).ok()) continue;  // a layout that this variant does not serve
+    const char* step = "compile";
+    try {
+      if (kernels.count(problem) == 0) kernels[problem] = kernel_of(problem, variant, toolchain_);
+      step = "error";
+      prepare(one);
+      const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernels[problem]);
+      const KernelOutcome outcome = judge(one.inputs, one.expected, result);
+      verification.cases.push_back(
+          judge(one.spec, errors_of(outcome), seed_ == kGpuSeed ? 1 : kOtherDrawAllowance));
+    } catch (const emulator::Fault& fault) {
+      return {{}, {"launch", one.spec.name + ": " + fault.what()}};
+    } catch (const std::exception& error) {
+      return {{}, {step, one.spec.name + ": " + error.what()}};
+    }
+  }
+  verification.verdict = conclude(verification.cases);
+  return {std::move(verification), {}};
+}
+
+}  // namespace gla
