@@ -1,9 +1,9 @@
 #include "emulated_verifier.h"
 
-#include <map>
+#include <exception>
+#include <string>
 
 #include "case_fill.h"
-#include "gla/generator/space.h"
 #include "random.h"
 
 namespace gla {
@@ -37,9 +37,9 @@ KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std:
   return one;
 }
 
-EmulatedVerifier::EmulatedVerifier(const emulator::Toolchain& toolchain, const Architecture& architecture,
+EmulatedVerifier::EmulatedVerifier(const emulator::Toolchain& toolchain,
                                    const std::vector<VerificationCase>& cases, std::uint64_t seed)
-    : toolchain_(toolchain), architecture_(architecture), seed_(seed) {
+    : toolchain_(toolchain), problem_(cases.front().problem), seed_(seed) {
   for (const VerificationCase& spec : cases) {
     Prepared& one = cases_.emplace_back();
     one.spec = spec;
@@ -57,24 +57,24 @@ void EmulatedVerifier::prepare(Prepared& one) const {
 
 Answer<Verification> EmulatedVerifier::verify(const Variant& variant) {
   Verification verification;
-  std::map<Problem, LaunchKernel> kernels;
-  for (Prepared& one : cases_) {
-    const Problem& problem = one.spec.problem;
-    if (!check(problem, architecture_, variant).ok()) continue;  // a layout that this variant does not serve
-    const char* step = "compile";
-    try {
-      if (kernels.count(problem) == 0) kernels[problem] = kernel_of(problem, variant, toolchain_);
-      step = "error";
+  std::string step;
+  const auto refused = [&](const char* reason, const std::exception& error) {
+    return Answer<Verification>{{}, {reason, step + error.what()}};
+  };
+  try {
+    const LaunchKernel kernel = kernel_of(problem_, variant, toolchain_);
+    for (Prepared& one : cases_) {
+      step = one.spec.name + ": ";
       prepare(one);
-      const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernels[problem]);
+      const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernel);
       const KernelOutcome outcome = judge(one.inputs, one.expected, result);
       verification.cases.push_back(
           judge(one.spec, errors_of(outcome), seed_ == kGpuSeed ? 1 : kOtherDrawAllowance));
-    } catch (const emulator::Fault& fault) {
-      return {{}, {"launch", one.spec.name + ": " + fault.what()}};
-    } catch (const std::exception& error) {
-      return {{}, {step, one.spec.name + ": " + error.what()}};
     }
+  } catch (const emulator::Fault& fault) {
+    return refused("launch", fault);
+  } catch (const std::exception& error) {
+    return refused(step.empty() ? "compile" : "error", error);
   }
   verification.verdict = conclude(verification.cases);
   return {std::move(verification), {}};

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "emulated_case.h"
-#include "gla/generator/architecture.h"
 #include "judgement.h"
 #include "program.h"
 #include "verification_case.h"
@@ -28,10 +27,10 @@ KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std:
 /// needed and shared by all variants.
 class EmulatedVerifier {
  public:
-  EmulatedVerifier(const emulator::Toolchain& toolchain, const Architecture& architecture,
-                   const std::vector<VerificationCase>& cases, std::uint64_t seed);
+  EmulatedVerifier(const emulator::Toolchain& toolchain, const std::vector<VerificationCase>& cases,
+                   std::uint64_t seed);
 
-  /// Several OS threads may verify variants at once. A refusal is "compile" or, when the emulator stops the kernel, "launch"
+  /// `variant` must be legal. Several OS threads may verify variants at once. A refusal is "compile" or, when the emulator stops the kernel, "launch"
   /// with block, thread and source line.
   Answer<Verification> verify(const Variant& variant);
 
@@ -46,7 +45,7 @@ class EmulatedVerifier {
   void prepare(Prepared& one) const;
 
   emulator::Toolchain toolchain_;
-  Architecture architecture_;
+  Problem problem_;
   std::uint64_t seed_;
   std::deque<Prepared> cases_;
 };

@@ -93,27 +93,24 @@ std::vector<VerificationCase> full_cases(const Problem& problem) {
   add(dense_case(problem, Gates::one), " in place").in_place = true;
   if (problem.gate_k) add(packed_case(problem, Gates::one, false), " NaN gate").nan_gate = true;
 
-  Problem v_first = problem;
-  v_first.state_v_first = !problem.state_v_first;
-  add(dense_case(v_first, Gates::sixteenth), " other state layout");
-  add(packed_case(v_first, Gates::one, false), " other state layout");
-  if (is_chunk(problem)) return cases;
-
-  add(dense_case(problem, Gates::one), " T=1").tokens = 1;
-  Problem reverse = problem;
-  reverse.reverse = !problem.reverse;
-  add(packed_case(reverse, Gates::one, true), " other direction");
-  Problem both_gates = problem;
-  both_gates.gate_v = !problem.gate_v;
-  add(dense_case(both_gates, Gates::sixteenth), " gv toggled");
-  Problem no_gates = problem;
-  no_gates.gate_k = no_gates.gate_v = false;
-  if (no_gates != problem) add(dense_case(no_gates, Gates::sixteenth), " no gates");
-  Problem bf16_state = problem;
-  bf16_state.state_dtype = DType::bf16;
-  if (problem.dtype == DType::bf16 && bf16_state != problem)
-    add(dense_case(bf16_state, Gates::sixteenth), " bf16 state");
+  if (!is_chunk(problem)) add(dense_case(problem, Gates::one), " T=1").tokens = 1;
   return cases;
+}
+
+std::vector<Problem> other_layouts(const Problem& problem) {
+  std::vector<Problem> layouts;
+  const auto add = [&](auto change) {
+    Problem layout = problem;
+    change(layout);
+    if (layout != problem && check(layout).ok()) layouts.push_back(layout);
+  };
+  add([](Problem& layout) { layout.state_v_first = !layout.state_v_first; });
+  if (is_chunk(problem)) return layouts;
+  add([](Problem& layout) { layout.reverse = !layout.reverse; });
+  add([](Problem& layout) { layout.gate_v = !layout.gate_v; });
+  add([](Problem& layout) { layout.gate_k = layout.gate_v = false; });
+  if (problem.dtype == DType::bf16) add([](Problem& layout) { layout.state_dtype = DType::bf16; });
+  return layouts;
 }
 
 }  // namespace gla

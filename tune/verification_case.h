@@ -13,7 +13,7 @@ namespace gla {
 
 struct VerificationCase {
   std::string name;
-  Problem problem;  ///< the one asked for, or one of its layouts (state_v_first, reverse, bf16 state)
+  Problem problem;
   std::int64_t batch = 1;
   std::int64_t tokens = 1;               ///< T, or the packed total
   std::int64_t heads = 2;                ///< H
@@ -39,7 +39,10 @@ struct VerificationCase {
 
 /// What `tune` checks before timing: seconds for a whole space.
 std::vector<VerificationCase> quick_cases(const Problem& problem);
-/// What `verify` checks: every gate distribution, layout, state and packing.
+/// What `verify` checks: every gate distribution, state and packing.
 std::vector<VerificationCase> full_cases(const Problem& problem);
+/// The problems that differ from this one in a layout: of the states, and of recurrent problems also the direction, which
+/// gates there are, and the type of the states. Their kernels are others.
+std::vector<Problem> other_layouts(const Problem& problem);
 
 }  // namespace gla

@@ -1,7 +1,6 @@
 #include "verifier.h"
 
 #include "gla/generator/render.h"
-#include "gla/generator/space.h"
 
 namespace gla {
 
@@ -12,14 +11,11 @@ Refusal refusal_of(const Status& status) {
 }
 
 Status Verifier::make_inputs() {
+  auto tools = Tools::load(*gpu_, *cache_, specs_.front().problem);
+  if (!tools.ok()) return tools.status();
+  tools_ = *std::move(tools);
   for (const VerificationCase& spec : specs_) {
-    auto tools = tools_.find(spec.problem);
-    if (tools == tools_.end()) {
-      auto loaded = Tools::load(*gpu_, *cache_, spec.problem);
-      if (!loaded.ok()) return loaded.status();
-      tools = tools_.emplace(spec.problem, *std::move(loaded)).first;
-    }
-    auto inputs = CaseInputs::make(*gpu_, tools->second, spec);
+    auto inputs = CaseInputs::make(*gpu_, *tools_, spec);
     if (!inputs.ok()) return inputs.status();
     inputs_.push_back(*std::move(inputs));
   }
@@ -33,26 +29,18 @@ Answer<Verification> Verifier::verify(const Variant& variant) {
       return {{}, {"error", "the verification's inputs: " + status.message()}};
     }
   }
+  const auto kernels = load_variant(*cache_, gpu_->architecture(), specs_.front().problem, variant);
+  if (!kernels.ok()) return {{}, refusal_of(kernels.status())};
   Verification verification;
-  std::map<Problem, LoadedKernels> kernels;
   for (CaseInputs& inputs : inputs_) {
-    const VerificationCase& spec = inputs.spec();
-    if (!check(spec.problem, gpu_->architecture(), variant).ok())
-      continue;  // a layout that this variant does not serve
-    auto loaded = kernels.find(spec.problem);
-    if (loaded == kernels.end()) {
-      auto fresh = load_variant(*cache_, gpu_->architecture(), spec.problem, variant);
-      if (!fresh.ok()) return {{}, refusal_of(fresh.status())};
-      loaded = kernels.emplace(spec.problem, *std::move(fresh)).first;
-    }
-    if (const Status status = run(loaded->second, variant, inputs); !status.ok()) {
+    if (const Status status = run(*kernels, variant, inputs); !status.ok()) {
       Refusal refusal = refusal_of(status);
-      refusal.detail = spec.name + ": " + refusal.detail;
+      refusal.detail = inputs.spec().name + ": " + refusal.detail;
       return {{}, refusal};
     }
-    const auto errors = inputs.errors(tools_.at(spec.problem));
+    const auto errors = inputs.errors(*tools_);
     if (!errors.ok()) return {{}, refusal_of(errors.status())};
-    verification.cases.push_back(judge(spec, *errors));
+    verification.cases.push_back(judge(inputs.spec(), *errors));
   }
   verification.verdict = conclude(verification.cases);
   return {std::move(verification), {}};

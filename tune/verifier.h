@@ -1,7 +1,7 @@
 // Verification on the GPU: a variant against the fp64 reference on a list of cases.
 #pragma once
 
-#include <map>
+#include <optional>
 #include <vector>
 
 #include "case_inputs.h"
@@ -12,7 +12,7 @@
 
 namespace gla {
 
-/// Inputs and references of a problem's cases, made once and used for every variant.
+/// Inputs and references of one problem's cases, made once and used for every variant.
 class Verifier {
  public:
   Verifier(const Gpu& gpu, CubinCache& cache, std::vector<VerificationCase> cases)
@@ -28,7 +28,7 @@ class Verifier {
   const Gpu* gpu_;
   CubinCache* cache_;
   std::vector<VerificationCase> specs_;
-  std::map<Problem, Tools> tools_;
+  std::optional<Tools> tools_;
   std::vector<CaseInputs> inputs_;
   DeviceBuffer workspace_;
 };

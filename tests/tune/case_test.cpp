@@ -25,7 +25,7 @@ CaseErrors errors_of(double o, double final_state) {
 
 }  // namespace
 
-TEST_CASE("the full set covers gates, states, layouts and packings for both operations") {
+TEST_CASE("the full set covers gates, states and packings for both operations") {
   for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
     Problem problem;
     problem.operation = operation;
@@ -43,13 +43,27 @@ TEST_CASE("the full set covers gates, states, layouts and packings for both oper
         [](const VerificationCase& one) {
           return one.padded && !one.cu_seqlens_is_int64 && !one.cu_seqlens.empty();
         },
-        [](const VerificationCase& one) { return one.problem.state_v_first; },
         [](const VerificationCase& one) { return one.scale != 0; }};
     for (const auto predicate : wanted) CHECK(some(cases, predicate));
     for (const VerificationCase& one : cases) {
       CHECK(check(one.problem).ok());
       if (!one.cu_seqlens.empty()) CHECK(one.cu_seqlens.back() == one.tokens);
     }
+  }
+}
+
+TEST_CASE("the other layouts of a problem are legal, and each is another problem") {
+  for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
+    Problem problem;
+    problem.operation = operation;
+    const std::vector<Problem> layouts = other_layouts(problem);
+    const std::set<Problem> different(layouts.begin(), layouts.end());
+    CHECK(different.size() == layouts.size());
+    CHECK(different.count(problem) == 0);
+    CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.state_v_first; }));
+    CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.reverse; }) ==
+          (operation == Operation::recurrent_forward));
+    for (const Problem& layout : layouts) CHECK(check(layout).message() == "");
   }
 }
 

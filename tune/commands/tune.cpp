@@ -133,8 +133,8 @@ Status merge(const TuneOptions& options) {
 }
 
 /// Verifies on the emulator with the quick cases. None where that was not asked for or cannot be done, which is said.
-VerifyVariant emulated_verification(const TuneOptions& options, const Architecture& architecture,
-                                    const std::vector<TuningTask>& tasks, const CubinCache& cache) {
+VerifyVariant emulated_verification(const TuneOptions& options, const std::vector<TuningTask>& tasks,
+                                    const CubinCache& cache) {
   if (options.no_verify) return {};
   const auto toolchain = emulator_toolchain(std::filesystem::path(cache.folder()) / "emulator");
   if (!toolchain.ok()) {
@@ -143,7 +143,7 @@ VerifyVariant emulated_verification(const TuneOptions& options, const Architectu
   }
   auto verifiers = std::make_shared<std::map<Problem, EmulatedVerifier>>();
   for (const TuningTask& task : tasks)
-    verifiers->try_emplace(task.problem, *toolchain, architecture, quick_cases(task.problem), kGpuSeed);
+    verifiers->try_emplace(task.problem, *toolchain, quick_cases(task.problem), kGpuSeed);
   return [verifiers](const Problem& problem, const Variant& variant) -> Answer<Verdict> {
     const auto answer = verifiers->at(problem).verify(variant);
     return {answer.value.verdict, answer.refusal};
@@ -161,10 +161,9 @@ Result<TunedTable> tune_by_model(const TuneOptions& options, const Target& targe
                   target.architecture.name, target.reason));
   CompilePool pool(options.jobs, compile_into(cache, target.architecture));
   const double bandwidth = target.architecture.copy_bandwidth;
-  auto tuned =
-      tune_offline(pool, progress, target.architecture, tasks,
-                   {options.compile_top, bandwidth,
-                    emulated_verification(options, target.architecture, tasks, cache), options.jobs});
+  auto tuned = tune_offline(
+      pool, progress, target.architecture, tasks,
+      {options.compile_top, bandwidth, emulated_verification(options, tasks, cache), options.jobs});
   if (tuned.ok()) tuned->table.device = table_device(target, bandwidth);
   return tuned;
 }

@@ -10,7 +10,6 @@
 #include <mutex>
 #include <optional>
 #include <random>
-#include <set>
 
 #include "commands/commands.h"
 #include "commands/exit_code.h"
@@ -27,7 +26,7 @@
 namespace gla {
 namespace {
 
-constexpr std::size_t kOddSample = 24;      // variants of each problem beyond the default ones
+constexpr std::size_t kOddSample = 16;      // variants of each problem beyond those that were asked for
 constexpr std::size_t kEmulatedSample = 4;  // of each problem unless --sample says otherwise: seconds each
 
 struct VerifyOptions {
@@ -77,28 +76,34 @@ struct VerifyOptions {
   }
 };
 
-/// Each problem gets its part of what is left when its first variant is started.
+/// Each problem gets a part of what is left when its first variant is started, as large as its number of variants.
 class Budget {
  public:
-  Budget(double seconds, std::size_t subjects, const Progress& progress)
-      : seconds_(seconds), deadlines_(subjects), progress_(&progress) {}
+  Budget(double seconds, const std::vector<Subject>& subjects, const Progress& progress)
+      : seconds_(seconds), left_(subjects.size() + 1), deadlines_(subjects.size()), progress_(&progress) {
+    for (std::size_t s = subjects.size(); s-- > 0;) left_[s] = left_[s + 1] + subjects[s].variants.size();
+  }
 
   bool spent(std::size_t subject) {
     const std::lock_guard lock(mutex_);
     const double now = progress_->elapsed();
     std::optional<double>& deadline = deadlines_[subject];
-    if (!deadline) deadline = now + (seconds_ - now) / static_cast<double>(deadlines_.size() - subject);
+    if (!deadline) {
+      const auto variants = static_cast<double>(left_[subject] - left_[subject + 1]);
+      deadline = now + (seconds_ - now) * variants / static_cast<double>(left_[subject]);
+    }
     return now >= *deadline;
   }
 
  private:
   double seconds_;
   std::mutex mutex_;
+  std::vector<std::size_t> left_;  ///< variants from this subject on
   std::vector<std::optional<double>> deadlines_;
   const Progress* progress_;
 };
 
-/// What else must work: masked head dims, grouped queries, other dtypes, gates of another type, gv.
+/// What else must work: masked head dims, grouped queries, other dtypes, gates of another type, gv, other layouts.
 std::vector<Problem> odd_problems() {
   std::vector<Problem> problems;
   for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
@@ -118,7 +123,10 @@ std::vector<Problem> odd_problems() {
     add(DType::bf16, DType::bf16, 128, 256, 4, false);
     add(DType::fp16, DType::fp32, 128, 128, 1, false);
     add(DType::fp32, DType::fp32, 64, 64, 1, false);
-    if (operation == Operation::recurrent_forward) add(DType::bf16, DType::bf16, 128, 128, 1, true);
+    Problem common;
+    common.operation = operation;
+    common.head_dim_k = common.head_dim_v = 128;
+    for (const Problem& layout : other_layouts(common)) problems.push_back(layout);
   }
   return problems;
 }
@@ -134,43 +142,31 @@ std::vector<Variant> sampled(std::vector<Variant> variants, std::size_t count, u
 Result<std::vector<Subject>> subjects(const VerifyOptions& options, const Architecture& architecture) {
   const auto tasks = options.problems.tasks();
   if (!tasks.ok()) return tasks.status();
+  std::vector<Problem> asked, others;
+  for (const TuningTask& task : *tasks) asked.push_back(task.problem);
+  if (options.default_problems()) {
+    others = odd_problems();
+  } else {
+    for (const Problem& problem : asked)
+      for (const Problem& layout : other_layouts(problem)) others.push_back(layout);
+  }
   std::vector<Subject> found;
-  for (const TuningTask& task : *tasks) {
-    if (options.variant.empty()) {
-      found.push_back({task.problem,
-                       sampled(space(task.problem, architecture), options.variants_of_each(), options.seed)});
-      continue;
-    }
+  if (!options.variant.empty()) {
     const auto variant = parse_variant(options.variant);
     if (!variant.ok()) return variant.status();
-    if (check(task.problem, architecture, *variant).ok()) found.push_back({task.problem, {*variant}});
-  }
-  if (found.empty())
+    for (const std::vector<Problem>* problems : {&asked, &others})
+      for (const Problem& problem : *problems)
+        if (check(problem, architecture, *variant).ok()) found.push_back({problem, {*variant}});
+    if (!found.empty()) return found;
     return invalid_argument(fmt::format("no problem has the variant \"{}\"", options.variant));
-  if (!options.default_problems() || !options.variant.empty()) return found;
-  const std::size_t asked = options.variants_of_each();
-  const std::size_t sample = asked == 0 ? kOddSample : std::min(asked, kOddSample);
-  for (const Problem& problem : odd_problems())
-    found.push_back({problem, sampled(space(problem, architecture), sample, options.seed)});
-  return found;
-}
-
-/// The problem itself and the layouts of it that the cases ask for.
-std::set<Problem> layouts_of(const Problem& problem) {
-  std::set<Problem> layouts;
-  for (const VerificationCase& one : full_cases(problem)) layouts.insert(one.problem);
-  return layouts;
-}
-
-/// Compiles every layout, ahead of the worker that asks for them; the problem's own last, since it is what is waited for.
-void compile_ahead(CompilePool& pool, const Subject& subject, const Architecture& architecture) {
-  const std::set<Problem> layouts = layouts_of(subject.problem);
-  for (const Variant& variant : subject.variants) {
-    for (const Problem& layout : layouts)
-      if (layout != subject.problem && check(layout, architecture, variant).ok())
-        pool.request(layout, {&variant, 1});
-    pool.request(subject.problem, {&variant, 1});
   }
+  const std::size_t count = options.variants_of_each();
+  const std::size_t few = count == 0 ? kOddSample : std::min(count, kOddSample);
+  for (const Problem& problem : asked)
+    found.push_back({problem, sampled(space(problem, architecture), count, options.seed)});
+  for (const Problem& problem : others)
+    found.push_back({problem, sampled(space(problem, architecture), few, options.seed)});
+  return found;
 }
 
 int verify_on_gpu(const VerifyOptions& options, Progress& progress) {
@@ -183,12 +179,15 @@ int verify_on_gpu(const VerifyOptions& options, Progress& progress) {
   if (!laboratory.ok()) return fail(laboratory.status());
   CompilePool pool(options.jobs, compile_into(cache, device->architecture));
   VerifyReport report(*list, options.form(), options.budget_seconds, progress);
-  Budget budget(options.budget_seconds, list->size(), progress);
+  Budget budget(options.budget_seconds, *list, progress);
 
-  if (!list->empty()) compile_ahead(pool, list->front(), device->architecture);
+  const auto compile_ahead = [&](std::size_t s) {
+    if (s < list->size()) pool.request((*list)[s].problem, (*list)[s].variants);
+  };
+  compile_ahead(0);
   for (std::size_t s = 0; s < list->size(); ++s) {
     const Subject& subject = (*list)[s];
-    if (s + 1 < list->size()) compile_ahead(pool, (*list)[s + 1], device->architecture);
+    compile_ahead(s + 1);
     for (std::vector<Variant> waiting = subject.variants; !waiting.empty() && !budget.spent(s);) {
       report.now_at(s);
       const auto ready = pool.first_ready(subject.problem, waiting, 0.5);
@@ -199,7 +198,7 @@ int verify_on_gpu(const VerifyOptions& options, Progress& progress) {
       if (const Status health = (*laboratory)->health(); !health.ok()) return fail(health);
       report.add(s, variant, std::move(answer));
     }
-    for (const Problem& layout : layouts_of(subject.problem)) pool.cancel(layout);
+    pool.cancel(subject.problem);
     report.close(s);
   }
   return report.finish({device->name, "sm_" + device->architecture.name, options.seed});
@@ -221,7 +220,7 @@ int verify_emulated(const VerifyOptions& options, Progress& progress) {
   const auto toolchain = emulator_toolchain(cache / "emulator");
   if (!toolchain.ok()) return fail(toolchain.status());
   VerifyReport report(*list, options.form(), options.budget_seconds, progress);
-  Budget budget(options.budget_seconds, list->size(), progress);
+  Budget budget(options.budget_seconds, *list, progress);
 
   std::vector<std::pair<std::size_t, Variant>> work;  // subject after subject
   std::deque<EmulatedSubject> states(list->size());
@@ -235,8 +234,8 @@ int verify_emulated(const VerifyOptions& options, Progress& progress) {
     if (!budget.spent(s)) {
       report.now_at(s);
       std::call_once(state.start, [&, subject = s] {
-        state.verifier = std::make_unique<EmulatedVerifier>(
-            *toolchain, *architecture, full_cases((*list)[subject].problem), options.seed);
+        state.verifier = std::make_unique<EmulatedVerifier>(*toolchain, full_cases((*list)[subject].problem),
+                                                            options.seed);
       });
       report.add(s, variant, state.verifier->verify(variant));
     }
