@@ -8,7 +8,8 @@ using namespace gla;
 namespace {
 
 constexpr const char* kDecode =
-    "--op recurrent_forward --head-dims 16 --variant 'decode lanes_k=4 rows_v=1 warps=1 stages=1 min_blocks=1'";
+    "--op recurrent_forward --head-dims 16 --variant 'decode lanes_k=4 rows_v=1 warps=1 stages=1 "
+    "min_blocks=1'";
 
 /// A compiler that first applies a sed script to the kernel, and so makes another kernel than was asked for.
 std::string faulty_compiler(const Shell& shell, const std::string& script) {
@@ -85,9 +86,11 @@ TEST_CASE("a compiler that does not run is one clear error, and costs an offline
 
   if (!has_nvrtc()) return;
   const std::string path = shell.path("table.yaml");
-  const Outcome tune = shell.run("tune --arch sm_90a --op recurrent_forward --head-dims 16 --compile-top 1 "
-                                 "--workload B8,T1,H4 -q -o " + path,
-                                 missing);
+  const Outcome tune = shell.run(
+      "tune --arch sm_90a --op recurrent_forward --head-dims 16 --compile-top 1 "
+      "--workload B8,T1,H4 -q -o " +
+          path,
+      missing);
   CHECK(tune.code == 0);
   CHECK(contains(tune.errors, "warning: nothing is verified"));
   const auto table = read_table(path);
@@ -99,9 +102,11 @@ TEST_CASE("a compiler that does not run is one clear error, and costs an offline
 TEST_CASE("an offline run refuses what the emulator finds wrong") {
   if (!has_nvrtc()) return;
   const Shell shell;
-  const Outcome tune = shell.run("tune --arch sm_90a --op recurrent_forward --head-dims 16 --compile-top 1 "
-                                 "--workload B8,T1,H4 -o " + shell.path("table.yaml"),
-                                 faulty_compiler(shell, "s/reverse = false/reverse = true/"));
+  const Outcome tune = shell.run(
+      "tune --arch sm_90a --op recurrent_forward --head-dims 16 --compile-top 1 "
+      "--workload B8,T1,H4 -o " +
+          shell.path("table.yaml"),
+      faulty_compiler(shell, "s/reverse = false/reverse = true/"));
   CHECK(tune.code == 1);
   CHECK(contains(tune.output, "1 refused (wrong 1)"));
   CHECK(contains(tune.errors, "refused (wrong)"));

@@ -117,7 +117,8 @@ TEST_CASE("seeds draw different inputs; the same seed gives the same errors") {
   CHECK(error_of(1) != error_of(2));
 }
 
-TEST_CASE("a layout that a variant does not serve is passed over, and a kernel that does not compile is refused") {
+TEST_CASE(
+    "a layout that a variant does not serve is passed over, and a kernel that does not compile is refused") {
   const Architecture architecture = *parse_architecture("sm_90a");
   VerificationCase other = small_case();
   other.problem.head_dim_k = 512;  // more than 4 lanes hold
