@@ -1,4 +1,6 @@
 // gla-tune verify --emulate and the offline tuner's verification, as a user runs them.
+#include <vector>
+
 #include "json.h"
 #include "shell.h"
 #include "table.h"
@@ -50,26 +52,25 @@ TEST_CASE("verify --emulate passes a variant that is right, and its JSON holds e
   }
 }
 
-TEST_CASE("verify --emulate reports a variant that is wrong with exit code 1") {
-  const Shell shell;
-  const Outcome outcome = shell.run(fmt::format("verify --emulate {}", kDecode),
-                                    faulty_compiler(shell, "s/reverse = false/reverse = true/"));
-  CHECK(outcome.code == 1);
-  INFO(outcome.output << outcome.errors);
-  CHECK(contains(outcome.errors, "FAILED recurrent_forward"));
-  CHECK(contains(outcome.errors, "o is off by"));
-  CHECK(contains(outcome.output, "0 of 1 verified variants pass"));
-}
-
-TEST_CASE("verify --emulate says where the emulator stopped a variant") {
-  const Shell shell;
-  const Outcome outcome = shell.run(fmt::format("verify --emulate {}", kDecode),
-                                    faulty_compiler(shell, "s/head_dim_v = 16/head_dim_v = 160/"));
-  CHECK(outcome.code == 1);
-  INFO(outcome.output << outcome.errors);
-  CHECK(contains(outcome.errors, "launch: "));
-  CHECK(contains(outcome.errors, "block 0, thread "));
-  CHECK(contains(outcome.errors, " at recurrent_forward.cuh:"));
+TEST_CASE(
+    "verify --emulate reports a variant that is wrong, or where the emulator stopped it, with exit code 1") {
+  struct Fault {
+    const char* script;
+    std::vector<std::string> told;
+  };
+  const Fault faults[] = {{"s/reverse = false/reverse = true/", {"o is off by"}},
+                          {"s/head_dim_v = 16/head_dim_v = 160/",
+                           {"launch: ", "block 0, thread ", " at recurrent_forward.cuh:"}}};
+  for (const Fault& fault : faults) {
+    const Shell shell;
+    const Outcome outcome =
+        shell.run(fmt::format("verify --emulate {}", kDecode), faulty_compiler(shell, fault.script));
+    INFO(fault.script << outcome.output << outcome.errors);
+    CHECK(outcome.code == 1);
+    CHECK(contains(outcome.errors, "FAILED recurrent_forward"));
+    CHECK(contains(outcome.output, "0 of 1 verified variants pass"));
+    for (const std::string& told : fault.told) CHECK(contains(outcome.errors, told));
+  }
 }
 
 TEST_CASE("a compiler that does not run is one clear error, and costs an offline table its verification") {
