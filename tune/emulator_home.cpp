@@ -32,13 +32,14 @@ Result<emulator::Toolchain> emulator_toolchain(const fs::path& folder) {
   GLA_RETURN_IF_ERROR(write_where_missing(headers, embedded_templates()));
   GLA_RETURN_IF_ERROR(write_where_missing(headers, embedded_emulator()));
   try {
-    return emulator::Toolchain(host_compiler(), {headers}, folder / "programs");
+    emulator::Toolchain toolchain(host_compiler(), {headers}, folder / "programs");
+    emulator::Program::build("probe", "#include \"device/thread.cuh\"\n", toolchain);
+    return toolchain;
   } catch (const std::exception& error) {
-    return Status{
-        StatusCode::compile,
-        fmt::format("the emulator needs a C++ compiler such as GCC 12: {}\nInstall one, or name one "
-                    "in the environment variable CXX.",
-                    error.what())};
+    return Status{StatusCode::compile,
+                  fmt::format("the emulator needs GCC as its C++ compiler, 12 or later: {}\nInstall it, or "
+                              "name it in the environment variable CXX.",
+                              error.what())};
   }
 }
 

@@ -21,7 +21,7 @@ std::string_view emulator_hash();
 std::string host_compiler();
 
 /// Writes the embedded headers into a folder inside `folder` that is theirs alone, unless they are there, and keeps programs
-/// beside them. A compiler that does not run is a `compile` status.
+/// beside them. A compiler that does not run, or does not take what the emulator asks of it, is a `compile` status.
 Result<emulator::Toolchain> emulator_toolchain(const std::filesystem::path& folder);
 
 }  // namespace gla

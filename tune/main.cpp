@@ -14,7 +14,7 @@ constexpr const char* kFooter =
     "  gla-tune bench --shape B1,T8192,H96,D128\n\n"
     "Exit codes:\n"
     "  0  done            3  a GPU is needed and missing, or failed\n"
-    "  1  a check failed  4  NVRTC is missing or refused a kernel\n"
+    "  1  a check failed  4  a compiler is missing or refused a kernel\n"
     "  2  usage           5  a file could not be read or written\n"
     "                     6  a fault of gla-tune";
 

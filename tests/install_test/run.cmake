@@ -58,3 +58,8 @@ foreach(file bin/gla-tune share/bash-completion/completions/gla-tune)
     message(FATAL_ERROR "not installed: ${file}")
   endif()
 endforeach()
+
+# The emulator needs nothing of the source tree.
+set(ENV{GLA_CACHE_DIR} ${WORK_DIR}/cache)
+run(${prefix}/bin/gla-tune verify --emulate --op recurrent_forward --head-dims 16 --sample 1)
+message(STATUS "installed gla-tune: ${output}")

@@ -1,60 +1,18 @@
 // The command as a user runs it, on a machine without a GPU.
-#include <fmt/format.h>
-#include <sys/wait.h>
-
 #include <array>
-#include <cstdio>
 
 #include "catch.h"
-#include "compiler.h"
 #include "driver.h"
 #include "json.h"
+#include "shell.h"
 #include "table.h"
-#include "temporary_folder.h"
 
 using namespace gla;
 
 namespace {
 
-struct Outcome {
-  int code = -1;
-  std::string output;  ///< standard output
-  std::string errors;
-};
-
-/// Runs gla-tune in a folder of its own: no cache, configuration or table of the user's is touched.
-class Shell {
- public:
-  Outcome run(const std::string& arguments) const {
-    const std::string command =
-        fmt::format("env -u GLA_TABLE -u GLA_CACHE_DIR XDG_CONFIG_HOME={} XDG_CACHE_HOME={} {} {} 2>{}",
-                    folder_ / "config", folder_ / "cache", GLA_TUNE, arguments, folder_ / "errors");
-    Outcome outcome;
-    FILE* pipe = popen(command.c_str(), "r");
-    REQUIRE(pipe != nullptr);
-    std::array<char, 4096> buffer{};
-    for (std::size_t count = 0; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-      outcome.output.append(buffer.data(), count);
-    outcome.code = WEXITSTATUS(pclose(pipe));
-    outcome.errors = content_of(folder_ / "errors");
-    return outcome;
-  }
-  std::string path(const char* name) const { return folder_ / name; }
-
- private:
-  TemporaryFolder folder_;
-};
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 bool has_gpu() {
   return driver::device(0).ok();
-}
-
-bool has_nvrtc() {
-  return nvrtc_version().ok();
 }
 
 }  // namespace
@@ -80,6 +38,7 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
   for (const char* arguments :
        {"", "frobnicate", "list --frobnicate", "list --dtype fp8", "list --head-dims 1000", "list --op chunk",
         "tune --budget soon", "tune --share 3/2", "tune --workload B4,X1", "generate", "list --arch sm_12",
+        "verify --arch sm_90a", "verify --emulate --arch sm_12", "verify --emulate --device 0",
         "bench --shape B1,T1", "bench --seconds -1", "bench --seconds 0"}) {
     const Outcome outcome = shell.run(arguments);
     INFO(arguments);
@@ -171,11 +130,14 @@ TEST_CASE("an offline run writes a valid table that says it was not measured") {
   INFO(tune.errors);
   REQUIRE(tune.code == 0);
   CHECK(contains(tune.output, "NOT MEASURED"));
+  CHECK(contains(tune.output, "Verified on the emulator"));
   const auto table = read_table(path);
   REQUIRE(table.ok());
   CHECK_FALSE(table->origin.measured);
   REQUIRE(table->problems.size() == 1);
-  CHECK_FALSE(table->problems[0].points.empty());
+  CHECK(table->problems[0].tally.verified > 0);
+  REQUIRE_FALSE(table->problems[0].points.empty());
+  CHECK(table->problems[0].points[0].error_o > 0);
   CHECK(contains(table->origin.command, "--compile-top 1"));
 
   CHECK(shell.run("validate " + path).code == 0);
@@ -190,8 +152,11 @@ TEST_CASE(
   if (!has_nvrtc()) return;
   const Shell shell;
   const std::string path = shell.path("table.yaml");
-  const std::string tune = "tune --arch sm_90a --op recurrent_forward --compile-top 1 -q -o " + path;
-  REQUIRE(shell.run(tune + " --head-dims 64,64x64 --workload B8,T1,H4 --workload N8,H4").code == 0);
+  const std::string tune =
+      "tune --arch sm_90a --op recurrent_forward --compile-top 1 --no-verify -q -o " + path;
+  const Outcome twice = shell.run(tune + " --head-dims 64,64x64 --workload B8,T1,H4 --workload N8,H4");
+  REQUIRE(twice.code == 0);
+  CHECK(contains(twice.output, "NOT VERIFIED"));
   const std::string good = content_of(path);
   CHECK(shell.run("validate " + path).code == 0);
   CHECK(shell.run(tune + " --head-dims 64 --share 2/2").code == 2);

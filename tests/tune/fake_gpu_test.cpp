@@ -138,3 +138,13 @@ TEST_CASE("verify reports faults with exit code 1 and sound variants with 0") {
   REQUIRE(json.ok());
   CHECK((*json)["failures"].as_int() > 0);
 }
+
+TEST_CASE("a verification whose budget ends before the first variant has not passed") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(false);
+  // Thirty problems share the second: no kernel compiles in a thirtieth of it.
+  std::string head_dims = "17";
+  for (int dim = 18; dim < 47; ++dim) head_dims += fmt::format(",{}", dim);
+  CHECK(machine.run("verify --op recurrent_forward --sample 1 --budget 1s --head-dims " + head_dims) == 1);
+  CHECK(machine.errors().find("nothing was verified") != std::string::npos);
+}

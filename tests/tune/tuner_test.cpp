@@ -1,9 +1,11 @@
 // The search, on a laboratory with invented times: what wins, what is refused, and what a second run does not repeat.
 #include "tuner.h"
 
+#include <mutex>
 #include <set>
 
 #include "catch.h"
+#include "gla/generator/render.h"
 #include "gla/generator/space.h"
 #include "table_report.h"
 #include "temporary_folder.h"
@@ -185,7 +187,10 @@ TEST_CASE("without time left for the search each workload still gets a variant")
   CHECK(run.tuned->table.problems.at(0).points.size() >= 2);
 }
 
-TEST_CASE("offline, the model chooses among what compiles and fits, and nothing counts as verified") {
+namespace {
+
+/// An offline run over one problem whose kernels all compile unless they have one stage.
+Result<TunedTable> tuned_offline(const Problem& problem, const VerifyVariant& verify) {
   const Architecture architecture = *parse_architecture("sm_90a");
   CompilePool pool(2, [](const Problem&, const Variant& variant) -> Result<Compiled> {
     if (variant[Parameter::stages] == 1) return Status{StatusCode::compile, "refused"};
@@ -194,9 +199,19 @@ TEST_CASE("offline, the model chooses among what compiles and fits, and nothing 
     return Compiled{{resources}, {"kernel"}};
   });
   Progress progress(true);
-  const std::vector<TuningTask> tasks{{small_problem(), {{.sequences = 8, .heads = 32, .tokens = 1}}}};
-  const auto tuned =
-      tune_offline(pool, progress, architecture, tasks, {.compile_top = 500, .copy_bandwidth = 3e12});
+  const bool chunk = problem.operation == Operation::chunk_forward;
+  const std::vector<TuningTask> tasks{{problem,
+                                       {{.sequences = 8, .heads = 32, .tokens = chunk ? 4096 : 1},
+                                        {.sequences = 1, .heads = 2, .tokens = chunk ? 16384 : 1}}}};
+  return tune_offline(pool, progress, architecture, tasks,
+                      {.compile_top = 500, .copy_bandwidth = 3e12, .verify = verify, .jobs = 2});
+}
+
+}  // namespace
+
+TEST_CASE(
+    "offline, the model chooses among what compiles and fits; without verification nothing is verified") {
+  const auto tuned = tuned_offline(small_problem(), {});
   REQUIRE(tuned.ok());
   const TableProblem& problem = tuned->table.problems.at(0);
   CHECK(problem.tally.verified == 0);
@@ -206,6 +221,68 @@ TEST_CASE("offline, the model chooses among what compiles and fits, and nothing 
   REQUIRE_FALSE(problem.points.empty());
   CHECK(problem.points[0].variant[Parameter::stages] != 1);
   CHECK(problem.points[0].seconds > 0);
+  CHECK(problem.points[0].error_o == 0);
+}
+
+TEST_CASE("offline, a recommended variant that is wrong is refused and the next of the ranking is taken") {
+  const auto unverified = tuned_offline(small_problem(), {});
+  REQUIRE(unverified.ok());
+  const Variant first = unverified->table.problems.at(0).points.at(0).variant;
+  std::mutex mutex;
+  std::set<Variant> asked;
+  int repeated = 0;
+  const auto tuned = tuned_offline(small_problem(), [&](const Problem&, const Variant& variant) {
+    const std::lock_guard lock(mutex);
+    repeated += asked.insert(variant).second ? 0 : 1;
+    Answer<Verdict> answer;
+    const bool right = variant != first;
+    answer.value = {.standard = right, .fast = right, .error_o = 0.002, .error_state = 0.001};
+    return answer;
+  });
+  REQUIRE(tuned.ok());
+  CHECK(repeated == 0);
+  const TableProblem& problem = tuned->table.problems.at(0);
+  CHECK(problem.tally.refused.at("wrong") == 1);
+  CHECK(problem.tally.verified == static_cast<int>(asked.size()) - 1);
+  CHECK(problem.points.size() == unverified->table.problems.at(0).points.size());
+  for (const Point& point : problem.points) {
+    CHECK(point.variant != first);
+    CHECK(asked.count(point.variant) == 1);
+    CHECK(point.error_o == 0.002);
+    CHECK(point.error_state == 0.001);
+  }
+}
+
+TEST_CASE("offline, a variant that reaches only the fast class serves only its points") {
+  Problem problem = small_problem();
+  problem.operation = Operation::chunk_forward;
+  const auto tuned = tuned_offline(problem, [](const Problem&, const Variant& variant) {
+    Answer<Verdict> answer;
+    answer.value = {.standard = variant.family == Family::segmented, .fast = true};
+    return answer;
+  });
+  REQUIRE(tuned.ok());
+  REQUIRE_FALSE(tuned->table.problems.at(0).points.empty());
+  for (const Point& point : tuned->table.problems.at(0).points)
+    if (point.accuracy == Accuracy::standard) CHECK(point.variant.family == Family::segmented);
+}
+
+TEST_CASE("offline, variants of one kernel are verified once") {
+  Problem problem = small_problem();
+  problem.operation = Operation::chunk_forward;
+  std::mutex mutex;
+  std::vector<std::string> kernels;
+  const auto tuned = tuned_offline(problem, [&](const Problem& asked, const Variant& variant) {
+    const std::lock_guard lock(mutex);
+    kernels.push_back(render(asked, variant).text);
+    Answer<Verdict> answer;
+    answer.value.fast = false;  // so that every kernel's turn comes
+    return answer;
+  });
+  REQUIRE(tuned.ok());
+  const Tally& tally = tuned->table.problems.at(0).tally;
+  CHECK(std::set<std::string>(kernels.begin(), kernels.end()).size() == kernels.size());
+  CHECK(tally.refused.at("wrong") > static_cast<int>(kernels.size()));
 }
 
 TEST_CASE("spilled registers cost predicted time") {

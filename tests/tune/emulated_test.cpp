@@ -1,0 +1,133 @@
+// Verification on the emulator: what it asks of a kernel, and what it notices.
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "catch.h"
+#include "emulated_verifier.h"
+#include "kernel_case.h"
+
+using namespace gla;
+
+namespace {
+
+Problem small_problem() {
+  Problem problem;
+  problem.operation = Operation::recurrent_forward;
+  problem.head_dim_k = problem.head_dim_v = 16;
+  return problem;
+}
+
+Variant small_variant() {
+  return *parse_variant("decode lanes_k=4 rows_v=1 warps=1 stages=1 min_blocks=1");
+}
+
+VerificationCase small_case() {
+  VerificationCase one;
+  one.name = "small";
+  one.problem = small_problem();
+  one.tokens = 12;
+  return one;
+}
+
+/// Runs the small variant, then does something to its arguments' memory.
+LaunchKernel followed_by(const std::function<void(const KernelArgs&)>& deed) {
+  const LaunchKernel kernel = kernel_of(small_problem(), small_variant());
+  return [=](KernelArgs args, const Workload& workload, const emulator::Options& options) {
+    kernel(args, workload, options);
+    deed(args);
+  };
+}
+
+}  // namespace
+
+TEST_CASE("an emulated case is its verification case, and the cases of a set take all orders of threads") {
+  const auto cases = full_cases(small_problem());
+  std::set<emulator::Order> orders;
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const VerificationCase& spec = cases[i];
+    INFO(spec.name);
+    const KernelCase one = kernel_case_of(spec, 1, i);
+    orders.insert(one.options.order);
+    CHECK(one.sequences() == spec.sequences());
+    CHECK(one.tokens == spec.tokens);
+    CHECK(one.heads == spec.heads);
+    CHECK(one.cu_seqlens == spec.cu_seqlens);
+    CHECK(one.cu_seqlens_is_int64 == spec.cu_seqlens_is_int64);
+    CHECK(one.gates == spec.gates);
+    CHECK(one.initial_state == spec.initial_state);
+    CHECK(one.final_state == spec.final_state);
+    CHECK(one.in_place == spec.in_place);
+    CHECK(one.padded == spec.padded);
+    CHECK(one.nan_gate == spec.nan_gate);
+    CHECK(one.scale.value_or(0) == spec.scale);
+  }
+  CHECK(orders.size() == 3);
+}
+
+TEST_CASE("padding is NaN for the kernel, and a write into it is noticed") {
+  for (const bool head_major : {false, true}) {
+    KernelCase c{.batch = 2, .tokens = 12, .heads = 2, .padded = true, .head_major = head_major};
+    bool nan = true;
+    const auto look = [&](const KernelArgs& args) {
+      const auto* behind_the_first_row = static_cast<const unsigned short*>(args.q.data) + 16;
+      nan = nan && *behind_the_first_row == 0xffff;
+    };
+    const KernelOutcome clean = run_case(small_problem(), c, followed_by(look));
+    CHECK(nan);
+    CHECK(complaint(clean, accuracy_bar(small_problem(), c.gates, Accuracy::standard)) == "");
+    const auto spill = [](const KernelArgs& args) { static_cast<unsigned short*>(args.o.data)[16] = 0; };
+    CHECK_FALSE(run_case(small_problem(), c, followed_by(spill)).untouched);
+    CHECK(run_case(small_problem(), c, followed_by([](const KernelArgs&) {})).untouched);
+  }
+}
+
+TEST_CASE("a NaN gate must make its own sequence and head NaN in o, and nothing else") {
+  const KernelCase c{.tokens = 30, .heads = 2, .cu_seqlens = {0, 10, 30}, .nan_gate = true};
+  const Bar bar = accuracy_bar(small_problem(), c.gates, Accuracy::standard);
+  CHECK(complaint(run_case(small_problem(), c, followed_by([](const KernelArgs&) {})), bar) == "");
+  const auto element = [](const KernelArgs& args, std::int64_t token, std::int64_t head) {
+    return static_cast<unsigned short*>(args.o.data) + (token * 2 + head) * 16;
+  };
+  const auto hide = [&](const KernelArgs& args) { *element(args, 29, 0) = 0; };
+  CHECK(run_case(small_problem(), c, followed_by(hide)).o.nan_mismatches == 1);
+  const auto leak = [&](const KernelArgs& args) { *element(args, 29, 1) = 0xffff; };
+  CHECK(run_case(small_problem(), c, followed_by(leak)).o.nan_mismatches == 1);
+  // How far it reaches into its own state is not promised; that it stays there is.
+  const auto own_state = [](const KernelArgs& args) {
+    std::memset(static_cast<float*>(args.final_state) + 2 * 16 * 16, 0xff, 16 * 16 * sizeof(float));
+  };
+  CHECK(run_case(small_problem(), c, followed_by(own_state)).final_state.nan_mismatches == 0);
+  const auto other_state = [](const KernelArgs& args) {
+    std::memset(static_cast<float*>(args.final_state) + 3 * 16 * 16, 0xff, sizeof(float));
+  };
+  CHECK(run_case(small_problem(), c, followed_by(other_state)).final_state.nan_mismatches == 1);
+}
+
+TEST_CASE("seeds draw different inputs; the same seed gives the same errors") {
+  const Architecture architecture = *parse_architecture("sm_90a");
+  const auto error_of = [&](std::uint64_t seed) {
+    EmulatedVerifier verifier(source_toolchain(), architecture, {small_case()}, seed);
+    const auto answer = verifier.verify(small_variant());
+    REQUIRE_FALSE(answer.refused());
+    CHECK(answer.value.verdict.standard);
+    return answer.value.cases.at(0).error_o;
+  };
+  CHECK(error_of(1) == error_of(1));
+  CHECK(error_of(1) != error_of(2));
+}
+
+TEST_CASE(
+    "a layout that a variant does not serve is passed over, and a kernel that does not compile is refused") {
+  const Architecture architecture = *parse_architecture("sm_90a");
+  VerificationCase other = small_case();
+  other.problem.head_dim_k = 512;  // more than 4 lanes hold
+  EmulatedVerifier verifier(source_toolchain(), architecture, {small_case(), other}, 1);
+  CHECK(verifier.verify(small_variant()).value.cases.size() == 1);
+
+  const emulator::Toolchain headless(GLA_HOST_COMPILER, {}, GLA_EMULATOR_CACHE);
+  EmulatedVerifier broken(headless, architecture, {small_case()}, 1);
+  const auto answer = broken.verify(small_variant());
+  CHECK(answer.refusal.reason == "compile");
+  CHECK(answer.refusal.detail.find("recurrent_forward.cuh") != std::string::npos);
+}
