@@ -106,9 +106,9 @@ TEST_CASE("a sequence may be cut anywhere and continued from its state") {
     for (const Gates gates : {Gates::one, Gates::resets, Gates::hundred}) {
       const ReferenceInput whole = one_sequence(t.problem, gates);
       const KernelResult uncut = t.run(whole);
-      for (const std::int64_t cut : {std::int64_t{0}, std::int64_t{1}, std::int64_t{31}, std::int64_t{32},
-                                     std::int64_t{33}, std::int64_t{40}, std::int64_t{64}, kTokens - 1,
-                                     kTokens, drawn(1, kTokens)}) {
+      for (const std::int64_t cut :
+           {std::int64_t{0}, std::int64_t{1}, std::int64_t{31}, std::int64_t{32}, std::int64_t{33},
+            std::int64_t{40}, std::int64_t{64}, kTokens - 1, kTokens, drawn(1, kTokens)}) {
         INFO(to_string(gates) << ", cut before token " << cut);
         ReferenceInput first = pick_tokens(whole, range(0, cut));
         first.initial_state = whole.initial_state;
@@ -134,7 +134,8 @@ TEST_CASE("heads do not know their place: permuted inputs give permuted outputs,
   const Indices heads = permutation(kHeads);
   const Indices in_group{1, 0};
   each_kernel([&](const Tested& t) {
-    const KernelCase c{.batch = 2, .tokens = 50, .heads = kHeads, .gates = Gates::resets, .seed = test_seed()};
+    const KernelCase c{
+        .batch = 2, .tokens = 50, .heads = kHeads, .gates = Gates::resets, .seed = test_seed()};
     const ReferenceInput in = make_inputs(t.problem, c);
     const KernelResult straight = t.run(in);
     const std::int64_t dim_k = t.problem.head_dim_k, dim_v = t.problem.head_dim_v;
@@ -214,7 +215,8 @@ TEST_CASE("twice the scale is twice the output, to the bit, and the same state")
 
 TEST_CASE("behind a gate of -inf nothing is left of what came before") {
   each_kernel([](const Tested& t) {
-    for (const std::int64_t reset : {std::int64_t{32}, std::int64_t{33}, std::int64_t{45}, std::int64_t{63}}) {
+    for (const std::int64_t reset :
+         {std::int64_t{32}, std::int64_t{33}, std::int64_t{45}, std::int64_t{63}}) {
       INFO("reset at token " << reset);
       ReferenceInput in = one_sequence(t.problem, Gates::one);
       reset_at(in, reset);
