@@ -1,0 +1,180 @@
+// Mutation testing of synchronisation: each barrier, vote, wait and commit of the templates is deleted in turn, and the
+// emulator must object to every mutant, by a Fault or by a wrong result. One that nobody objects to is a gap in the
+// tests, or needless in the kernel.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <regex>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "catch.h"
+#include "emulated_case.h"
+#include "gla/generator/render.h"
+#include "parallel.h"
+#include "small_variants.h"
+#include "source_toolchain.h"
+
+using namespace gla;
+using namespace gla::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A call that makes threads or copies wait for each other.
+struct Site {
+  fs::path file;  ///< within templates/
+  std::size_t line = 0;
+  std::string primitive;
+};
+
+/// With the call deleted; of a vote the thread's own value is left.
+std::string without_synchronisation(const std::string& line) {
+  static const std::regex statement(R"((block_sync|copy_async_wait|copy_async_commit)(<[^;]*>)?\(\);)");
+  static const std::regex vote(R"(block_sync_and\((\w+)\))");
+  return std::regex_replace(std::regex_replace(line, statement, ""), vote, "$1");
+}
+
+std::vector<std::string> lines_of(const fs::path& path) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  return lines;
+}
+
+/// All sites but in the primitives' own files.
+std::vector<Site> sites() {
+  static const std::regex primitive(R"(block_sync_and|block_sync|copy_async_wait|copy_async_commit)");
+  std::vector<Site> found;
+  for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
+    const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);
+    if (!entry.is_regular_file() || file == "device/thread.cuh" || file == "device/async_copy.cuh") continue;
+    const std::vector<std::string> lines = lines_of(entry.path());
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      std::smatch match;
+      if (lines[i] == without_synchronisation(lines[i]) || !std::regex_search(lines[i], match, primitive)) continue;
+      found.push_back({file, i, match.str()});
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const Site& a, const Site& b) {
+    return std::tie(a.file, a.line) < std::tie(b.file, b.line);
+  });
+  return found;
+}
+
+/// A copy of the templates without the call; whole without a site.
+emulator::Toolchain toolchain_of(const std::optional<Site>& site) {
+  const fs::path folder = fs::path(GLA_MUTANTS_FOLDER) /
+                          (site ? fmt::format("{}-{}", site->file.stem().string(), site->line + 1) : "whole");
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  fs::copy(GLA_TEMPLATES_FOLDER, folder / "templates", fs::copy_options::recursive);
+  if (site) {
+    std::vector<std::string> lines = lines_of(folder / "templates" / site->file);
+    lines[site->line] = without_synchronisation(lines[site->line]);
+    std::ofstream file(folder / "templates" / site->file);
+    for (const std::string& line : lines) file << line << '\n';
+  }
+  return {GLA_HOST_COMPILER, {folder / "templates", GLA_EMULATOR_FOLDER}, folder / "programs"};
+}
+
+/// What objects to a kernel of the chunk families: all paths through a chunk, a ring of copies that turns, rows that are
+/// no whole vectors, values in several parts, groups, segments.
+std::string objection_to_chunks(const emulator::Toolchain& toolchain) {
+  const std::pair<Problem, ChunkChoice> kernels[] = {
+      {small_problem(Family::fused, DType::bf16), {}},
+      {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
+      {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
+      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};
+  for (const auto& [problem, choice] : kernels) {
+    const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice), toolchain);
+    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
+      try {
+        const std::string wrong = complaint(run_case(problem, {.tokens = 150, .gates = gates}, kernel),
+                                            accuracy_bar(problem, gates, Accuracy::fast));
+        if (!wrong.empty()) return wrong;
+      } catch (const emulator::Fault& fault) {
+        return fault.what();
+      }
+    }
+  }
+  return {};
+}
+
+/// What objects to the tool that sums squared errors.
+std::string objection_to_tools(const emulator::Toolchain& toolchain) {
+  const Source source = render_tools({});
+  const std::vector<float> value(20 * 33, 2.0f), reference(value.size(), 1.0f);
+  std::vector<CompareSums> sums(1);
+  CompareArgs args;
+  args.value = {const_cast<float*>(value.data()), 0, 33, 33};
+  args.reference = {const_cast<float*>(reference.data()), 0, 33, 33};
+  args.sequences = 1;
+  args.tokens = 20;
+  args.heads = 1;
+  args.channels = 33;
+  args.dtype = static_cast<int>(DType::fp32);
+  args.sums = sums.data();
+  const EntryShape shape = tool_shapes()[1];
+  try {
+    emulator::Program::build(source.name, source.text, toolchain)
+        .run("compare", {1, shape.threads, shape.shared_bytes}, args);
+  } catch (const emulator::Fault& fault) {
+    return fault.what();
+  }
+  return sums[0].squared_error == static_cast<double>(value.size()) ? "" : "a wrong sum";
+}
+
+std::string objection(const emulator::Toolchain& toolchain, bool to_tools) {
+  return to_tools ? objection_to_tools(toolchain) : objection_to_chunks(toolchain);
+}
+
+/// Rows of the table in docs/testing.md: how many mutants each file has, by primitive.
+std::vector<std::string> table_rows(const std::vector<Site>& all) {
+  std::map<std::string, std::map<std::string, int>> counts;
+  for (const Site& site : all) ++counts[site.file.string()][site.primitive];
+  std::vector<std::string> rows;
+  for (auto& [file, count] : counts) {
+    std::string row = fmt::format("| `{}` |", file);
+    for (const char* primitive : {"block_sync", "block_sync_and", "copy_async_wait", "copy_async_commit"})
+      row += fmt::format(" {} |", count[primitive]);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+TEST_CASE("nobody objects to the templates as they are") {
+  CHECK(objection_to_chunks(toolchain_of({})) == "");
+  CHECK(objection_to_tools(toolchain_of({})) == "");
+}
+
+TEST_CASE("somebody objects to the loss of each barrier, vote, wait and commit") {
+  const std::vector<Site> all = sites();
+  REQUIRE(all.size() > 10);
+  std::vector<std::string> objections(all.size());
+  in_parallel(all.size(), 0, [&](std::size_t i) {
+    objections[i] = objection(toolchain_of(all[i]), all[i].file == "verification.cuh");
+  });
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const std::string name = fmt::format("{}:{} without {}", all[i].file.string(), all[i].line + 1, all[i].primitive);
+    fmt::print("{}: {}\n", name, objections[i].empty() ? "NOBODY OBJECTS" : objections[i]);
+    INFO(name);
+    CHECK_FALSE(objections[i].empty());
+  }
+}
+
+TEST_CASE("docs/testing.md counts the mutants as they are") {
+  const std::vector<std::string> document = lines_of(GLA_TESTING_DOCUMENT);
+  for (const std::string& row : table_rows(sites())) {
+    INFO(row);
+    CHECK(std::find(document.begin(), document.end(), row) != document.end());
+  }
+}
