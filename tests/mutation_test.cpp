@@ -58,13 +58,13 @@ std::vector<Site> sites() {
     const std::vector<std::string> lines = lines_of(entry.path());
     for (std::size_t i = 0; i < lines.size(); ++i) {
       std::smatch match;
-      if (lines[i] == without_synchronisation(lines[i]) || !std::regex_search(lines[i], match, primitive)) continue;
+      if (lines[i] == without_synchronisation(lines[i]) || !std::regex_search(lines[i], match, primitive))
+        continue;
       found.push_back({file, i, match.str()});
     }
   }
-  std::sort(found.begin(), found.end(), [](const Site& a, const Site& b) {
-    return std::tie(a.file, a.line) < std::tie(b.file, b.line);
-  });
+  std::sort(found.begin(), found.end(),
+            [](const Site& a, const Site& b) { return std::tie(a.file, a.line) < std::tie(b.file, b.line); });
   return found;
 }
 
@@ -164,7 +164,8 @@ TEST_CASE("somebody objects to the loss of each barrier, vote, wait and commit")
     objections[i] = objection(toolchain_of(all[i]), all[i].file == "verification.cuh");
   });
   for (std::size_t i = 0; i < all.size(); ++i) {
-    const std::string name = fmt::format("{}:{} without {}", all[i].file.string(), all[i].line + 1, all[i].primitive);
+    const std::string name =
+        fmt::format("{}:{} without {}", all[i].file.string(), all[i].line + 1, all[i].primitive);
     fmt::print("{}: {}\n", name, objections[i].empty() ? "NOBODY OBJECTS" : objections[i]);
     INFO(name);
     CHECK_FALSE(objections[i].empty());

@@ -117,12 +117,14 @@ TEST_CASE("a sequence may be cut anywhere and continued from its state") {
         second.initial_state = joined.final_state;
         append(joined, t.run(second));
         CHECK(t.is_right(whole, joined));
-        // The same chunks on the same state. A cut moves the segments of family segmented even there.
+        // The same chunks on the same state. A cut moves the segments of family segmented even there, and makes a
+        // chunk the last one of its walk, which updates the state with more parts of k^ if there are more.
+        const bool all_parts = t.problem.dtype == DType::fp32 || cut == 0 || cut == kTokens;
         const bool same_steps =
-            t.family == Family::decode || (t.family == Family::fused && cut % kSmallChunk == 0);
+            t.family == Family::decode || (t.family == Family::fused && cut % kSmallChunk == 0 && all_parts);
         if (same_steps) {
-          CHECK(joined.o == uncut.o);
-          CHECK(joined.final_state == uncut.final_state);
+          CHECK((joined.o == uncut.o));
+          CHECK((joined.final_state == uncut.final_state));
         }
       }
     }
@@ -141,14 +143,14 @@ TEST_CASE("heads do not know their place: permuted inputs give permuted outputs,
     const std::int64_t dim_k = t.problem.head_dim_k, dim_v = t.problem.head_dim_v;
 
     const KernelResult permuted = t.run(pick_heads(in, heads));
-    CHECK(permuted.o == pick(straight.o, kHeads, kGroup * dim_v, heads));
-    CHECK(permuted.final_state == pick(straight.final_state, kHeads, dim_k * dim_v, heads));
+    CHECK((permuted.o == pick(straight.o, kHeads, kGroup * dim_v, heads)));
+    CHECK((permuted.final_state == pick(straight.final_state, kHeads, dim_k * dim_v, heads)));
 
     ReferenceInput swapped = in;
     swapped.q = pick(in.q, kGroup, dim_k, in_group);
     const KernelResult regrouped = t.run(swapped);
-    CHECK(regrouped.o == pick(straight.o, kGroup, dim_v, in_group));
-    CHECK(regrouped.final_state == straight.final_state);
+    CHECK((regrouped.o == pick(straight.o, kGroup, dim_v, in_group)));
+    CHECK((regrouped.final_state == straight.final_state));
   });
 }
 
@@ -174,8 +176,8 @@ TEST_CASE("packed sequences are what they are alone") {
       // Family segmented cuts the packed total into segments: a sequence that is one segment alone is one there too.
       if (t.family == Family::segmented && tokens.size() > kSmallChunk) continue;
       const std::int64_t row = static_cast<std::int64_t>(together.o.size()) / packed.tokens;
-      CHECK(alone.o == pick(together.o, packed.tokens, row, tokens));
-      CHECK(alone.final_state == state_of(together.final_state, packed, n));
+      CHECK((alone.o == pick(together.o, packed.tokens, row, tokens)));
+      CHECK((alone.final_state == state_of(together.final_state, packed, n)));
     }
   });
 }
@@ -207,8 +209,8 @@ TEST_CASE("twice the scale is twice the output, to the bit, and the same state")
       const KernelResult twice = t.run(in);
       std::vector<float> doubled = once.o;
       for (float& value : doubled) value *= 2;
-      CHECK(twice.o == doubled);
-      CHECK(twice.final_state == once.final_state);
+      CHECK((twice.o == doubled));
+      CHECK((twice.final_state == once.final_state));
     }
   });
 }
@@ -251,7 +253,7 @@ TEST_CASE("a chunk takes a gate of -inf for -88, which lets through 2^-126 of th
     const auto is_left = [&](float value) { return std::fabs(value) > 0x1p60f * 0x1p-126f; };
     CHECK(std::none_of(result.final_state.begin(), result.final_state.end(), is_left));
     if (t.family != Family::decode) return;
-    CHECK(result.final_state == std::vector<float>(result.final_state.size(), 0.0f));
+    CHECK((result.final_state == std::vector<float>(result.final_state.size(), 0.0f)));
   });
 }
 
@@ -263,8 +265,8 @@ TEST_CASE("gates of 0 are no gates, to the bit") {
     in.problem.gate_k = false;
     in.gk.clear();
     const KernelResult ungated = tested(t.family, in.problem).run(in);
-    CHECK(gated.o == ungated.o);
-    CHECK(gated.final_state == ungated.final_state);
+    CHECK((gated.o == ungated.o));
+    CHECK((gated.final_state == ungated.final_state));
   });
 }
 
@@ -275,8 +277,8 @@ TEST_CASE("states [V, K] are the transposed states, to the bit") {
     in.initial_state = transposed_states(in.initial_state, t.problem);
     in.problem.state_v_first = true;
     const KernelResult v_first = tested(t.family, in.problem).run(in);
-    CHECK(v_first.o == k_first.o);
-    CHECK(v_first.final_state == transposed_states(k_first.final_state, t.problem));
+    CHECK((v_first.o == k_first.o));
+    CHECK((v_first.final_state == transposed_states(k_first.final_state, t.problem)));
   });
 }
 
@@ -293,7 +295,7 @@ TEST_CASE("walking backwards is walking through flipped time, to the bit") {
     flipped.problem.reverse = true;
     const KernelResult forward = tested(Family::decode, problem).run(in);
     const KernelResult reverse = tested(Family::decode, flipped.problem).run(flipped);
-    CHECK(reverse.o == pick(forward.o, kTokens, problem.group * 2 * problem.head_dim_v, backwards));
-    CHECK(reverse.final_state == forward.final_state);
+    CHECK((reverse.o == pick(forward.o, kTokens, problem.group * 2 * problem.head_dim_v, backwards)));
+    CHECK((reverse.final_state == forward.final_state));
   }
 }
