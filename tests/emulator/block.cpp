@@ -15,6 +15,7 @@ constexpr int kWordBits = 64;
 constexpr std::size_t kSharedAlignment = 128;  // what device/thread.cuh promises
 
 void thread_entry() {
+  fiber_entered();
   current_block()->run_thread();
 }
 
@@ -51,7 +52,7 @@ void Block::run(long long index) {
   }
   shared_.poison();
   if (shadow_) shadow_->reset();
-  if (sigsetjmp(escape_, 1) == 0) give_way(scheduler_);
+  run_fibers();
   if (fault_.empty()) {
     for (const Thread& thread : threads_) {
       if (!thread.finished) throw Fault(deadlock());
@@ -61,6 +62,15 @@ void Block::run(long long index) {
     }
   }
   if (!fault_.empty()) throw Fault(fault_);
+}
+
+void Block::run_fibers() {
+  scheduler_ = thread_context();
+  if (sigsetjmp(escape_, 1) == 0) {
+    give_way(scheduler_);
+  } else {
+    fiber_left_by_jump(scheduler_);
+  }
 }
 
 void Block::run_thread() {

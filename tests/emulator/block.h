@@ -83,6 +83,8 @@ class Block {
   [[noreturn]] void trap(int signal, void* address, void* call_site);
 
  private:
+  /// Until none can run; a trap comes back here too.
+  void run_fibers();
   void arrive(Meeting& meeting, const char* name, void* call_site);
   void set_ready(int thread, bool ready);
   int next_ready();

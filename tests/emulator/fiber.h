@@ -9,10 +9,19 @@ namespace gla::emulator {
 /// Where a suspended fiber continues; its registers lie on its own stack.
 struct Context {
   void* stack_pointer = nullptr;
+  const void* stack_bottom = nullptr;  ///< for AddressSanitizer, which must know what stack it is on
+  std::size_t stack_bytes = 0;
 };
+
+/// The calling OS thread's own context, not suspended yet.
+Context thread_context();
 
 /// Suspends the caller into `from` and continues `to`.
 void switch_context(Context& from, const Context& to);
+
+/// To be called first thing by a fiber that has just started, and with the thread's context after a jump out of a fiber.
+void fiber_entered();
+void fiber_left_by_jump(const Context& thread);
 
 /// Equal stacks with an inaccessible page below each, so that an overflow faults.
 class StackPool {

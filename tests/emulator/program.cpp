@@ -19,13 +19,14 @@ namespace {
 namespace fs = std::filesystem;
 
 // -fno-gnu-unique: two programs may give different values to a variable of one name. Aliasing: as lax as
-// NVCC. Accesses to memory call instrumentation.cpp; undefined behaviour, unaligned vectors included, traps.
+// NVCC. Undefined behaviour, unaligned vectors included, traps.
 constexpr const char* kCompileOptions =
     " -c -std=c++20 -O1 -g1 -fPIC -fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -DGLA_EMULATOR"
-    " -fsanitize=thread --param tsan-instrument-func-entry-exit=0"
     " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero -fsanitize-undefined-trap-on-error";
-// Linked without the sanitizer's runtime.
 constexpr const char* kLinkOptions = " -shared";
+// Accesses to memory call instrumentation.cpp: linked without the sanitizer's runtime.
+constexpr const char* kTellAccesses = " -fsanitize=thread --param tsan-instrument-func-entry-exit=0";
+constexpr const char* kCheckAddresses = " -fsanitize=address";
 
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -88,10 +89,14 @@ void compile(const Toolchain& toolchain, const fs::path& source, const fs::path&
 
 }  // namespace
 
-Toolchain::Toolchain(const std::string& compiler, const std::vector<fs::path>& includes, fs::path cache)
+Toolchain::Toolchain(const std::string& compiler, const std::vector<fs::path>& includes, fs::path cache,
+                     Checks checks)
     : compile_command_(compiler + kCompileOptions),
       link_command_(compiler + kLinkOptions),
-      cache_(std::move(cache)) {
+      cache_(std::move(cache)),
+      accesses_(checks == Checks::accesses ? Accesses::told : Accesses::unseen) {
+  compile_command_ += checks == Checks::accesses ? kTellAccesses : kCheckAddresses;
+  if (checks == Checks::addresses) link_command_ += kCheckAddresses;
   const CommandResult version = run_command(compiler + " --version 2>&1");
   if (version.status != 0)
     throw std::runtime_error("the C++ compiler `" + compiler + "` does not run: " + version.output);
@@ -114,7 +119,7 @@ Program Program::build(const std::string& name, std::string_view text, const Too
   }
   void* handle = dlopen(object.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) throw std::runtime_error(dlerror());
-  return Program(std::shared_ptr<void>(handle, dlclose));
+  return {std::shared_ptr<void>(handle, dlclose), toolchain.accesses()};
 }
 
 void* Program::find(const std::string& entry) const {

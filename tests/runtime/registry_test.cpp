@@ -205,7 +205,9 @@ TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
   }
   CHECK(allocations() == before);
   WARN("checks, dispatch and plan of a call: " << 1e9 * best << " ns");
+#if !defined(__SANITIZE_ADDRESS__)
   CHECK(best < 1e-6);
+#endif
 }
 
 TEST_CASE("a plan kept from an earlier call is the generator's plan") {

@@ -19,8 +19,15 @@ extern "C" {
 
 #define GLA_ABI_VERSION 1
 
+/* Any int may arrive in these types; in C++ that is defined only where it is said. */
+#ifdef __cplusplus
+#define GLA_ENUM_BASE : int
+#else
+#define GLA_ENUM_BASE
+#endif
+
 /* Codes of gla::StatusCode. */
-typedef enum gla_status {
+typedef enum gla_status GLA_ENUM_BASE {
   GLA_OK = 0,
   GLA_INVALID_ARGUMENT = 1,
   GLA_UNSUPPORTED = 2,
@@ -33,10 +40,15 @@ typedef enum gla_status {
   GLA_INTERNAL = 9
 } gla_status;
 
-typedef enum gla_operation { GLA_CHUNK_FORWARD = 0, GLA_RECURRENT_FORWARD = 1 } gla_operation;
-typedef enum gla_dtype { GLA_FP16 = 0, GLA_BF16 = 1, GLA_FP32 = 2 } gla_dtype;
-typedef enum gla_accuracy { GLA_ACCURACY_DEFAULT = 0, GLA_ACCURACY_FAST = 1 } gla_accuracy;
-typedef enum gla_log_level { GLA_LOG_DEBUG = 0, GLA_LOG_INFO = 1, GLA_LOG_WARNING = 2 } gla_log_level;
+typedef enum gla_operation GLA_ENUM_BASE { GLA_CHUNK_FORWARD = 0, GLA_RECURRENT_FORWARD = 1 } gla_operation;
+typedef enum gla_dtype GLA_ENUM_BASE { GLA_FP16 = 0, GLA_BF16 = 1, GLA_FP32 = 2 } gla_dtype;
+typedef enum gla_accuracy GLA_ENUM_BASE { GLA_ACCURACY_DEFAULT = 0, GLA_ACCURACY_FAST = 1 } gla_accuracy;
+typedef enum gla_log_level GLA_ENUM_BASE {
+  GLA_LOG_DEBUG = 0,
+  GLA_LOG_INFO = 1,
+  GLA_LOG_WARNING = 2
+} gla_log_level;
+#undef GLA_ENUM_BASE
 
 typedef struct gla_context gla_context;
 typedef void (*gla_log_callback)(void* user, gla_log_level level, const char* message);
