@@ -35,13 +35,18 @@ GLA_KERNEL void kernel([[maybe_unused]] Args args) {
 /// What is uninitialised would be reported before what the test is after.
 const std::string kZero = "for (int j = i; j < 256; j += 64) values[j] = 0;\nblock_sync();\n";
 
-/// Runs two blocks of 64 threads with 1 KiB of shared memory; the message of the Fault that ends them, or none.
-std::string fault_of(const std::string& body, const Options& options) {
+/// Runs two blocks of 64 threads with 1 KiB of shared memory; `out` has 128 floats.
+void run(const std::string& body, const Options& options, float* out) {
   alignas(16) static float in[64];
-  std::vector<float> out(128);
   const Program program = Program::build("seeded", kBegin + body + "}\n", gla::source_toolchain());
+  program.run("kernel", Shape{2, 64, 1024}, Args{out, in}, options);
+}
+
+/// The message of the Fault that ends it, or none.
+std::string fault_of(const std::string& body, const Options& options) {
+  std::vector<float> out(128);
   try {
-    program.run("kernel", Shape{2, 64, 1024}, Args{out.data(), in}, options);
+    run(body, options, out.data());
   } catch (const Fault& fault) {
     return fault.what();
   }
@@ -139,4 +144,29 @@ TEST_CASE("a barrier that some threads do not reach is reported") {
 TEST_CASE("a collective that a lane does not take part in is reported") {
   reports("float sum = 1;\n", "if (i != 7)\n", "", "sum += shuffle_xor(sum, 1);\nargs.out[i] = sum;\n",
           {"cannot go on", "waiting at shuffle_xor"});
+}
+
+TEST_CASE("a wrong fragment layout gives a wrong product") {
+  const auto product = [](const std::string& fragment) {
+    std::vector<float> out(128);
+    const std::string body = R"(
+      const auto a = [](int m, int k) { return pack_bf16(m + 2 * k, m + 2 * (k + 1)); };
+      const auto b = [](int k, int n) { return pack_bf16(k - 3 * n, k + 1 - 3 * n); };
+      const int r = lane_index() / 4, c = lane_index() % 4 * 2;
+      const Bits32 left[4] = {)" +
+                             fragment + R"(};
+      float d[4] = {};
+      multiply_accumulate(d, left, b(c, r), b(c + 8, r));
+      if (warp_index() == 0) for (int e = 0; e < 4; ++e) args.out[(r + e / 2 * 8) * 8 + c + e % 2] = d[e];
+    )";
+    run(body, {}, out.data());
+    return out;
+  };
+  std::vector<float> expected(128);
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 8; ++n)
+      for (int k = 0; k < 16; ++k)
+        expected[static_cast<std::size_t>(m * 8 + n)] += static_cast<float>((m + 2 * k) * (k - 3 * n));
+  CHECK(product("a(r, c), a(r + 8, c), a(r, c + 8), a(r + 8, c + 8)") == expected);
+  CHECK(product("a(r, c), a(r, c + 8), a(r + 8, c), a(r + 8, c + 8)") != expected);
 }
