@@ -68,8 +68,7 @@ Answer<Verification> EmulatedVerifier::verify(const Variant& variant) {
       prepare(one);
       const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernel);
       const KernelOutcome outcome = judge(one.inputs, one.expected, result);
-      verification.cases.push_back(
-          judge(one.spec, errors_of(outcome), seed_ == kGpuSeed ? 1 : kOtherDrawAllowance));
+      verification.cases.push_back(judge(one.spec, errors_of(outcome)));
     }
   } catch (const emulator::Fault& fault) {
     return refused("launch", fault);

@@ -16,10 +16,6 @@ namespace gla {
 /// The seed that draws the same inputs as verification on a GPU does.
 inline constexpr std::uint64_t kGpuSeed = 1;
 
-/// How far above the bars another draw may be. A variant's error scatters from draw to draw: that of the final state under
-/// logsigmoid gates, which is made of a few tokens, by 6 % (one standard deviation), all others by less than 2 %.
-inline constexpr double kOtherDrawAllowance = 1.2;
-
 /// A verification case for the emulator: threads take turns forward, backward, or as `seed` draws.
 KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std::size_t index);
 

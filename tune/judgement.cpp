@@ -21,25 +21,24 @@ std::string describe(const char* output, const ErrorReport& report, double bar) 
   return {};
 }
 
-std::string describe(const VerificationCase& spec, const CaseErrors& errors, double allowance,
-                     Accuracy accuracy) {
+std::string describe(const VerificationCase& spec, const CaseErrors& errors, Accuracy accuracy) {
   const Bar bar = accuracy_bar(spec.problem, spec.gates, accuracy);
-  std::string fault = describe("o", errors.o, allowance * bar.o);
-  if (fault.empty()) fault = describe("final_state", errors.final_state, allowance * bar.final_state);
+  std::string fault = describe("o", errors.o, bar.o);
+  if (fault.empty()) fault = describe("final_state", errors.final_state, bar.final_state);
   if (fault.empty()) fault = errors.stray;
   return fault;
 }
 
 }  // namespace
 
-CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors, double allowance) {
+CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors) {
   CaseOutcome outcome{.name = spec.name,
                       .error_o = errors.o.overall,
                       .error_state = errors.final_state.overall,
                       .worst_o = errors.o.worst,
                       .worst_state = errors.final_state.worst};
-  const std::string not_standard = describe(spec, errors, allowance, Accuracy::standard);
-  const std::string not_fast = describe(spec, errors, allowance, Accuracy::fast);
+  const std::string not_standard = describe(spec, errors, Accuracy::standard);
+  const std::string not_fast = describe(spec, errors, Accuracy::fast);
   outcome.standard = not_standard.empty();
   outcome.fast = not_fast.empty();
   outcome.detail = outcome.fast ? not_standard : not_fast;

@@ -33,8 +33,8 @@ struct Verification {
   std::vector<CaseOutcome> cases;
 };
 
-/// Judges the errors of one case against the bars of both classes, times `allowance`.
-CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors, double allowance = 1);
+/// Judges the errors of one case against the bars of both classes.
+CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors);
 /// A verdict over all cases: a class is reached if every case reaches it.
 Verdict conclude(const std::vector<CaseOutcome>& cases);
 
