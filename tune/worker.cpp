@@ -14,7 +14,7 @@ namespace {
 
 // The first request of a problem also compiles the tools and draws the inputs.
 constexpr double kVerifyTimeout = 60, kMeasureTimeout = 60, kContestTimeout = 60;
-constexpr double kFullVerifyTimeout = 600;  // compiles every layout of the variant
+constexpr double kFullVerifyTimeout = 600;  // the whole case set, under compute-sanitizer too
 constexpr double kHelloTimeout = 60;
 
 Json request_of(const char* what, const Problem& problem) {
