@@ -1,0 +1,189 @@
+"""The way of a call on CUDA tensors to libgla: plans, kept per thread, of the calls seen.
+
+All that can be said of a call without its addresses (checks, the filled struct, output shapes, workspace) is done once, in
+its plan. A call that finds its plan allocates its outputs, sets addresses and launches.
+"""
+import ctypes
+import threading
+
+import torch
+
+from . import _abi, _context
+from ._abi import DTYPES, Status
+from ._arguments import Options, Shape, Tensors, check_devices, check_support, normalised, output_dtype, shape_of
+
+_TEXT = 4096  # bytes of a description, at most
+_MOST_PLANS = 1024  # per thread; beyond it they are made anew
+_ALIGNMENT = 15  # of every address: the low bits that must be zero
+
+_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None) or (
+    lambda device: torch.cuda.current_stream(device).cuda_stream
+)
+
+
+class _Plans(threading.local):
+    """Of this thread: a plan's struct is written by each call, so no other thread may hold it."""
+
+    def __init__(self):
+        self.by_key = {}
+
+
+_plans = _Plans()
+
+
+class Misaligned(Exception):
+    """An address that libgla does not take: the plan fits, this call's memory does not."""
+
+
+def _filled(tensors: Tensors, options: Options, shape: Shape) -> _abi.ForwardCall:
+    """The struct of a normalised call, but for the addresses of its outputs."""
+    gate = tensors.gv if tensors.gk is None else tensors.gk
+    call = _abi.ForwardCall(
+        struct_size=ctypes.sizeof(_abi.ForwardCall),
+        cu_seqlens_is_int64=tensors.cu_seqlens is not None and tensors.cu_seqlens.dtype == torch.int64,
+        batch=shape.batch,
+        sequences=shape.sequences,
+        tokens=shape.tokens,
+        query_heads=shape.query_heads,
+        heads=shape.heads,
+        head_dim_k=shape.head_dim_k,
+        head_dim_v=shape.head_dim_v,
+        dtype=_dtype_code(tensors.q),
+        gate_dtype=_dtype_code(tensors.q if gate is None else gate),
+        state_dtype=DTYPES["float32"],
+        reverse=options.reverse,
+        state_v_first=options.state_v_first,
+        has_scale=options.scale is not None,
+        scale=options.scale or 0.0,
+        accuracy=_abi.ACCURACIES[options.accuracy],
+    )
+    for name, tensor in tensors.of_tokens().items():
+        setattr(call, f"{name}_data", tensor.data_ptr())
+        for axis, stride in zip(("batch", "token", "head"), tensor.stride()):
+            setattr(call, f"{name}_stride_{axis}", stride)
+    call.o_stride_head = shape.head_dim_v
+    call.o_stride_token = shape.query_heads * shape.head_dim_v
+    call.o_stride_batch = shape.tokens * call.o_stride_token
+    for name in ("initial_state", "cu_seqlens"):
+        tensor = getattr(tensors, name)
+        setattr(call, name, None if tensor is None else tensor.data_ptr())
+    return call
+
+
+def _dtype_code(tensor: torch.Tensor) -> int:
+    return DTYPES[str(tensor.dtype).rpartition(".")[2]]
+
+
+class Plan:
+    """A normalised call without its addresses."""
+
+    def __init__(self, tensors: Tensors, options: Options, shape: Shape):
+        self.operation = int(options.operation)
+        self.device = tensors.q.device
+        self.index = tensors.q.get_device()
+        self.dtype = tensors.q.dtype
+        self.output_shape = shape.output
+        self.state_shape = shape.state(options.state_v_first) if options.output_final_state else None
+        self.is_empty = shape.sequences == 0 or shape.query_heads == 0
+        if self.is_empty:
+            return
+        self.context = _context.handle(self.index)
+        self.library = _abi.library()
+        self.launch = self.library.gla_forward
+        self.call = _filled(tensors, options, shape)
+        self.reference = ctypes.byref(self.call)
+        self.workspace_bytes = self._query_workspace()
+
+    def _query_workspace(self) -> int:
+        size = ctypes.c_size_t()
+        _abi.check(
+            self.library.gla_workspace_bytes(self.context, self.operation, self.reference, ctypes.byref(size))
+        )
+        return size.value
+
+    def prepare(self) -> None:
+        """Compiles and loads what the call needs."""
+        if not self.is_empty:
+            _abi.check(self.library.gla_prepare(self.context, self.operation, self.reference))
+
+    def describe(self) -> str:
+        """Which variant the call gets, and why."""
+        if self.is_empty:
+            return "nothing to run"
+        text = ctypes.create_string_buffer(_TEXT)
+        _abi.check(self.library.gla_describe(self.context, self.operation, self.reference, text, _TEXT))
+        return text.value.decode()
+
+    def run(self, tensors: Tensors):
+        """Launches on the current stream; (o, final state or None)."""
+        output = torch.empty(self.output_shape, dtype=self.dtype, device=self.device)
+        state = None
+        if self.state_shape is not None:
+            state = torch.empty(self.state_shape, dtype=torch.float32, device=self.device)
+        if self.is_empty:
+            return output, state
+        q, k, v, gk, gv, initial_state, cu_seqlens, cu_seqlens_cpu = tensors
+        call = self.call
+        call.q_data = addresses = q.data_ptr()
+        call.k_data = address = k.data_ptr()
+        addresses |= address
+        call.v_data = address = v.data_ptr()
+        addresses |= address
+        if gk is not None:
+            call.gk_data = address = gk.data_ptr()
+            addresses |= address
+        if gv is not None:
+            call.gv_data = address = gv.data_ptr()
+            addresses |= address
+        if initial_state is not None:
+            call.initial_state = address = initial_state.data_ptr()
+            addresses |= address
+        if addresses & _ALIGNMENT:
+            raise Misaligned
+        if cu_seqlens is not None:
+            call.cu_seqlens = cu_seqlens.data_ptr()
+            call.cu_seqlens_host = None if cu_seqlens_cpu is None else cu_seqlens_cpu.data_ptr()
+        call.o_data = output.data_ptr()
+        if state is not None:
+            call.final_state = state.data_ptr()
+        status = self._enqueue()
+        if status == Status.WORKSPACE:  # another variant than when this plan was made
+            self.workspace_bytes = self._query_workspace()
+            status = self._enqueue()
+        if status != 0:
+            _abi.check(status)
+        return output, state
+
+    def _enqueue(self) -> int:
+        size = self.workspace_bytes
+        # Freed when this returns, for later work of the same stream: PyTorch's allocator keeps that order.
+        workspace = torch.empty(size, dtype=torch.uint8, device=self.device) if size else None
+        address = workspace.data_ptr() if size else None
+        return self.launch(self.context, self.operation, self.reference, address, size, _current_stream(self.index))
+
+
+def plan_of(tensors: Tensors, options: Options):
+    """Checks a call and plans it: its normalised tensors and their plan."""
+    shape = shape_of(tensors)
+    check_support(tensors, shape)
+    check_devices(tensors)
+    ready = normalised(tensors, options, shape)
+    return ready, Plan(ready, options, shape)
+
+
+def forward(tensors: Tensors, options: Options):
+    """One call on CUDA tensors, gradients aside: (o, final state or None)."""
+    key = (options, *[t if t is None else (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors])
+    plan = _plans.by_key.get(key)
+    if plan is not None:
+        try:
+            return plan.run(tensors)
+        except Misaligned:
+            pass
+    ready, plan = plan_of(tensors, options)
+    if all(after is before for after, before in zip(ready, tensors)):  # a call that needs no copies
+        if len(_plans.by_key) >= _MOST_PLANS:
+            _plans.by_key.clear()
+        _plans.by_key[key] = plan
+    output, state = plan.run(ready)
+    return output.to(output_dtype(tensors, options)), state
