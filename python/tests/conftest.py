@@ -1,0 +1,54 @@
+"""What the tests share: a visible skip where there is no GPU, inputs, and libgla replaced by a recorder."""
+import ctypes
+
+import pytest
+import torch
+
+from gla_tune import _abi, _context, _forward
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+class Recorder:
+    """Stands for libgla: keeps a copy of the struct of each call and answers with the given statuses."""
+
+    def __init__(self):
+        self.calls = []
+        self.streams = []
+        self.workspaces = []
+        self.statuses = []  # of the next calls; GLA_OK after them
+        self.workspace_bytes = 0
+
+    def gla_forward(self, _context, _operation, reference, workspace, size, stream):
+        copy = _abi.ForwardCall()
+        ctypes.memmove(ctypes.byref(copy), reference, ctypes.sizeof(copy))
+        self.calls.append(copy)
+        self.streams.append(stream)
+        self.workspaces.append((workspace, size))
+        return self.statuses.pop(0) if self.statuses else 0
+
+    def gla_workspace_bytes(self, _context, _operation, _reference, size):
+        size._obj.value = self.workspace_bytes
+        return 0
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Calls on CPU tensors go to a Recorder, with plans of their own."""
+    stand_in = Recorder()
+    monkeypatch.setattr(_abi, "library", lambda: stand_in)
+    monkeypatch.setattr(_context, "handle", lambda device: None)
+    monkeypatch.setattr(_forward, "check_devices", lambda tensors: None)
+    monkeypatch.setattr(_forward, "_current_stream", lambda device: 77)
+    monkeypatch.setattr(_forward, "_plans", _forward._Plans())
+    return stand_in
