@@ -69,9 +69,9 @@ def _can_go_direct(tensors: Tensors) -> bool:
 
 def _call(tensors: Tensors, options: Options):
     if torch.is_grad_enabled():
-        for name, tensor in zip(Tensors._fields, tensors):
+        for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
-                raise _operators.no_gradients(name)
+                raise _operators.no_gradients(next(name for name, t in zip(Tensors._fields, tensors) if t is tensor))
     if _can_go_direct(tensors):
         return forward(tensors, options)
     shape = shape_of(tensors)

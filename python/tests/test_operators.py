@@ -68,7 +68,8 @@ def test_autocast_settles_the_dtype_of_a_chunk_call(monkeypatch):
 def test_a_compiled_call_that_needs_gradients_is_refused(function):
     compiled = torch.compile(lambda *inputs: function(*inputs)[0], backend="aot_eager")
     inputs = [x.requires_grad_() for x in meta_inputs(torch.float32)]
-    with pytest.raises(Exception, match="no backward pass yet"):
+    # Some versions of PyTorch show the line that raises in place of the message.
+    with pytest.raises(Exception, match="no backward pass yet|raise _operators.no_gradients"):
         compiled(*inputs)
 
 
