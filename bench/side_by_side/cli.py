@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from typing import Sequence
 
@@ -28,7 +27,6 @@ EXIT_OK, EXIT_ROW_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_options(list(arguments))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `timeout` does not leave a child on the GPU
     try:
         if options.list:
             print(_catalogue(), end="")
@@ -78,10 +76,12 @@ def _measure(options: argparse.Namespace) -> int:
         if journal:
             journal.append(row)
         _say(_progress(row, len(rows), cases))
+    order = {case.key: place for place, case in enumerate(cases)}  # rows of earlier runs with other options come last
+    result = sorted(rows.values(), key=lambda row: order.get(row.key, len(order)))
     if journal:
-        journal.finish(rows.values())
-    print(_header(machine, options) + format_table(list(rows.values())), end="")
-    return EXIT_ROW_FAILED if any(row.failure for row in rows.values()) else EXIT_OK
+        journal.finish(result)
+    print(_header(machine, options) + format_table(result), end="")
+    return EXIT_ROW_FAILED if any(row.failure for row in result) else EXIT_OK
 
 
 def _machine(options: argparse.Namespace, cases: Sequence[Case]) -> Machine:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bench_fakes import MACHINE
 
-from gla_tune.bench import cli
+from gla_tune.bench import cli, commit
 from gla_tune.bench.cases import Selection, cases_of
 from gla_tune.bench.clock_guard import PATIENCE, ClockGuard
 from gla_tune.bench.errors import UsageError
@@ -195,6 +195,12 @@ def test_rows_of_another_commit_or_gpu_are_not_resumed():
         require_same_run([a_row(device="Other GPU")], MACHINE, "0123abc")
 
 
+def test_a_copy_without_git_is_told_its_commit(monkeypatch):
+    monkeypatch.setattr(commit, "_git", lambda folder, *arguments: None)
+    monkeypatch.setenv("GLA_TUNE_COMMIT", "0123abc")
+    assert commit.measured_commit() == "0123abc"
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"results": []}')
     with pytest.raises(UsageError, match="rows of this benchmark"):
@@ -230,6 +236,45 @@ def test_the_rows_of_a_shape_share_a_process():
     rows = list(rows_of(cases, run_with(bench_fakes.finishes)))
     assert [row.mode for row in rows] == ["plain", "states"]
     assert not any(row.failure for row in rows)
+
+
+@pytest.fixture
+def on_a_fake_gpu(monkeypatch):
+    """The command with rows that cost nothing; yields the cases that it asked to be measured."""
+    measured = []
+
+    def rows(cases, run):
+        for a_case in cases:
+            measured.append(str(a_case))
+            failure = "broken" if a_case.mode.name == "v_first" else None
+            yield a_row(**{**vars(empty_row(a_case, MACHINE, run.commit)), "gla": a_row().gla, "failure": failure})
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli, "_machine", lambda options, cases: MACHINE)
+    monkeypatch.setattr(cli, "rows_of", rows)
+    return measured
+
+
+def test_the_command_writes_its_rows_and_resumes(on_a_fake_gpu, tmp_path, capsys):
+    command = ["--json", str(tmp_path / "r.json"), "--op", "chunk_forward", "--shape", "B1_T8_H1_D16"]
+    assert cli.main([*command, "--mode", "states"]) == 0
+    assert cli.main([*command, "--mode", "plain", "--mode", "states", "--resume"]) == 0
+    assert on_a_fake_gpu == [f"chunk_forward B1_T8_H1_K16_V16 {mode}" for mode in ("states", "plain")]
+    assert [row.mode for row in read_result(tmp_path / "r.json")] == ["plain", "states"]
+    assert "Fake GPU" in capsys.readouterr().out
+
+
+def test_a_failed_row_is_written_and_the_exit_code_says_so(on_a_fake_gpu, tmp_path):
+    assert cli.main(["--json", str(tmp_path / "r.json"), "--shape", "B1_T8_H1_D16", "--mode", "v_first"]) == 1
+    assert [row.failure for row in read_result(tmp_path / "r.json")] == ["broken"]
+
+
+def test_gradients_are_left_out_by_default_and_refused_on_request(on_a_fake_gpu, capsys):
+    assert cli.main(["--quick"]) == 0
+    assert [name.split()[0] for name in on_a_fake_gpu] == ["chunk_forward", "recurrent_decode", "recurrent_forward"]
+    assert "no backward yet" in capsys.readouterr().err
+    assert cli.main(["--op", "chunk_forward_backward"]) == 2
+    assert "not available: gla_tune says 'no backward yet'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
