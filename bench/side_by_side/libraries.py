@@ -1,0 +1,26 @@
+"""The two sides, behind the signatures that they share."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+
+@dataclass(frozen=True)
+class Library:
+    name: str
+    chunk_gla: Callable
+    fused_recurrent_gla: Callable
+    repeats_heads: bool = False  # takes grouped queries only with k, v, g and states repeated for every query head
+
+
+def load_gla_tune() -> Library:
+    import gla_tune
+
+    return Library("gla_tune", gla_tune.chunk_gla, gla_tune.fused_recurrent_gla)
+
+
+def load_fla() -> Library:
+    """Raises ImportError where FLA, or what it stands on, is not installed."""
+    from fla.ops.gla import chunk_gla, fused_recurrent_gla
+
+    return Library("fla", chunk_gla, fused_recurrent_gla, repeats_heads=True)
