@@ -58,7 +58,7 @@ bool copies_async(int channels, std::size_t element_bytes) {
   return channels * static_cast<int>(element_bytes) % 4 == 0;
 }
 
-Status constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
+Status chunk_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
   if (shape.tile_v - 16 >= shape.head_dim_v && shape.tile_v > 16)
     return invalid_argument(
@@ -250,7 +250,7 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::min_blocks, {1, 2}},
   };
   FamilySpace space{family, {}, [problem, architecture](const Variant& variant) {
-                      return constraints(problem, architecture, variant);
+                      return chunk_constraints(problem, architecture, variant);
                     }};
   for (Parameter parameter : parameters_of(family))
     for (const ParameterValues& values : declared)

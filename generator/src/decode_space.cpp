@@ -26,7 +26,7 @@ int lane_keys(const Problem& problem, const Variant& variant) {
   return (problem.head_dim_k + step - 1) / step * 4;
 }
 
-Status constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
+Status decode_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   const int lanes_k = variant[Parameter::lanes_k];
   if (lanes_k > 1 && 2 * lanes_k >= problem.head_dim_k) {
     return invalid_argument(fmt::format("lanes_k={} leaves lanes without channels of head_dim_k={}", lanes_k,
@@ -59,7 +59,7 @@ FamilySpace decode_family(const Problem& problem, const Architecture& architectu
            {Parameter::stages, {1, 2}},
            {Parameter::min_blocks, is_chunk ? Values{1} : Values{1, 2, 4, 8}}},
           [problem, architecture](const Variant& variant) {
-            return constraints(problem, architecture, variant);
+            return decode_constraints(problem, architecture, variant);
           }};
 }
 

@@ -1,5 +1,6 @@
 #include "files.h"
 
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -71,6 +72,13 @@ std::filesystem::path user_folder(const char* variable, const char* fallback) {
   if (const std::string home = environment("HOME"); !home.empty())
     return std::filesystem::path(home) / fallback / "gla-tune";
   return {};
+}
+
+std::filesystem::path own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return {};
+  std::error_code error;
+  return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
 }  // namespace gla

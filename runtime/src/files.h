@@ -24,4 +24,7 @@ std::string environment(const char* name);
 /// specification.
 std::filesystem::path user_folder(const char* variable, const char* fallback);
 
+/// The folder of the library (or program) that holds this code, empty if the loader cannot tell.
+std::filesystem::path own_folder();
+
 }  // namespace gla

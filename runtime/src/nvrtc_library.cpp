@@ -8,7 +8,6 @@
 #include <array>
 #include <filesystem>
 #include <string_view>
-#include <vector>
 
 #include "files.h"
 
@@ -27,25 +26,6 @@ void add_names(std::vector<std::string>& tried, const fs::path& folder) {
 /// `root`.
 void add_wheels(std::vector<std::string>& tried, const fs::path& root) {
   for (const char* package : {"cu13", "cuda_nvrtc"}) add_names(tried, root / "nvidia" / package / "lib");
-}
-
-std::vector<std::string> candidates() {
-  if (const std::string given = environment("GLA_NVRTC"); !given.empty()) return {given};
-  std::vector<std::string> tried(kNames.begin(), kNames.end());
-  for (const char* variable : {"CUDA_PATH", "CUDA_HOME"}) {
-    if (const std::string root = environment(variable); !root.empty())
-      add_names(tried, fs::path(root) / "lib64");
-  }
-  if (const std::string root = environment("VIRTUAL_ENV"); !root.empty()) {
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(fs::path(root) / "lib", error))
-      add_wheels(tried, entry.path() / "site-packages");
-  }
-  add_names(tried, "/usr/local/cuda/lib64");
-#ifdef GLA_BUILD_WHEELS
-  add_wheels(tried, GLA_BUILD_WHEELS);
-#endif
-  return tried;
 }
 
 std::string path_of(const void* symbol, const std::string& opened_as) {
@@ -77,7 +57,7 @@ Result<const Api*> use(void* library, const std::string& name) {
 }
 
 Result<const Api*> open() {
-  const std::vector<std::string> names = candidates();
+  const std::vector<std::string> names = candidates(own_folder());
   for (const std::string& name : names) {
     if (void* library = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL)) return use(library, name);
   }
@@ -88,6 +68,27 @@ Result<const Api*> open() {
 }
 
 }  // namespace
+
+std::vector<std::string> candidates(const fs::path& own_folder) {
+  if (const std::string given = environment("GLA_NVRTC"); !given.empty()) return {given};
+  std::vector<std::string> tried(kNames.begin(), kNames.end());
+  for (const char* variable : {"CUDA_PATH", "CUDA_HOME"}) {
+    if (const std::string root = environment(variable); !root.empty())
+      add_names(tried, fs::path(root) / "lib64");
+  }
+  // In a wheel libgla is site-packages/gla_tune/lib/libgla.so.1, and NVIDIA's wheels are beside gla_tune.
+  if (!own_folder.empty()) add_wheels(tried, own_folder.parent_path().parent_path());
+  if (const std::string root = environment("VIRTUAL_ENV"); !root.empty()) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(fs::path(root) / "lib", error))
+      add_wheels(tried, entry.path() / "site-packages");
+  }
+  add_names(tried, "/usr/local/cuda/lib64");
+#ifdef GLA_BUILD_WHEELS
+  add_wheels(tried, GLA_BUILD_WHEELS);
+#endif
+  return tried;
+}
 
 Result<const Api*> api() {
   static const Result<const Api*> opened = open();

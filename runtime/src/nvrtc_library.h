@@ -3,7 +3,9 @@
 
 #include <nvrtc.h>
 
+#include <filesystem>
 #include <string>
+#include <vector>
 
 #include "gla/generator/status.h"
 
@@ -23,6 +25,9 @@ struct Api {
   std::string path;     ///< the library's file
   std::string version;  ///< "13.0"
 };
+
+/// What is tried, in this order: names, which the loader looks for, and paths. `own_folder`: libgla's.
+std::vector<std::string> candidates(const std::filesystem::path& own_folder);
 
 /// The library, or why there is none (a `compile` status that lists what was tried). Opened once,
 /// thread-safe.

@@ -1,6 +1,5 @@
 #include "table_search.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,15 +14,6 @@ namespace gla {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The folder of the library (or program) that holds this code.
-fs::path own_folder() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&table_places), &info) == 0 || info.dli_fname == nullptr)
-    return {};
-  std::error_code error;
-  return fs::canonical(info.dli_fname, error).parent_path();
-}
 
 std::vector<fs::path> yaml_files(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -104,8 +94,10 @@ TablePlaces table_places(const std::string& given) {
   places.environment = environment("GLA_TABLE");
   places.user_folder = user_folder("XDG_CONFIG_HOME", ".config");
   if (!places.user_folder.empty()) places.user_folder /= "tables";
-  places.shipped = {own_folder() / "../share/gla-tune/tables", own_folder() / "../../share/gla-tune/tables",
-                    GLA_INSTALL_TABLES, GLA_BUILD_TABLES};
+  places.shipped = {own_folder() / "../share/gla-tune/tables", own_folder() / "../../share/gla-tune/tables"};
+#ifdef GLA_BUILD_TABLES
+  places.shipped.insert(places.shipped.end(), {GLA_INSTALL_TABLES, GLA_BUILD_TABLES});
+#endif
   return places;
 }
 

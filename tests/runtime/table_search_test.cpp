@@ -147,6 +147,12 @@ TEST_CASE("a table made from other templates is used and says so") {
   CHECK(tables[0].reason.find("other templates (0123456789abcdef") != std::string::npos);
 }
 
+TEST_CASE("the tables of an installed libgla, a wheel's too, are in share/gla-tune beside its folder") {
+  const TablePlaces places = table_places("");
+  REQUIRE_FALSE(own_folder().empty());
+  CHECK(places.shipped.front() == own_folder() / "../share/gla-tune/tables");
+}
+
 TEST_CASE("the shipped folder of the build tree is among the places") {
   const TablePlaces places = table_places("x.yaml");
   CHECK(places.given == "x.yaml");

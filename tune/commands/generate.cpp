@@ -30,7 +30,7 @@ struct GenerateOptions {
 };
 
 /// A file name that says what is in it.
-std::string slug(const std::string& text) {
+std::string source_stem(const std::string& text) {
   std::string name;
   for (const char c : text) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
   return name;
@@ -58,7 +58,7 @@ int run_generate(const GenerateOptions& options) {
   int written = 0;
   const auto write = [&](const std::string& name, const Source& source) {
     ++written;
-    return write_file(folder / (slug(name) + ".cu"), source.text);
+    return write_file(folder / (source_stem(name) + ".cu"), source.text);
   };
   for (std::size_t t = 0; t < tasks->size(); ++t) {
     const TuningTask& task = (*tasks)[t];

@@ -27,7 +27,7 @@ namespace gla {
 namespace {
 
 /// "NVIDIA H200" -> "nvidia-h200"
-std::string slug(const std::string& name) {
+std::string table_stem(const std::string& name) {
   std::string text;
   for (const char c : name) {
     if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
@@ -43,7 +43,7 @@ std::string slug(const std::string& name) {
 std::string output_path(const TuneOptions& options, const Target& target) {
   if (!options.output.empty()) return options.output;
   const std::string name =
-      target.device ? slug(target.device->name) : "sm_" + target.architecture.name + "-model";
+      target.device ? table_stem(target.device->name) : "sm_" + target.architecture.name + "-model";
   const auto folder = user_folder("XDG_CONFIG_HOME", ".config");
   return ((folder.empty() ? std::filesystem::path(".") : folder / "tables") / (name + ".yaml")).string();
 }
