@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Sequence
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
+    if os.environ.get("GLA_TUNE_PATCH_FLA") == "1":
+        raise UsageError("GLA_TUNE_PATCH_FLA=1 puts gla_tune into FLA, so both sides would be gla_tune: unset it")
     modes = [mode.name for mode in MODES] if "all" in (options.mode or []) else options.mode or []
     selection = Selection(
         operations=options.op or [],
@@ -107,7 +110,8 @@ def _available(cases: Sequence[Case], machine: Machine, options: argparse.Namesp
 
 def _header(machine: Machine, options: argparse.Namespace) -> str:
     return (
-        f"{machine.device}, copies at {machine.copy_bandwidth * 1e-12:.2f} TB/s, {options.dtype}, gates {options.gates}\n"
+        f"{machine.device}, copies at {machine.copy_bandwidth * 1e-12:.2f} TB/s, {options.dtype}, "
+        f"gates {options.gates}\n"
         "ms per call, x: times faster than FLA, errors relative to fp64\n\n"
     )
 

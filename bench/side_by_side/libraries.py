@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 
@@ -11,12 +12,16 @@ class Library:
     chunk_gla: Callable
     fused_recurrent_gla: Callable
     repeats_heads: bool = False  # takes grouped queries only with k, v, g and states repeated for every query head
+    describe: Callable | None = None  # of a function and its arguments: which kernel such a call runs, in words
+
+    def variant_of(self, call: partial) -> str | None:
+        return self.describe(call.func, *call.args, **call.keywords) if self.describe else None
 
 
 def load_gla_tune() -> Library:
     import gla_tune
 
-    return Library("gla_tune", gla_tune.chunk_gla, gla_tune.fused_recurrent_gla)
+    return Library("gla_tune", gla_tune.chunk_gla, gla_tune.fused_recurrent_gla, describe=gla_tune.describe)
 
 
 def load_fla() -> Library:

@@ -61,6 +61,7 @@ def measured_row(empty: Row, machine: Machine, measured: Measurement, circumstan
         empty,
         gla=gla,
         fla=columns[1] if len(columns) > 1 else Columns(),
+        variant=measured.sides[0].variant,
         noise=max(time.noise for time in times),
         samples=min(time.samples for time in times),
         rotating_bytes=measured.rotating_bytes,

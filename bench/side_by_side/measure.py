@@ -12,7 +12,7 @@ import torch
 from .accuracy import ErrorReport, output_error, state_error
 from .cases import Case
 from .clock_guard import ClockGuard
-from .inputs import rotating_inputs
+from .inputs import CallInputs, rotating_inputs
 from .libraries import Library
 from .operations import Outputs
 from .reference import Reference, reference
@@ -52,6 +52,7 @@ class SideResult:
     """Of one library; filled in as it is measured."""
 
     first_call: float | None = None  # seconds, until the device was done
+    variant: str | None = None  # which kernel the library says it ran
     o_error: ErrorReport | None = None
     state_error: ErrorReport | None = None  # stays None without a final state
     eager: Summary | None = None
@@ -76,6 +77,7 @@ class _Recording:
 @dataclass
 class _Side:
     library: Library
+    inputs: CallInputs  # of the first call
     call: RotatingCall
     calls: int = LEAST_CALLS  # in an eager sample
     recording: _Recording | None = None
@@ -89,7 +91,7 @@ def measure(case: Case, libraries: Sequence[Library], bench: Workbench) -> Measu
     for library in libraries:
         group = case.shape.group if library.repeats_heads else 1
         repeated = [inputs.with_repeated_heads(group) for inputs in sets]
-        sides.append(_Side(library, RotatingCall(case.operation, library, repeated)))
+        sides.append(_Side(library, repeated[0], RotatingCall(case.operation, library, repeated)))
     truth = reference(sets[0], case.lengths)
     for side in sides:
         _first_call(side, case, truth, bench)
@@ -109,6 +111,7 @@ def _first_call(side: _Side, case: Case, truth: Reference, bench: Workbench) -> 
     outputs = Outputs(*side.call())
     bench.stopwatch.synchronize()
     side.result.first_call = time.perf_counter() - start
+    side.result.variant = side.library.variant_of(case.operation.forward(side.library, side.inputs))
     side.result.o_error = output_error(outputs.o, truth.o, case.lengths)
     if case.states:
         side.result.state_error = state_error(outputs.final_state, _for_heads_of(outputs, truth))

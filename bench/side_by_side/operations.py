@@ -27,20 +27,24 @@ BoundCall = Callable[[], tuple]  # returns what Outputs(*...) takes
 class Operation:
     name: str
     about: str
-    # A call ready to be made: what is done here is no part of the host's time.
-    bind: Callable[[Library, CallInputs], BoundCall]
+    forward: Callable[[Library, CallInputs], partial]
     default_shapes: tuple[Shape, ...]
     modes: tuple[Mode, ...]  # the first is the default
     always_states: bool = False
     backward: bool = False
 
+    def bind(self, library: Library, inputs: CallInputs) -> BoundCall:
+        """A call ready to be made: what is done here is no part of the host's time."""
+        forward = self.forward(library, inputs)
+        return _with_backward(forward, inputs) if self.backward else forward
 
-def _chunk(library: Library, inputs: CallInputs) -> BoundCall:
+
+def _chunk(library: Library, inputs: CallInputs) -> partial:
     options = {**_options(inputs), "cu_seqlens_cpu": inputs.cu_seqlens_cpu}
     return partial(library.chunk_gla, inputs.q, inputs.k, inputs.v, inputs.g, **options)
 
 
-def _recurrent(library: Library, inputs: CallInputs) -> BoundCall:
+def _recurrent(library: Library, inputs: CallInputs) -> partial:
     return partial(library.fused_recurrent_gla, inputs.q, inputs.k, inputs.v, gk=inputs.g, **_options(inputs))
 
 
@@ -53,8 +57,7 @@ def _options(inputs: CallInputs) -> dict[str, Any]:
     }
 
 
-def _chunk_forward_backward(library: Library, inputs: CallInputs) -> BoundCall:
-    forward = _chunk(library, inputs)
+def _with_backward(forward: partial, inputs: CallInputs) -> BoundCall:
     learning = inputs.differentiable()
     incoming = [inputs.d_o, inputs.d_final_state] if inputs.states else [inputs.d_o]
 
@@ -87,7 +90,7 @@ CHUNK_FORWARD = Operation("chunk_forward", "training and prefill, forward", _chu
 CHUNK_FORWARD_BACKWARD = Operation(
     "chunk_forward_backward",
     "training, forward and backward through autograd",
-    _chunk_forward_backward,
+    _chunk,
     _CHUNK_SHAPES,
     MODES,
     backward=True,

@@ -55,8 +55,10 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         metavar="loguniform:N:LEAST:MOST",
         help="packed mode: N sequences of lengths drawn from --seed instead of B equal ones",
     )
-    what.add_argument("--dtype", choices=list(DTYPES), default=DEFAULT_DTYPE, help="of q, k, v, g; default: %(default)s")
-    what.add_argument("--gates", choices=list(GATE_FACTORS), default=DEFAULT_GATES, help="default: %(default)s")
+    what.add_argument("--dtype", choices=list(DTYPES), default=DEFAULT_DTYPE, help="of q, k, v, g (%(default)s)")
+    what.add_argument(
+        "--gates", choices=list(GATE_FACTORS), default=DEFAULT_GATES, help="of normal numbers (%(default)s)"
+    )
     what.add_argument("--no-fla", action="store_true", help="measure gla_tune alone")
     what.add_argument("--quick", action="store_true", help="one shape of each operation, a fifth of the time")
 

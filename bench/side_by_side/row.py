@@ -41,6 +41,7 @@ class Row:
     method: str
     gla: Columns = Columns()
     fla: Columns = Columns()
+    variant: str | None = None  # the kernel that gla_tune ran, and why that one
     noise: float | None = None  # median absolute deviation / median, of the noisiest time
     samples: int | None = None  # of the time with the fewest
     rotating_bytes: int | None = None

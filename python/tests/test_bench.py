@@ -157,7 +157,7 @@ def test_a_row_has_the_keys_that_readers_expect():
     expected = "op dtype shape gla_ms gla_graph_ms fla_ms fla_graph_ms floor_ms error fla_error device date commit"
     further = (
         "mode gates host_us fla_host_us state_error fla_state_error worst_error noise copy_bandwidth versions "
-        "first_call_ms fla_first_call_ms"
+        "first_call_ms fla_first_call_ms variant"
     )
     assert set(f"{expected} {further}".split()) <= set(values)
     assert values["gla_ms"] == 0.9 and values["fla_graph_ms"] == 2.3 and values["error"] == 0.002
@@ -262,6 +262,12 @@ def test_the_command_writes_its_rows_and_resumes(on_a_fake_gpu, tmp_path, capsys
     assert on_a_fake_gpu == [f"chunk_forward B1_T8_H1_K16_V16 {mode}" for mode in ("states", "plain")]
     assert [row.mode for row in read_result(tmp_path / "r.json")] == ["plain", "states"]
     assert "Fake GPU" in capsys.readouterr().out
+
+
+def test_fla_with_gla_tune_inside_is_not_compared(on_a_fake_gpu, monkeypatch, capsys):
+    monkeypatch.setenv("GLA_TUNE_PATCH_FLA", "1")
+    assert cli.main([]) == 2
+    assert "both sides would be gla_tune" in capsys.readouterr().err
 
 
 def test_a_failed_row_is_written_and_the_exit_code_says_so(on_a_fake_gpu, tmp_path):

@@ -110,6 +110,7 @@ def test_every_operation_is_measured_in_every_mode_on_both_sides(op, mode, group
     assert row.gla.graph_ms == pytest.approx(1) and row.fla.ms == pytest.approx(2)
     assert row.gla.host_us == pytest.approx(100) and row.fla.first_call_ms > 0
     assert row.gla.error < 0.004 and row.fla.error < 0.004  # bf16 rounding of o
+    assert row.variant.endswith(f"of {2 * group} query heads")
     if a_case.states:
         assert row.gla.state_error < 1e-5 and row.fla.state_error < 1e-5
     else:
