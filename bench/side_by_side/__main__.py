@@ -1,4 +1,5 @@
 """python -m gla_tune.bench"""
+
 import signal
 import sys
 

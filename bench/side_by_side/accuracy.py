@@ -1,4 +1,5 @@
 """How far an output is from the reference: ||x - ref|| / ||ref||, overall and for the worst (sequence, head)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """What to measure: one case is one row."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

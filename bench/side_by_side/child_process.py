@@ -1,4 +1,5 @@
 """Work in a process of its own: a hang, a crash or a sticky CUDA error costs that work and not the run."""
+
 from __future__ import annotations
 
 import multiprocessing

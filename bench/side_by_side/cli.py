@@ -1,4 +1,5 @@
 """The command: from options to rows, and what is printed."""
+
 from __future__ import annotations
 
 import argparse

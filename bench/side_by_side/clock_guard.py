@@ -1,4 +1,5 @@
 """Notices a throttled clock, where nvidia-ml-py (pynvml) is installed to read it."""
+
 from __future__ import annotations
 
 from typing import Callable

@@ -1,4 +1,5 @@
 """Which gla-tune was measured."""
+
 from __future__ import annotations
 
 import os

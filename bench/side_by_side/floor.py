@@ -1,4 +1,5 @@
 """The floor: the time in which the copy bandwidth measured in the same run moves each input and output once."""
+
 from __future__ import annotations
 
 from statistics import median

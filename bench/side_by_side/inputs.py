@@ -1,4 +1,5 @@
 """Random tensors of a case: as many sets as it takes to outgrow the L2 four times."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Rows on disk: line by line while they arrive, as one file when all are there."""
+
 from __future__ import annotations
 
 import json

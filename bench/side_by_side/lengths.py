@@ -1,4 +1,5 @@
 """How long the packed sequences of a call are."""
+
 from __future__ import annotations
 
 import math
@@ -29,7 +30,5 @@ class LogUniform:
 def parse_lengths(text: str) -> LogUniform:
     match = re.fullmatch("loguniform:([1-9][0-9]*):([1-9][0-9]*):([1-9][0-9]*)", text)
     if not match or int(match[2]) > int(match[3]):
-        raise UsageError(
-            f'lengths "{text}": expected loguniform:SEQUENCES:LEAST:MOST, as in loguniform:64:16:4096'
-        )
+        raise UsageError(f'lengths "{text}": expected loguniform:SEQUENCES:LEAST:MOST, as in loguniform:64:16:4096')
     return LogUniform(int(match[1]), int(match[2]), int(match[3]))

@@ -1,4 +1,5 @@
 """The two sides, behind the signatures that they share."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """What rows are measured on and with."""
+
 from __future__ import annotations
 
 import re

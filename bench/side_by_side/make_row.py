@@ -1,4 +1,5 @@
 """From what was measured to the row that says so."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

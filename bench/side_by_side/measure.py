@@ -1,4 +1,5 @@
 """One case, both sides: errors, first calls, and times taken in turns."""
+
 from __future__ import annotations
 
 import math

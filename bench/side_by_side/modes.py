@@ -1,4 +1,5 @@
 """How a shape is called: plainly, with states, in the other state layout, or packed."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """What is measured: for each operation its call, its shapes and the ways in which it may be called."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

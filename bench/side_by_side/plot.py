@@ -1,4 +1,5 @@
 """The chart of a result: how much faster than FLA, and how close to the floor. Needs matplotlib, and no GPU."""
+
 from __future__ import annotations
 
 import textwrap

@@ -4,6 +4,7 @@ Chunks of a few tokens, and inside a chunk exp(b_i - b_j) for every pair and cha
 every exponent is a sum of gates between two tokens, so gates of any strength, -inf included, neither overflow nor
 cancel.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """A call whose inputs, and therefore outputs, are other memory each time."""
+
 from __future__ import annotations
 
 from typing import Sequence

@@ -1,4 +1,5 @@
 """Two sides measured in turns, A B A B ..., so that whatever drifts drifts for both."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

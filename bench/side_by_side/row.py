@@ -1,4 +1,5 @@
 """One row of a result: what --json writes, the journal keeps and the table and the chart show."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
@@ -6,6 +7,7 @@ from typing import Any
 
 from .cases import CaseKey
 from .machine import Versions
+
 
 @dataclass(frozen=True)
 class Columns:

@@ -1,4 +1,5 @@
 """Through the cases, one child process per shape, so that no row can take the others down."""
+
 from __future__ import annotations
 
 from collections import deque

@@ -1,4 +1,5 @@
 """The size of a call in one word, such as B1_T8192_H96_K128_V128."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """When enough samples have been taken. A criterion is fed samples and asked; it owns no clock and no GPU."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

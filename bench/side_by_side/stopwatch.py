@@ -1,4 +1,5 @@
 """The three ways to time calls. measure.py knows the protocol only, so that tests can drive it without a GPU."""
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """What repeated timings say: a median and how far to trust it. The definitions are those of tune/statistics.h."""
+
 from __future__ import annotations
 
 import math

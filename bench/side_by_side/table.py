@@ -1,4 +1,5 @@
 """Rows as text."""
+
 from __future__ import annotations
 
 from typing import Sequence

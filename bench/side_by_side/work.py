@@ -1,4 +1,5 @@
 """What a child process does: the rows of one shape."""
+
 from __future__ import annotations
 
 import traceback

@@ -1,8 +1,8 @@
 """Stand-ins for a GPU and for the two libraries, so that the benchmark runs where there is neither."""
+
 import time
 
 import torch
-
 from gla_tune.bench.libraries import Library
 from gla_tune.bench.machine import Machine, Versions
 from gla_tune.bench.stopping import Sample

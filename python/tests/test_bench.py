@@ -1,4 +1,5 @@
 """The side-by-side benchmark where there is no GPU: what is asked for, what is written, when it stops."""
+
 import dataclasses
 import json
 
@@ -6,7 +7,6 @@ import bench_fakes
 import pytest
 import torch
 from bench_fakes import MACHINE
-
 from gla_tune.bench import cli, commit
 from gla_tune.bench.cases import Selection, cases_of
 from gla_tune.bench.clock_guard import PATIENCE, ClockGuard
@@ -15,8 +15,8 @@ from gla_tune.bench.floor import floor_bytes
 from gla_tune.bench.journal import Journal, read_result, require_same_run, write_result
 from gla_tune.bench.lengths import LogUniform, parse_lengths
 from gla_tune.bench.make_row import empty_row
-from gla_tune.bench.row import Columns, row_from_json
 from gla_tune.bench.rounds import alternate
+from gla_tune.bench.row import Columns, row_from_json
 from gla_tune.bench.runner import Run, rows_of
 from gla_tune.bench.shapes import Shape, parse_shape
 from gla_tune.bench.stopping import Sample, StoppingCriterion, StoppingLimits

@@ -1,10 +1,10 @@
 """The benchmark's reference against the definition, and a whole measurement on stand-ins for GPU and libraries."""
+
 import dataclasses
 
 import pytest
 import torch
 from bench_fakes import MACHINE, FakeStopwatch, fake_library, naive
-
 from gla_tune.bench.accuracy import output_error, state_error
 from gla_tune.bench.cases import Selection, cases_of
 from gla_tune.bench.clock_guard import ClockGuard
