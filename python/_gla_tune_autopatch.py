@@ -2,6 +2,7 @@
 
 Beside the package, not in it: neither PyTorch nor FLA is imported before the program does it.
 """
+
 import importlib.abc
 import importlib.machinery
 import sys

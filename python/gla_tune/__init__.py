@@ -1,7 +1,8 @@
 """gla_tune: gated linear attention on NVIDIA GPUs, with the functions of flash-linear-attention over libgla.
 
-    from gla_tune import chunk_gla, fused_recurrent_gla    # in place of: from fla.ops.gla import ...
+from gla_tune import chunk_gla, fused_recurrent_gla    # in place of: from fla.ops.gla import ...
 """
+
 from importlib.metadata import PackageNotFoundError, version
 
 from ._abi import Error, Unsupported

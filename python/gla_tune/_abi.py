@@ -1,4 +1,5 @@
 """The C ABI of libgla (runtime/include/gla/gla.h) through ctypes: its structs, its functions, its failures."""
+
 import ctypes
 import enum
 import os
@@ -43,7 +44,7 @@ def _tensor_fields(name):
 
 
 class ForwardCall(ctypes.Structure):
-    """gla_forward_call. Each gla_tensor lies flat here, q.data as q_data: one attribute less on the way of every call."""
+    """gla_forward_call. Each gla_tensor lies flat here, q.data as q_data: one attribute less in every call."""
 
     _fields_ = [
         ("struct_size", ctypes.c_size_t),

@@ -1,4 +1,5 @@
 """What a call may be given: shapes checked, dtypes and layouts brought to what libgla takes."""
+
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
@@ -85,7 +86,9 @@ def shape_of(tensors: Tensors) -> Shape:
     batch, tokens, query_heads, head_dim_k = q.shape
     heads, head_dim_v = v.shape[2], v.shape[3]
     if k.shape != (batch, tokens, heads, head_dim_k):
-        _fail(f"k has shape {_size(k)}; expected {[batch, tokens, heads, head_dim_k]} from q {_size(q)} and v {_size(v)}")
+        _fail(
+            f"k has shape {_size(k)}; expected {[batch, tokens, heads, head_dim_k]} from q {_size(q)} and v {_size(v)}"
+        )
     if v.shape[:2] != (batch, tokens):
         _fail(f"v has shape {_size(v)}; it must begin with B, T = {[batch, tokens]} of q")
     for name, like, tensor in (("gk", k, gk), ("gv", v, gv)):

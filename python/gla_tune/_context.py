@@ -1,4 +1,5 @@
 """One libgla context per device, made at its first use; libgla's log goes to the logger `gla_tune`."""
+
 import ctypes
 import logging
 import threading

@@ -1,4 +1,5 @@
 """An unmodified FLA on these kernels: patch_fla puts gla_tune's functions where FLA's are bound."""
+
 import copy
 import functools
 import importlib
@@ -109,8 +110,8 @@ class Patch:
 def _with_fused_chunk(forward):
     """A layer's forward in which mode fused_chunk computes what mode chunk does.
 
-    FLA's layers call fused_chunk_gla without the layout of the states that their cache holds, and without cu_seqlens. Their
-    chunk mode passes both, and computes the same.
+    FLA's layers call fused_chunk_gla without the layout of the states that their cache holds, and without cu_seqlens.
+    Their chunk mode passes both, and computes the same.
     """
 
     @functools.wraps(forward)
@@ -140,9 +141,9 @@ _active = None
 def patch_fla() -> Patch:
     """Makes flash-linear-attention (FLA), models included, use gla_tune where it can, until the result is undone.
 
-    What gla_tune cannot do (gradients, CPU tensors, ...) stays with FLA. The result counts both: report() and str(). While
-    FLA is patched, patch_fla returns the same patch. GLA_TUNE_PATCH_FLA=1 in the environment patches FLA in any Python
-    program when it imports it.
+    What gla_tune cannot do (gradients, CPU tensors, ...) stays with FLA. The result counts both: report() and str().
+    While FLA is patched, patch_fla returns the same patch. GLA_TUNE_PATCH_FLA=1 in the environment patches FLA in any
+    Python program when it imports it.
 
     Example::
 

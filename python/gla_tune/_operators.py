@@ -1,4 +1,5 @@
 """The operations as PyTorch operators, torch.ops.gla_tune.*: what torch.compile, fake tensors and other modes see."""
+
 from functools import partial
 
 import torch
@@ -17,6 +18,7 @@ _SCHEMA = (
     "Tensor? cu_seqlens_cpu, float? scale, bool output_final_state, bool reverse, bool state_v_first, str accuracy) "
     "-> (Tensor o, Tensor final_state)"
 )
+
 
 def no_gradients(name: str) -> Unsupported:
     """The error of a call whose argument `name` requires a gradient."""

@@ -1,4 +1,5 @@
 """The readable reference: one token at a time, in PyTorch, on any device, with gradients."""
+
 from typing import Optional, Tuple
 
 import torch

@@ -5,13 +5,15 @@ For every head of every sequence (Yang et al., arXiv 2312.06635), S_0 being the 
     S_t = diag(exp(gk_t)) S_{t-1} diag(exp(gv_t)) + k_t v_t^T        o_t = scale * q_t^T S_t
 
 Shapes: B batch rows of T tokens, H key/value heads, HQ = G * H query heads (G >= 1), K and V channels up to 512; N
-sequences, N = B without cu_seqlens. q, k, v: torch.float16, torch.bfloat16 or torch.float32, on a CUDA device. Where their
-dtypes differ the computation is in float32 or, in chunk_gla under autocast, in autocast's dtype. Gates are logarithms of
-decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise.
+sequences, N = B without cu_seqlens. q, k, v: torch.float16, torch.bfloat16 or torch.float32, on a CUDA device. Where
+their dtypes differ the computation is in float32 or, in chunk_gla under autocast, in autocast's dtype. Gates are
+logarithms of decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise.
 
-Errors: ArgumentError (a ValueError and an AssertionError) for shapes that do not fit; Unsupported (a NotImplementedError) for
-what gla_tune cannot do (CPU tensors, gradients); ValueError for values; Error (a RuntimeError) for failures of libgla.
+Errors: ArgumentError (a ValueError and an AssertionError) for shapes that do not fit; Unsupported (a
+NotImplementedError) for what gla_tune cannot do (CPU tensors, gradients); ValueError for values; Error (a RuntimeError)
+for failures of libgla.
 """
+
 import inspect
 import warnings
 from typing import Optional, Tuple
@@ -21,7 +23,7 @@ import torch
 from . import _operators
 from ._abi import ACCURACIES, Operation, Unsupported
 from ._arguments import Options, Tensors, check_devices, check_support, common_dtype, output_dtype, shape_of
-from ._forward import forward, plan_of
+from ._forward import forward, forward_again, plan_of
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -48,15 +50,13 @@ def get_accuracy() -> str:
     return _accuracy
 
 
-def _chunk(
-    q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens, cu_seqlens_cpu
-):
-    tensors = Tensors(q, k, v, g, None, initial_state, cu_seqlens, cu_seqlens_cpu)
-    return tensors, Options(Operation.CHUNK_FORWARD, scale, output_final_state, False, state_v_first, _accuracy)
+def _chunk(q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens, cu_seqlens_cpu):
+    tensors = (q, k, v, g, None, initial_state, cu_seqlens, cu_seqlens_cpu)
+    return tensors, (Operation.CHUNK_FORWARD, scale, output_final_state, False, state_v_first, _accuracy)
 
 
 def _can_go_direct(tensors: Tensors) -> bool:
-    """Nothing but the GPU waits for this call: no tracing, no mode, no subclass that PyTorch's dispatcher would serve."""
+    """Nothing but the GPU waits for this call: no tracing, no mode, no subclass that the dispatcher would serve."""
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -67,11 +67,20 @@ def _can_go_direct(tensors: Tensors) -> bool:
     return tensors.q.is_cuda and all(t is None or type(t) in _PLAIN for t in tensors)
 
 
-def _call(tensors: Tensors, options: Options):
+def _call(tensors: tuple, options: tuple):
+    """The arguments are what Tensors and Options are made of: making those would take a tenth of the call."""
+    if not torch.compiler.is_compiling():
+        result = forward_again(tensors, options)
+        if result is not None:
+            return result
+    return _call_anew(Tensors(*tensors), Options(*options))
+
+
+def _call_anew(tensors: Tensors, options: Options):
     if torch.is_grad_enabled():
-        for tensor in tensors:
+        for name, tensor in zip(Tensors._fields, tensors):
             if tensor is not None and tensor.requires_grad:
-                raise _operators.no_gradients(next(name for name, t in zip(Tensors._fields, tensors) if t is tensor))
+                raise _operators.no_gradients(name)
     if _can_go_direct(tensors):
         return forward(tensors, options)
     shape = shape_of(tensors)
@@ -144,9 +153,7 @@ def fused_chunk_gla(
     cu_seqlens_cpu: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
     """chunk_gla by the name that FLA has retired."""
-    return chunk_gla(
-        q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens, cu_seqlens_cpu
-    )
+    return chunk_gla(q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens, cu_seqlens_cpu)
 
 
 def _renamed(state_v_first: bool, deprecated: dict) -> bool:
@@ -174,10 +181,8 @@ def _recurrent(
 ):
     if deprecated:
         state_v_first = _renamed(state_v_first, deprecated)
-    tensors = Tensors(q, k, v, gk, gv, initial_state, cu_seqlens, None)
-    return tensors, Options(
-        Operation.RECURRENT_FORWARD, scale, output_final_state, reverse, state_v_first, _accuracy
-    )
+    tensors = (q, k, v, gk, gv, initial_state, cu_seqlens, None)
+    return tensors, (Operation.RECURRENT_FORWARD, scale, output_final_state, reverse, state_v_first, _accuracy)
 
 
 def fused_recurrent_gla(
@@ -241,7 +246,8 @@ def _planned(function, args, kwargs):
         raise ValueError(f"function is {function!r}; accepted: {', '.join(known.__name__ for known in _MAKERS)}")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
-    return plan_of(*_MAKERS[function](*bound.arguments.values()))[1]
+    tensors, options = _MAKERS[function](*bound.arguments.values())
+    return plan_of(Tensors(*tensors), Options(*options))[1]
 
 
 def prepare(function, *args, **kwargs) -> None:

@@ -1,4 +1,5 @@
 """What the tests share: a visible skip where there is no GPU, inputs, and libgla replaced by a recorder."""
+
 import ctypes
 
 import pytest

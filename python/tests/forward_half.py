@@ -5,6 +5,7 @@
 
 Leaves out what asks for gradients and what compares them; everything else stays as it is.
 """
+
 import ast
 import sys
 from pathlib import Path

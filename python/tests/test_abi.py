@@ -1,4 +1,5 @@
 """The ctypes structs are those of gla.h, to the byte."""
+
 import re
 import shutil
 import subprocess
@@ -19,18 +20,20 @@ def c_name(field: str) -> str:
 
 def c_layout(folder: Path) -> list:
     """What a C compiler makes of gla.h: a line for each field and size."""
-    lines = [f'printf("ABI %d\\n", GLA_ABI_VERSION);']
+    lines = ['printf("ABI %d\\n", GLA_ABI_VERSION);']
     for name, struct in STRUCTS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
         for field, *_ in struct._fields_:
             lines.append(f'printf("{name}.{field} %zu\\n", offsetof({name}, {c_name(field)}));')
-    for name, value in {**_abi.DTYPES, **_abi.ACCURACIES}.items():
+    for name in (*_abi.DTYPES, *_abi.ACCURACIES):
         constant = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}.get(name, f"ACCURACY_{name.upper()}")
         lines.append(f'printf("{name} %d\\n", (int)GLA_{constant});')
     for enum in (_abi.Operation, _abi.Status):
         lines += [f'printf("{member.name} %d\\n", (int)GLA_{member.name});' for member in enum]
     source = folder / "layout.c"
-    source.write_text("#include <stdio.h>\n#include <gla/gla.h>\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n")
+    source.write_text(
+        "#include <stdio.h>\n#include <gla/gla.h>\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n"
+    )
     subprocess.run(["cc", "-I", HEADERS, source, "-o", folder / "layout"], check=True)
     return subprocess.run([folder / "layout"], check=True, capture_output=True, text=True).stdout.splitlines()
 
@@ -46,7 +49,9 @@ def python_layout() -> list:
     return lines
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or not HEADERS.is_dir(), reason="no C compiler or not in the source tree")
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not HEADERS.is_dir(), reason="no C compiler or not in the source tree"
+)
 def test_structs_and_constants_are_those_of_the_header(tmp_path):
     assert python_layout() == c_layout(tmp_path)
 

@@ -1,4 +1,5 @@
 """What each function accepts, and how it refuses the rest: FLA's names, defaults and kinds of errors."""
+
 import inspect
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """The examples in the documentation run."""
+
 import inspect
 import re
 import textwrap

@@ -1,4 +1,5 @@
 """With FLA on a GPU: a model of its own gives the same logits on these kernels, with every call taken over."""
+
 import pytest
 import torch
 

@@ -1,4 +1,5 @@
 """patch_fla against a stand-in with FLA's modules and names."""
+
 import os
 import subprocess
 import sys
@@ -155,7 +156,9 @@ def in_new_python(program, fla, **environment):
     package = Path(gla_tune.__file__).parents[1]
     start = f"import sys, site; sys.path[:0] = [{str(fla)!r}, {str(package)!r}]; site.addsitedir({str(package)!r})\n"
     given = {**os.environ, **environment}
-    done = subprocess.run([sys.executable, "-c", start + textwrap.dedent(program)], env=given, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(program)], env=given, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

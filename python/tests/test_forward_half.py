@@ -1,4 +1,5 @@
 """forward_half keeps every comparison of outputs."""
+
 from forward_half import forward_half
 
 SOURCE = """

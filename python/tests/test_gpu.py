@@ -1,4 +1,5 @@
 """On a GPU: every feature against the recurrence in fp64, and the ways PyTorch runs a call."""
+
 import os
 import subprocess
 import sys
@@ -16,7 +17,15 @@ import gla_tune
 pytestmark = pytest.mark.gpu
 HEAD_DIMS = [16, 60, 64, 100, 128, 256, 320, 512]
 UNEQUAL = [(64, 128), (128, 64), (100, 60), (256, 512)]
-LENGTHS = [0, 0, 1, 65, 65, 128, 193]  # cu_seqlens: empty sequences first, inside; single tokens; no multiple of a chunk
+LENGTHS = [
+    0,
+    0,
+    1,
+    65,
+    65,
+    128,
+    193,
+]  # cu_seqlens: empty sequences first, inside; single tokens; no multiple of a chunk
 FUNCTIONS = {"chunk": gla_tune.chunk_gla, "recurrent": gla_tune.fused_recurrent_gla}
 # Relative error of o and of the final state: 1.5 times what FLA has (PEERS.md), which random inputs stay within.
 BARS = {torch.bfloat16: (3.8e-3, 2.4e-3), torch.float16: (8e-4, 4e-4), torch.float32: (1e-5, 1e-5)}
@@ -40,7 +49,9 @@ class Case:
 
     def __str__(self):
         parts = [self.function, str(self.dtype).rpartition(".")[2], "x".join(map(str, self.head_dims))]
-        parts += [name for name in ("state_v_first", "packed", "reverse", "value_gate", "fp32_gates") if getattr(self, name)]
+        parts += [
+            name for name in ("state_v_first", "packed", "reverse", "value_gate", "fp32_gates") if getattr(self, name)
+        ]
         parts += [f"G{self.group}"] if self.group > 1 else []
         parts += [f"gates{self.gates:g}"] if self.gates != 1 / 16 else []
         parts += ["resets"] if self.resets else []
@@ -121,7 +132,10 @@ def reference(case: Case, given: Inputs):
         for n, (begin, end) in enumerate(zip(ends, ends[1:])):
             state = given.initial_state[n if case.packed else row].double()
             state = state.mT if case.state_v_first else state
-            part = [None if x is None else x[row, begin:end].double() for x in (given.q, given.k, given.v, given.g, given.gv)]
+            part = [
+                None if x is None else x[row, begin:end].double()
+                for x in (given.q, given.k, given.v, given.g, given.gv)
+            ]
             q, k, v, gk, gv = part
             output = torch.empty(end - begin, q.shape[1], v.shape[2], dtype=torch.float64, device="cuda")
             for t in reversed(range(end - begin)) if case.reverse else range(end - begin):

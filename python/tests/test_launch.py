@@ -1,10 +1,13 @@
 """What reaches libgla: addresses and strides as they are, plans kept and shared by nobody."""
+
 import threading
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gla_tune import _abi, _forward
+import gla_tune
+from gla_tune import _abi, _forward, ops
 from gla_tune._abi import Operation
 from gla_tune._arguments import Options, Tensors
 
@@ -106,6 +109,64 @@ def test_plans_do_not_pile_up(recorder, monkeypatch):
     assert len(_forward._plans.by_key) <= 4
 
 
+@pytest.fixture
+def short_way(recorder, monkeypatch):
+    """Whole calls go to the recorder; the number of them that took the longer way."""
+    longer = []
+    monkeypatch.setattr(ops, "_can_go_direct", lambda tensors: longer.append(1) or True)
+    return longer
+
+
+@pytest.mark.skipif(_forward.TensorGuards is None, reason="this PyTorch has no TensorGuards")
+def test_a_call_like_the_last_one_takes_the_short_way(recorder, short_way):
+    first, second = inputs(), inputs()
+    for given in (first, second):
+        gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    assert [call.k_data for call in recorder.calls] == [first.k.data_ptr(), second.k.data_ptr()]
+    assert len(short_way) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(q=rand(B, T, 3 * H, K)),
+        dict(k=rand(B, H, T, K).transpose(1, 2)),
+        dict(gk=rand(B, T, H, K, dtype=torch.float32)),
+        dict(gk=None),
+        dict(initial_state=rand(B, H, K, V, dtype=torch.float32)),
+        dict(k=torch.nn.Parameter(rand(B, T, H, K), requires_grad=False)),
+    ],
+    ids=["shape", "strides", "dtype", "no gate", "state", "type"],
+)
+def test_a_call_unlike_the_last_one_takes_the_longer_way(recorder, short_way, change):
+    for given in (inputs(), inputs(**change), inputs()):
+        o, _ = gla_tune.chunk_gla(given.q, given.k, given.v, given.gk, initial_state=given.initial_state)
+        assert o.shape == (*given.q.shape[:3], V)
+        assert recorder.calls[-1].gk_data == (None if given.gk is None else given.gk.data_ptr())
+    assert len(short_way) == (2 if "initial_state" in change or change.get("gk", 1) is None else 3)
+
+
+def test_a_call_that_needs_a_gradient_is_refused_though_one_like_it_was_not(recorder, short_way):
+    given = inputs()
+    gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    given.v.requires_grad_()
+    with pytest.raises(NotImplementedError, match="v requires a gradient"):
+        gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+
+
+def test_a_mode_that_began_after_a_call_like_it_is_served(recorder, short_way):
+    given = inputs()
+    gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            return function(*arguments, **(keywords or {}))
+
+    with Mode():
+        assert _forward.forward_again((given.q, given.k, given.v, given.gk, *[None] * 4), options()) is None
+    assert len(recorder.calls) == 1
+
+
 def test_threads_do_not_share_structs(recorder):
     _forward.forward(inputs(), options())
     others = []
@@ -134,19 +195,16 @@ def test_empty_calls_give_empty_outputs(recorder, tokens, sequences):
     assert len(recorder.calls) == (1 if sequences else 0)  # without tokens libgla still copies the states
 
 
+def one_row(tokens=T):
+    return {name: rand(1, tokens, H, dim) for name, dim in zip(("q", "k", "v", "gk"), (K, K, V, K))}
+
+
 def test_no_packed_sequences(recorder):
-    shape = (1, 0, H)
-    tensors = inputs(
-        q=rand(*shape, K), k=rand(*shape, K), v=rand(*shape, V), gk=rand(*shape, K),
-        cu_seqlens=torch.zeros(1, dtype=torch.int64),
-    )  # fmt: skip
-    o, state = _forward.forward(tensors, options(output_final_state=True))
-    assert o.shape == (*shape, V) and state.shape == (0, H, K, V) and not recorder.calls
+    no_sequence = torch.zeros(1, dtype=torch.int64)
+    o, state = _forward.forward(inputs(**one_row(0), cu_seqlens=no_sequence), options(output_final_state=True))
+    assert o.shape == (1, 0, H, V) and state.shape == (0, H, K, V) and not recorder.calls
     with pytest.raises(ValueError, match="cu_seqlens names no sequence, but q has T = 8 tokens"):
-        _forward.forward(
-            inputs(**{n: rand(1, T, H, d) for n, d in zip(("q", "k", "v", "gk"), (K, K, V, K))}, cu_seqlens=torch.zeros(1, dtype=torch.int64)),
-            options(),
-        )
+        _forward.forward(inputs(**one_row(), cu_seqlens=no_sequence), options())
 
 
 @pytest.mark.parametrize(
@@ -160,8 +218,9 @@ def test_no_packed_sequences(recorder):
 )
 def test_mixed_dtypes_are_computed_without_rounding(recorder, operation, dtypes, computed, output):
     q, k, v, gk = (getattr(torch, name) for name in dtypes)
-    tensors = inputs(q=rand(B, T, H, K, dtype=q), k=rand(B, T, H, K, dtype=k), v=rand(B, T, H, V, dtype=v), gk=rand(B, T, H, K, dtype=gk))
-    o, _ = _forward.forward(tensors, options(operation))
+    given = dict(q=rand(B, T, H, K, dtype=q), k=rand(B, T, H, K, dtype=k))
+    given.update(v=rand(B, T, H, V, dtype=v), gk=rand(B, T, H, K, dtype=gk))
+    o, _ = _forward.forward(inputs(**given), options(operation))
     assert recorder.calls[0].dtype == _abi.DTYPES[computed]
     assert recorder.calls[0].gate_dtype == _abi.DTYPES["float32" if gk != getattr(torch, computed) else computed]
     assert o.dtype == getattr(torch, output)
@@ -170,8 +229,7 @@ def test_mixed_dtypes_are_computed_without_rounding(recorder, operation, dtypes,
 @pytest.mark.parametrize("shape", [(1, H, K, V), (H, K, V)])
 def test_a_single_sequence_may_bring_its_state_without_a_batch(recorder, shape):
     state = rand(*shape, dtype=torch.float32)
-    one = {name: rand(1, T, H, d) for name, d in zip(("q", "k", "v", "gk"), (K, K, V, K))}
-    _forward.forward(inputs(**one, initial_state=state), options())
+    _forward.forward(inputs(**one_row(), initial_state=state), options())
     assert recorder.calls[0].initial_state == state.data_ptr()
 
 
@@ -187,17 +245,16 @@ def test_states_are_checked(recorder):
 
 
 def test_lengths_are_handed_over_with_their_copy_on_the_host(recorder):
-    one = {name: rand(1, T, H, d) for name, d in zip(("q", "k", "v", "gk"), (K, K, V, K))}
     lengths = torch.tensor([0, 3, 8], dtype=torch.int32)
     host = torch.tensor([0, 3, 8])
-    _forward.forward(inputs(**one, cu_seqlens=lengths, cu_seqlens_cpu=host), options())
+    _forward.forward(inputs(**one_row(), cu_seqlens=lengths, cu_seqlens_cpu=host), options())
     (call,) = recorder.calls
     assert (call.cu_seqlens, call.cu_seqlens_is_int64, call.sequences) == (lengths.data_ptr(), 0, 2)
     assert call.cu_seqlens_host not in (None, host.data_ptr())  # brought to int32
     with pytest.raises(ValueError, match="cu_seqlens is torch.float32; accepted: torch.int32, torch.int64"):
-        _forward.forward(inputs(**one, cu_seqlens=lengths.float()), options())
+        _forward.forward(inputs(**one_row(), cu_seqlens=lengths.float()), options())
     with pytest.raises(ValueError, match=r"cu_seqlens_cpu is \[2\] on cpu; expected \[3\]"):
-        _forward.forward(inputs(**one, cu_seqlens=lengths, cu_seqlens_cpu=host[:2]), options())
+        _forward.forward(inputs(**one_row(), cu_seqlens=lengths, cu_seqlens_cpu=host[:2]), options())
 
 
 def test_grouped_queries_share_states(recorder):

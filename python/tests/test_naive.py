@@ -1,4 +1,5 @@
 """The readable reference against the recurrence written out in numbers."""
+
 import math
 
 import pytest

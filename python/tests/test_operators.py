@@ -1,4 +1,5 @@
 """The operators as PyTorch sees them without a GPU: shapes by fake tensors, one graph under torch.compile."""
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -75,8 +76,6 @@ def test_a_compiled_call_that_needs_gradients_is_refused(function):
 
 def test_the_operator_itself_refuses_gradients():
     inputs = [x.requires_grad_() for x in meta_inputs(torch.float32)]
-    o, _ = torch.ops.gla_tune.chunk_forward(
-        *inputs, None, None, None, None, None, False, False, False, "default"
-    )
+    o, _ = torch.ops.gla_tune.chunk_forward(*inputs, None, None, None, None, None, False, False, False, "default")
     with pytest.raises(NotImplementedError, match="no backward pass yet"):
         o.sum().backward()
