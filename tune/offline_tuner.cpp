@@ -17,7 +17,6 @@
 namespace gla {
 namespace {
 
-constexpr Accuracy kClasses[] = {Accuracy::standard, Accuracy::fast};
 // A spilled byte costs about as much as 1/500 of the kernel: ten spilled registers, 8 %.
 constexpr double kSpillCost = 0.002;
 constexpr double kWaitSeconds = 0.5;
@@ -136,7 +135,7 @@ void verify_recommended(std::vector<OfflineTask>& tasks, const Architecture& arc
     };
     for (OfflineTask& offline : tasks) {
       for (const Workload& workload : offline.task->workloads) {
-        for (const Accuracy accuracy : kClasses) {
+        for (const Accuracy accuracy : kAllAccuracies) {
           const auto order = ranking(offline, workload, accuracy, architecture);
           if (!order.empty()) recommend(offline, *order.front().candidate);
         }
@@ -202,7 +201,7 @@ Result<TunedTable> tune_offline(CompilePool& pool, Progress& progress, const Arc
     TableProblem result{.problem = problem, .tally = offline.tally, .points = {}};
     std::vector<double> runners_up;
     for (const Workload& workload : offline.task->workloads) {
-      for (const Accuracy accuracy : kClasses) {
+      for (const Accuracy accuracy : kAllAccuracies) {
         const auto order = ranking(offline, workload, accuracy, architecture);
         if (order.empty()) continue;
         const auto& [seconds, best] = order.front();

@@ -15,8 +15,6 @@
 namespace gla {
 namespace {
 
-constexpr Accuracy kClasses[] = {Accuracy::standard, Accuracy::fast};
-
 // Shares of a problem's time: the ranking, then neighbours; the rest is for the race.
 constexpr double kRankingShare = 0.55, kSearchShare = 0.9;
 constexpr std::size_t kFirstVariants = 32;  // of the ranking, before neighbours get their turn
@@ -78,7 +76,7 @@ std::vector<Variant> ProblemTuner::untried(std::size_t most) const {
 std::vector<Variant> ProblemTuner::winners_neighbours() const {
   std::vector<Variant> found;
   for (std::size_t w = 0; w < task_.workloads.size(); ++w) {
-    for (const Accuracy accuracy : kClasses) {
+    for (const Accuracy accuracy : kAllAccuracies) {
       const Best winner = best(w, accuracy);
       if (winner.variant == nullptr) continue;
       for (const Variant& variant : neighbours(*winner.variant, space_)) {
@@ -182,7 +180,7 @@ Status ProblemTuner::time_variant(const Variant& variant, Record& record) {
 Status ProblemTuner::race(double deadline) {
   for (std::size_t w = 0; w < task_.workloads.size(); ++w) {
     std::vector<Variant> finalists;
-    for (const Accuracy accuracy : kClasses) {
+    for (const Accuracy accuracy : kAllAccuracies) {
       const Best winner = best(w, accuracy);
       if (winner.variant == nullptr) continue;
       std::vector<std::pair<double, Variant>> close;
@@ -258,7 +256,7 @@ ProblemResult ProblemTuner::result() const {
   }
   const bool states = timed_with_states(task_.problem.operation);
   for (std::size_t w = 0; w < task_.workloads.size(); ++w) {
-    for (const Accuracy accuracy : kClasses) {
+    for (const Accuracy accuracy : kAllAccuracies) {
       const Best winner = best(w, accuracy);
       if (winner.variant == nullptr) continue;
       const Record& record = records_.at(*winner.variant);

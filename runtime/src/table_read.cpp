@@ -10,6 +10,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "call_limits.h"
 #include "files.h"
 #include "gla/generator/architecture.h"
 #include "gla/generator/space.h"
@@ -17,9 +18,6 @@
 
 namespace gla {
 namespace {
-
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 40;
-constexpr std::int64_t kMostCount = std::numeric_limits<std::int32_t>::max();
 
 /// The first fault of a table. Thrown inside this file only, as yaml-cpp throws its own.
 struct Fault {

@@ -7,13 +7,12 @@
 #include <string_view>
 
 #include "call.h"
+#include "call_limits.h"
 
 namespace gla {
 namespace {
 
 constexpr std::int64_t kVectorBytes = 16;
-constexpr std::int64_t kMostCount = std::numeric_limits<std::int32_t>::max();
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 40;
 
 Status out_of_range(std::string_view name, std::int64_t value, std::int64_t least, std::int64_t most) {
   return invalid_argument(fmt::format("{} is {}; accepted: {} to {}", name, value, least, most));

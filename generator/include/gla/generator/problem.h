@@ -23,6 +23,7 @@ enum class Accuracy : std::uint8_t {
   standard,  ///< written "default": at most 1.1 x FLA's error; fp32: under 1e-5
   fast,      ///< at most 2 x FLA's error; fp32: under 1e-3
 };
+inline constexpr Accuracy kAllAccuracies[] = {Accuracy::standard, Accuracy::fast};
 
 /// Everything a kernel is compiled for. One head of one sequence computes, in fp32 or better,
 ///   S_t = diag(exp(gk_t)) S_{t-1} diag(exp(gv_t)) + k_t v_t^T,   o_t = scale q_t^T S_t
