@@ -25,6 +25,7 @@ std::string_view type_name(DType dtype) {
 
 void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
                std::string_view args_type) {
+  source.begins.push_back(source.text.size());
   source.text +=
       fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {}) {}(gla::{} args) {{\n  gla::{};\n}}\n", threads,
                   min_blocks, entry, args_type, call);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <string_view>
+#include <thread>
+#include <utility>
 
 #include "compile_options.h"
 #include "nvrtc_library.h"
@@ -47,15 +49,15 @@ const std::vector<Header>& headers() {
 
 class Program {
  public:
-  Program(const nvrtc::Api& api, const Source& source) : api_(api) {
+  Program(const nvrtc::Api& api, const std::string& name, const std::string& text) : api_(api) {
     std::vector<const char*> name_pointers, text_pointers;
     for (const Header& header : headers()) {
       name_pointers.push_back(header.name.c_str());
       text_pointers.push_back(header.text.c_str());
     }
-    result_ = api.nvrtcCreateProgram(&program_, source.text.c_str(), source.name.c_str(),
-                                     static_cast<int>(name_pointers.size()), text_pointers.data(),
-                                     name_pointers.data());
+    result_ =
+        api.nvrtcCreateProgram(&program_, text.c_str(), name.c_str(), static_cast<int>(name_pointers.size()),
+                               text_pointers.data(), name_pointers.data());
   }
   ~Program() {
     if (program_ != nullptr) (void)api_.nvrtcDestroyProgram(&program_);
@@ -91,6 +93,44 @@ class Program {
   nvrtcProgram program_ = nullptr;
   nvrtcResult result_ = NVRTC_SUCCESS;
 };
+
+/// What is compiled into one image each.
+std::vector<std::string> units_of(const Source& source) {
+  const std::vector<std::size_t>& begins = source.begins;
+  if (begins.size() < 2) return {source.text};
+  std::vector<std::string> units;
+  for (std::size_t i = 0; i < begins.size(); ++i) {
+    const std::size_t end = i + 1 < begins.size() ? begins[i + 1] : source.text.size();
+    units.push_back(source.text.substr(0, begins[0]) + source.text.substr(begins[i], end - begins[i]));
+  }
+  return units;
+}
+
+struct Compiled {
+  Status status;
+  std::string image, log;
+};
+
+Compiled compile_unit(const nvrtc::Api& api, const Source& source, const std::string& text,
+                      const Architecture& architecture) {
+  const auto failure = [&](std::string_view reason) {
+    return Status{StatusCode::compile,
+                  fmt::format("{} for sm_{}: {}", source.name, architecture.name, reason)};
+  };
+  Program program(api, source.name, text);
+  Compiled compiled;
+  const nvrtcResult result = program.compile(compile_options(architecture));
+  compiled.log = program.log();
+  if (result != NVRTC_SUCCESS) {
+    compiled.status =
+        failure(fmt::format("{} (NVRTC {})\n{}", api.nvrtcGetErrorString(result), api.version, compiled.log));
+    return compiled;
+  }
+  compiled.image = program.image();
+  if (compiled.image.empty())
+    compiled.status = failure(fmt::format("NVRTC {} made no machine code", api.version));
+  return compiled;
+}
 
 /// The number right before `unit` in `line`: 32 in "Used 32 registers" for " registers".
 int number_before(std::string_view line, std::string_view unit) {
@@ -148,17 +188,23 @@ Result<std::string> nvrtc_version() {
 Result<Cubin> compile(const Source& source, const Architecture& architecture) {
   const Result<const nvrtc::Api*> api = nvrtc::api();
   if (!api.ok()) return api.status();
-  Program program(**api, source);
-  if (const nvrtcResult result = program.compile(compile_options(architecture)); result != NVRTC_SUCCESS) {
-    return Status{StatusCode::compile,
-                  fmt::format("{} for sm_{}: {} (NVRTC {})\n{}", source.name, architecture.name,
-                              (*api)->nvrtcGetErrorString(result), (*api)->version, program.log())};
+  const std::vector<std::string> units = units_of(source);
+  std::vector<Compiled> compiled(units.size());
+  const auto work = [&](std::size_t i) { compiled[i] = compile_unit(**api, source, units[i], architecture); };
+  {
+    std::vector<std::jthread> helpers;
+    for (std::size_t i = 1; i < units.size(); ++i) helpers.emplace_back(work, i);
+    work(0);
   }
-  Cubin cubin{program.image(), source.entries, parse_resources(program.log(), source.entries)};
-  if (cubin.image.empty()) {
-    return Status{StatusCode::compile, fmt::format("{} for sm_{}: NVRTC {} made no machine code", source.name,
-                                                   architecture.name, (*api)->version)};
+  Cubin cubin;
+  std::string log;
+  for (Compiled& one : compiled) {
+    if (!one.status.ok()) return one.status;
+    cubin.images.push_back(std::move(one.image));
+    log += one.log + '\n';
   }
+  cubin.entries = source.entries;
+  cubin.resources = parse_resources(log, source.entries);
   return cubin;
 }
 

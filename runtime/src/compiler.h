@@ -14,9 +14,11 @@ namespace gla {
 
 /// A compiled source: machine code for one architecture and what the compiler said of each entry.
 struct Cubin {
-  std::string image;
+  std::vector<std::string> images;  ///< one for each entry, or a single one for all
   std::vector<std::string> entries;
   std::vector<KernelResources> resources;  ///< per entry; threads and dynamic shared memory are the launch's
+
+  std::size_t image_of(std::size_t entry) const { return images.size() == 1 ? 0 : entry; }
 };
 
 /// NVRTC's version ("13.0"), or why it cannot be had. Libraries tried: GLA_NVRTC, then libnvrtc.so.{13,12} by
@@ -24,8 +26,8 @@ struct Cubin {
 /// VIRTUAL_ENV name them.
 Result<std::string> nvrtc_version();
 
-/// Compiles for `architecture` (sm_<name>). Thread-safe; NVRTC compiles concurrently. A failure carries
-/// NVRTC's log.
+/// Compiles for `architecture` (sm_<name>); entries that can be compiled one by one, at the same time. Thread-safe; NVRTC
+/// compiles concurrently. A failure carries NVRTC's log.
 Result<Cubin> compile(const Source& source, const Architecture& architecture);
 
 /// A folder of cubins. Keys cover the source text, the templates, options, architecture and NVRTC version;

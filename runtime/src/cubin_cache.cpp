@@ -1,9 +1,9 @@
-// An entry is a few lines of text and the image:
-//   gla-cubin 1
+// An entry is a few lines of text and the images:
+//   gla-cubin 2
 //   <SHA-256 of everything after this line>
 //   <key>
 //   <number of entries>, then one line each: registers, spilled bytes, static shared bytes, name
-//   <bytes of the image>, then the image
+//   <number of images>, then one line each: its bytes; then the images
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -25,12 +25,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kMagic = "gla-cubin 1\n";
+constexpr std::string_view kMagic = "gla-cubin 2\n";
 constexpr std::size_t kChecksumDigits = 64;
 
-/// Covers all that decides the machine code except NVRTC's version, which the file name adds.
+/// Covers all that decides the entry except NVRTC's version, which the file name adds.
 std::string key_of(const Source& source, const Architecture& architecture) {
-  return sha256(fmt::format("{}\n{}\n{}\n{}\n{}", source.name, templates_hash(),
+  return sha256(fmt::format("{}{}\n{}\n{}\n{}\n{}", kMagic, source.name, templates_hash(),
                             fmt::join(compile_options(architecture), " "), fmt::join(source.entries, " "),
                             source.text))
       .substr(0, 32);
@@ -52,8 +52,9 @@ std::string encode(const Cubin& cubin, const std::string& key) {
     body += fmt::format("{} {} {} {}\n", resources.registers, resources.spill_bytes, resources.shared_bytes,
                         cubin.entries[i]);
   }
-  body += fmt::format("{}\n", cubin.image.size());
-  body += cubin.image;
+  body += fmt::format("{}\n", cubin.images.size());
+  for (const std::string& image : cubin.images) body += fmt::format("{}\n", image.size());
+  for (const std::string& image : cubin.images) body += image;
   return fmt::format("{}{}\n{}", kMagic, sha256(body), body);
 }
 
@@ -74,7 +75,12 @@ class Reader {
     std::from_chars(digits.data(), digits.data() + digits.size(), value);
     return value;
   }
-  std::string_view rest() const { return text_; }
+  std::string_view take(std::size_t bytes) {
+    const std::string_view taken = text_.substr(0, bytes);
+    text_.remove_prefix(taken.size());
+    return taken;
+  }
+  bool is_empty() const { return text_.empty(); }
 
  private:
   std::string_view text_;
@@ -102,9 +108,15 @@ Result<Cubin> decode(std::string_view file, const std::string& key, const std::v
     cubin.entries.emplace_back(reader.until('\n'));
   }
   if (cubin.entries != entries) return damaged("has other entries");
-  const std::size_t bytes = reader.number<std::size_t>('\n');
-  if (bytes != reader.rest().size()) return damaged("image has another size");
-  cubin.image = reader.rest();
+  const std::size_t images = reader.number<std::size_t>('\n');
+  if (images != 1 && images != count) return damaged("has another number of images");
+  std::vector<std::size_t> sizes(images);
+  for (std::size_t& bytes : sizes) bytes = reader.number<std::size_t>('\n');
+  for (const std::size_t bytes : sizes) {
+    cubin.images.emplace_back(reader.take(bytes));
+    if (cubin.images.back().size() != bytes) return damaged("an image is cut short");
+  }
+  if (!reader.is_empty()) return damaged("has more than its images");
   return cubin;
 }
 

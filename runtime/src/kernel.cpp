@@ -33,15 +33,19 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
   const RelaxedCapture relaxed(api);
   LoadedKernels loaded;
   loaded.api_ = &api;
-  if (Status status =
-          check(api, api.cuModuleLoadData(&loaded.module_, cubin.image.data()), "cuModuleLoadData");
-      !status.ok())
-    return status;
+  for (const std::string& image : cubin.images) {
+    CUmodule& module = loaded.modules_.emplace_back();
+    if (Status status = check(api, api.cuModuleLoadData(&module, image.data()), "cuModuleLoadData");
+        !status.ok()) {
+      loaded.modules_.pop_back();
+      return status;
+    }
+  }
   for (std::size_t i = 0; i < cubin.entries.size(); ++i) {
     CUfunction function = nullptr;
+    const CUmodule module = loaded.modules_[cubin.image_of(i)];
     const char* name = cubin.entries[i].c_str();
-    if (Status status = check(api, api.cuModuleGetFunction(&function, loaded.module_, name), name);
-        !status.ok())
+    if (Status status = check(api, api.cuModuleGetFunction(&function, module, name), name); !status.ok())
       return status;
     if (const std::size_t bytes = i < shapes.size() ? shapes[i].shared_bytes : 0; bytes > 0) {
       if (Status status =
@@ -65,18 +69,18 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
 
 LoadedKernels::LoadedKernels(LoadedKernels&& other) noexcept
     : api_(other.api_),
-      module_(std::exchange(other.module_, nullptr)),
+      modules_(std::exchange(other.modules_, {})),
       functions_(std::move(other.functions_)) {}
 
 LoadedKernels& LoadedKernels::operator=(LoadedKernels&& other) noexcept {
   std::swap(api_, other.api_);
-  std::swap(module_, other.module_);
+  std::swap(modules_, other.modules_);
   std::swap(functions_, other.functions_);
   return *this;
 }
 
 LoadedKernels::~LoadedKernels() {
-  if (module_ != nullptr) (void)api_->cuModuleUnload(module_);
+  for (const CUmodule module : modules_) (void)api_->cuModuleUnload(module);
 }
 
 Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {

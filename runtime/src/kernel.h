@@ -33,7 +33,7 @@ class LoadedKernels {
  private:
   Status launch_raw(const Launches& launches, const void* args, CUstream stream) const;
   const driver::Api* api_ = nullptr;
-  CUmodule module_ = nullptr;
+  std::vector<CUmodule> modules_;
   std::vector<CUfunction> functions_;
 };
 

@@ -31,6 +31,20 @@ Source small_source(int constant = 1) {
           {"first", "second"}};
 }
 
+/// The same kernels, which can be compiled one by one.
+Source separable_source() {
+  Source source = small_source();
+  for (const char* entry : {"extern \"C\" __global__ void first", "extern \"C\" __global__ void second"})
+    source.begins.push_back(source.text.find(entry));
+  return source;
+}
+
+bool is_elf(const std::string& image) {
+  return image.substr(0, 4) ==
+         "\x7f"
+         "ELF";
+}
+
 /// True, with a line that CTest shows, where there is no NVRTC.
 bool no_nvrtc() {
   const Result<std::string> version = nvrtc_version();
@@ -83,13 +97,50 @@ TEST_CASE("a source compiles for every architecture that NVRTC knows, with its r
     INFO(cubin.status().message());
     if (cubin.status().message().find("--gpu-architecture") != std::string::npos) continue;  // an older NVRTC
     REQUIRE(cubin.ok());
-    CHECK(cubin->image.substr(0, 4) ==
-          "\x7f"
-          "ELF");
+    REQUIRE(cubin->images.size() == 1);
+    CHECK(is_elf(cubin->images[0]));
     REQUIRE(cubin->resources.size() == 2);
     CHECK(cubin->resources[0].registers > 0);
     CHECK(cubin->resources[0].shared_bytes >= 256);
   }
+}
+
+TEST_CASE(
+    "entries that share nothing but their head are compiled into images of their own, with the same code") {
+  if (no_nvrtc()) return;
+  const Result<Cubin> together = compile(small_source(), hopper());
+  const Result<Cubin> apart = compile(separable_source(), hopper());
+  REQUIRE(together.ok());
+  REQUIRE(apart.ok());
+  REQUIRE(apart->images.size() == 2);
+  CHECK(apart->entries == together->entries);
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(is_elf(apart->images[i]));
+    CHECK(apart->image_of(i) == i);
+    CHECK(together->image_of(i) == 0);
+    CHECK(apart->images[i].find(".text." + apart->entries[i]) != std::string::npos);
+    CHECK(apart->images[i].find(".text." + apart->entries[1 - i]) == std::string::npos);
+    CHECK(apart->resources[i].registers == together->resources[i].registers);
+    CHECK(apart->resources[i].shared_bytes == together->resources[i].shared_bytes);
+  }
+
+  const TemporaryFolder folder;
+  CubinCache cache(folder.path());
+  REQUIRE(cache.get(separable_source(), hopper()).ok());
+  std::string note;
+  const Result<Cubin> loaded = cache.get(separable_source(), hopper(), &note);
+  REQUIRE(loaded.ok());
+  CHECK(note == "loaded");
+  CHECK(loaded->images == apart->images);
+}
+
+TEST_CASE("an entry that NVRTC refuses fails the source, with its log") {
+  if (no_nvrtc()) return;
+  Source source = separable_source();
+  source.text += "int broken = missing_name;\n";
+  const Result<Cubin> cubin = compile(source, hopper());
+  CHECK(cubin.status().code() == StatusCode::compile);
+  CHECK(cubin.status().message().find("missing_name") != std::string::npos);
 }
 
 TEST_CASE("what NVRTC refuses comes back with its log") {
@@ -114,7 +165,7 @@ TEST_CASE("a cubin is compiled once and loaded after that, equal in every part")
   const Result<Cubin> loaded = again.get(small_source(), hopper(), &note);
   REQUIRE(loaded.ok());
   CHECK(note == "loaded");
-  CHECK(loaded->image == compiled->image);
+  CHECK(loaded->images == compiled->images);
   CHECK(loaded->entries == compiled->entries);
   REQUIRE(loaded->resources.size() == 2);
   CHECK(loaded->resources[0].registers == compiled->resources[0].registers);
@@ -155,7 +206,7 @@ TEST_CASE("a damaged cubin is rebuilt and reported") {
     std::string note;
     const Result<Cubin> rebuilt = cache.get(small_source(), hopper(), &note);
     REQUIRE(rebuilt.ok());
-    CHECK(rebuilt->image == first->image);
+    CHECK(rebuilt->images == first->images);
     CHECK(note.find("damaged cache entry " + entry.string()) == 0);
     REQUIRE(cache.get(small_source(), hopper(), &note).ok());
     CHECK(note == "loaded");

@@ -30,6 +30,9 @@ struct Source {
   std::string name;  ///< file name that compiler messages show
   std::string text;
   std::vector<std::string> entries;  ///< extern "C" kernels, in launch order
+  /// Where in the text each entry begins, if they share what stands before the first and nothing else; otherwise
+  /// empty. Such entries can be compiled one by one.
+  std::vector<std::size_t> begins = {};
 };
 
 /// The kernels of a variant. Precondition: check(problem, architecture, variant) is ok.
