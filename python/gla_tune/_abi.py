@@ -4,7 +4,7 @@ import ctypes
 import enum
 import os
 from functools import lru_cache
-from pathlib import Path
+from importlib.resources import files
 
 ABI_VERSION = 1
 
@@ -97,9 +97,10 @@ class Status(enum.IntEnum):
     WORKSPACE = 4
 
 
-def _library_path() -> Path:
+def _library_path() -> str:
     given = os.environ.get("GLA_TUNE_LIBRARY")
-    return Path(given) if given else Path(__file__).parent / "lib" / f"libgla.so.{ABI_VERSION}"
+    # A package installed with `pip install -e` has its built files in another folder than its sources.
+    return given or str(files(__package__) / "lib" / f"libgla.so.{ABI_VERSION}")
 
 
 @lru_cache(maxsize=None)
@@ -107,7 +108,7 @@ def library() -> ctypes.CDLL:
     """libgla: the one installed with this package, or the file that GLA_TUNE_LIBRARY names."""
     path = _library_path()
     try:
-        loaded = ctypes.CDLL(str(path))
+        loaded = ctypes.CDLL(path)
     except OSError as error:
         raise Error(f"libgla cannot be loaded: {error}; reinstall gla-tune, or set GLA_TUNE_LIBRARY", "io") from None
     pointer, size, status = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int

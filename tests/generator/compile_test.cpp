@@ -242,8 +242,9 @@ TEST_CASE("variants that a shipped table names compile for sm_80, sm_90a and sm_
       for (const auto& [text, job] : candidates)
         if (is_new(text)) ordered.emplace(sha256(std::string(templates_hash()) + name + text), &job);
       distinct += ordered.size();
+      std::size_t taken = 0;
       for (const auto& [order, job] : ordered)
-        if (is_exhaustive || most-- > 0) jobs.push_back(*job);
+        if (is_exhaustive || taken++ < most) jobs.push_back(*job);
     };
     add(of_target.own, kOwnSample, [](const std::string&) { return true; });
     add(of_target.others, kSample, [&](const std::string& text) { return of_target.own.count(text) == 0; });
