@@ -22,13 +22,25 @@ _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None) or (
 )
 
 
-# Compares shapes, strides, dtypes, devices, types, requires_grad and the state of PyTorch's dispatcher at once, in C++,
-# in a fifth of the time that it takes to ask for them. It belongs to torch.compile and is not a public name; without it
-# a call takes the longer way.
-try:
-    from torch._C._dynamo.guards import TensorGuards
-except ImportError:
-    TensorGuards = None
+def _find_tensor_guards():
+    """PyTorch's TensorGuards, if it is there and does what is known of it; else None, and calls take the longer way.
+
+    It compares shapes, strides, dtypes, devices, types, requires_grad and the state of PyTorch's dispatcher at once, in
+    C++, in a fifth of the time that it takes to ask for them. It belongs to torch.compile and is not a public name.
+    """
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        tensor = torch.empty(2, 3)
+        check = TensorGuards(tensor, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        different = (torch.empty(3, 2), tensor.t(), tensor.double(), torch.empty(2, 3, requires_grad=True))
+        works = check(torch.empty(2, 3)) and not any(check(other) for other in different)
+    except Exception:  # whatever another version makes of it
+        return None
+    return TensorGuards if works else None
+
+
+TensorGuards = _find_tensor_guards()
 
 
 class _Plans(threading.local):

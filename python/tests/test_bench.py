@@ -173,18 +173,18 @@ def test_a_result_is_written_whole_and_read_back(tmp_path):
 
 
 def test_an_interrupted_run_is_kept_and_its_failures_are_tried_again(tmp_path):
-    journal = Journal(tmp_path / "r.json")
+    row, journal = a_row(), Journal(tmp_path / "r.json")
     journal.start()
-    journal.append(a_row())
+    journal.append(row)
     journal.append(a_row(mode="states", failure="broken"))
     with journal.path.open("a") as file:
         file.write('{"op": "cut o')
-    assert Journal(tmp_path / "r.json").rows() == [a_row()]
+    assert Journal(tmp_path / "r.json").rows() == [row]
     with pytest.raises(UsageError, match="--resume"):
         Journal(tmp_path / "r.json").start()
-    journal.finish([a_row()])
+    journal.finish([row])
     assert not journal.path.exists()
-    assert Journal(tmp_path / "r.json").rows() == [a_row()]
+    assert Journal(tmp_path / "r.json").rows() == [row]
 
 
 def test_rows_of_another_commit_or_gpu_are_not_resumed():
