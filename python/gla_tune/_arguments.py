@@ -137,6 +137,14 @@ def check_devices(tensors: Tensors) -> None:
             raise ValueError(f"{name} is on {tensor.device}; expected {device}, where q is")
 
 
+def checked_shape(tensors: Tensors) -> Shape:
+    """The sizes of a call that fits together, is supported and lies on one device."""
+    shape = shape_of(tensors)
+    check_support(tensors, shape)
+    check_devices(tensors)
+    return shape
+
+
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if tensor.data_ptr() % _VECTOR_BYTES else tensor
 

@@ -11,7 +11,7 @@ import torch
 
 from . import _abi, _context
 from ._abi import DTYPES, Status
-from ._arguments import Options, Shape, Tensors, check_devices, check_support, normalised, output_dtype, shape_of
+from ._arguments import Options, Shape, Tensors, checked_shape, normalised, output_dtype
 
 _TEXT = 4096  # bytes of a description, at most
 _MOST_PLANS = 1024  # per thread; beyond it they are made anew
@@ -193,9 +193,7 @@ class Plan:
 
 def plan_of(tensors: Tensors, options: Options):
     """Checks a call and plans it: its normalised tensors and their plan."""
-    shape = shape_of(tensors)
-    check_support(tensors, shape)
-    check_devices(tensors)
+    shape = checked_shape(tensors)
     ready = normalised(tensors, options, shape)
     return ready, Plan(ready, options, shape)
 

@@ -14,6 +14,7 @@ NotImplementedError) for what gla_tune cannot do (CPU tensors, gradients); Value
 for failures of libgla.
 """
 
+import functools
 import inspect
 import warnings
 from typing import Optional, Tuple
@@ -22,7 +23,7 @@ import torch
 
 from . import _operators
 from ._abi import ACCURACIES, Operation, Unsupported
-from ._arguments import Options, Tensors, check_devices, check_support, common_dtype, output_dtype, shape_of
+from ._arguments import Options, Tensors, checked_shape, common_dtype, output_dtype
 from ._forward import forward, forward_again, plan_of
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -83,9 +84,7 @@ def _call_anew(tensors: Tensors, options: Options):
                 raise _operators.no_gradients(name)
     if _can_go_direct(tensors):
         return forward(tensors, options)
-    shape = shape_of(tensors)
-    check_support(tensors, shape)
-    check_devices(tensors)
+    checked_shape(tensors)
     # Here rather than in the operator: a compiled call's autocast is known while it is traced.
     dtype = common_dtype(tensors, options)
     uniform = tensors._replace(q=tensors.q.to(dtype), k=tensors.k.to(dtype), v=tensors.v.to(dtype))
@@ -140,20 +139,10 @@ def chunk_gla(
     )
 
 
-def fused_chunk_gla(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    scale: Optional[float] = None,
-    initial_state: Optional[torch.Tensor] = None,
-    output_final_state: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: Optional[torch.Tensor] = None,
-    cu_seqlens_cpu: Optional[torch.Tensor] = None,
-) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-    """chunk_gla by the name that FLA has retired."""
-    return chunk_gla(q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens, cu_seqlens_cpu)
+@functools.wraps(chunk_gla, assigned=("__annotations__",))
+def fused_chunk_gla(*args, **kwargs):
+    """chunk_gla, whose arguments it takes, by the name that FLA has retired."""
+    return chunk_gla(*args, **kwargs)
 
 
 def _renamed(state_v_first: bool, deprecated: dict) -> bool:

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from gla_tune import _abi, _context, _forward
+from gla_tune import _abi, _arguments, _context, _forward
 
 
 def pytest_configure(config):
@@ -49,7 +49,7 @@ def recorder(monkeypatch):
     stand_in = Recorder()
     monkeypatch.setattr(_abi, "library", lambda: stand_in)
     monkeypatch.setattr(_context, "handle", lambda device: None)
-    monkeypatch.setattr(_forward, "check_devices", lambda tensors: None)
+    monkeypatch.setattr(_arguments, "check_devices", lambda tensors: None)
     monkeypatch.setattr(_forward, "_current_stream", lambda device: 77)
     monkeypatch.setattr(_forward, "_plans", _forward._Plans())
     return stand_in

@@ -134,23 +134,15 @@ TEST_CASE(
   CHECK(loaded->images == apart->images);
 }
 
-TEST_CASE("an entry that NVRTC refuses fails the source, with its log") {
+TEST_CASE("what NVRTC refuses comes back with its log, entries compiled together or one by one") {
   if (no_nvrtc()) return;
-  Source source = separable_source();
-  source.text += "int broken = missing_name;\n";
-  const Result<Cubin> cubin = compile(source, hopper());
-  CHECK(cubin.status().code() == StatusCode::compile);
-  CHECK(cubin.status().message().find("missing_name") != std::string::npos);
-}
-
-TEST_CASE("what NVRTC refuses comes back with its log") {
-  if (no_nvrtc()) return;
-  Source source = small_source();
-  source.text += "int broken = missing_name;\n";
-  const Result<Cubin> cubin = compile(source, hopper());
-  CHECK(cubin.status().code() == StatusCode::compile);
-  CHECK(cubin.status().message().find("missing_name") != std::string::npos);
-  CHECK(cubin.status().message().find("small kernel.cu") != std::string::npos);
+  for (Source source : {small_source(), separable_source()}) {
+    source.text += "int broken = missing_name;\n";
+    const Result<Cubin> cubin = compile(source, hopper());
+    CHECK(cubin.status().code() == StatusCode::compile);
+    CHECK(cubin.status().message().find("missing_name") != std::string::npos);
+    CHECK(cubin.status().message().find("small kernel.cu") != std::string::npos);
+  }
 }
 
 TEST_CASE("a cubin is compiled once and loaded after that, equal in every part") {
