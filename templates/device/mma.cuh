@@ -1,5 +1,5 @@
-// Warp-level matrix products: mma.sync.m16n8k16 with bf16 operands and fp32 sums, and the ldmatrix loads that
-// feed it (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane l holds, with r = l / 4 and c = 2 * (l % 4):
+// Warp-level matrix products: mma.sync.m16n8k16 with bf16 operands and fp32 sums, and the ldmatrix loads and stmatrix
+// stores of its operands (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane l holds, with r = l / 4 and c = 2 * (l % 4):
 //   A (16 x 16): a[0] = (r, c..c+1), a[1] = (r+8, c..), a[2] = (r, c+8..), a[3] = (r+8, c+8..)
 //   B (16 x 8):  b[0] = (c..c+1, r), b[1] = (c+8..c+9, r)
 //   D (16 x 8):  d[0..1] = (r, c..c+1), d[2..3] = (r+8, c..c+1)
@@ -46,6 +46,31 @@ GLA_DEVICE void load_matrices_transposed(Bits32 (&r)[4], const void* shared_row)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(source)
+               : "memory");
+#endif
+}
+
+/// The way back: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and stores r[m] as the
+/// elements (l / 4, c..c+1) of matrix m. sm_90 and later.
+GLA_DEVICE void store_matrices(void* shared_row, const Bits32 (&r)[4]) {
+#if defined(GLA_EMULATOR)
+  emulator::stmatrix_x4(shared_row, r, false);
+#else
+  const unsigned int target = static_cast<unsigned int>(__cvta_generic_to_shared(shared_row));
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(target), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#endif
+}
+
+/// The same with each matrix transposed: lane l stores r[m] as the elements (c..c+1, l / 4) of matrix m.
+GLA_DEVICE void store_matrices_transposed(void* shared_row, const Bits32 (&r)[4]) {
+#if defined(GLA_EMULATOR)
+  emulator::stmatrix_x4(shared_row, r, true);
+#else
+  const unsigned int target = static_cast<unsigned int>(__cvta_generic_to_shared(shared_row));
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(target),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
 #endif
 }

@@ -116,6 +116,17 @@ GLA_DEVICE float high_of(Bits32 packed) {
   return bits_to_float(packed & 0xffff0000u);
 }
 
+/// The greater of each pair, NaN if either is NaN.
+GLA_DEVICE Bits32 max_bf16(Bits32 a, Bits32 b) {
+#if defined(GLA_EMULATOR)
+  return emulator::max_bf16x2(a, b);
+#else
+  Bits32 result;
+  asm("max.NaN.bf16x2 %0, %1, %2;\n" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#endif
+}
+
 /// Writes a pair of floats as the sum of `Parts` bf16 pairs, most significant first: 8, 16 or 24 bits of
 /// mantissa.
 template <int Parts>

@@ -38,12 +38,12 @@ GLA_DEVICE int warp_index() {
   return thread_index() / kWarpSize;
 }
 
-/// The block's dynamic shared memory, 128-byte aligned.
+/// The block's dynamic shared memory; its addresses there, which warpgroup.cuh swizzles by, are multiples of 1024.
 GLA_DEVICE unsigned char* shared_memory() {
 #if defined(GLA_EMULATOR)
   return emulator::shared_memory();
 #else
-  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
   return dynamic_shared_memory;
 #endif
 }
@@ -63,6 +63,15 @@ GLA_DEVICE bool block_sync_and(bool value) {
   return emulator::block_sync_and(value);
 #else
   return __syncthreads_and(value) != 0;
+#endif
+}
+
+/// Barrier of the warp; orders shared and global memory among its lanes.
+GLA_DEVICE void warp_sync() {
+#if defined(GLA_EMULATOR)
+  emulator::warp_sync();
+#else
+  __syncwarp();
 #endif
 }
 
