@@ -133,6 +133,37 @@ TEST_CASE("ldmatrix hands each lane the documented elements, plain and transpose
   CHECK(expect.broken == 0);
 }
 
+TEST_CASE("stmatrix stores what ldmatrix loads, plain and transposed") {
+  Expectations expect;
+  constexpr int kRowBytes = 48;
+  launch({1, 32, 32 * kRowBytes}, {Order::random, 2}, [&] {
+    const int lane = lane_index();
+    const auto* row = reinterpret_cast<const Bits16*>(shared_memory() + lane * kRowBytes);
+    const auto bits = [](int m, int r, int c) { return static_cast<Bits32>(m * 64 + r * 8 + c); };
+    const int r = lane / 4;
+    const int c = lane % 4 * 2;
+    Bits32 plain[4];
+    Bits32 transposed[4];
+    for (int m = 0; m < 4; ++m) {
+      plain[m] = bits(m, r, c) | bits(m, r, c + 1) << 16;
+      transposed[m] = bits(m, c, r) | bits(m, c + 1, r) << 16;
+    }
+    for (const bool is_transposed : {false, true}) {
+      if (is_transposed) {
+        store_matrices_transposed(shared_memory() + lane * kRowBytes, transposed);
+      } else {
+        store_matrices(shared_memory() + lane * kRowBytes, plain);
+      }
+      warp_sync();
+      for (int i = 0; i < 8; ++i) expect(row[i] == bits(lane / 8, lane % 8, i));
+      warp_sync();
+      for (int i = lane; i < 32 * kRowBytes; i += 32) shared_memory()[i] = 0;
+      warp_sync();
+    }
+  });
+  CHECK(expect.broken == 0);
+}
+
 TEST_CASE("shuffles exchange and sum lanes") {
   Expectations expect;
   for (const Options& options : all_orders()) {
@@ -253,6 +284,11 @@ TEST_CASE("unaligned and foreign addresses are reported") {
                             load_matrices(r, shared_memory() + lane_index() * 4);
                           }),
                  "ldmatrix at byte 4 of shared memory, not a multiple of 16"));
+  CHECK(contains(fault_of({1, 32, 1024}, {},
+                          [] {
+                            store_matrices(shared_memory() + lane_index() * 16 + 528, {0, 0, 0, 0});
+                          }),
+                 "stmatrix outside shared memory (byte 1024 of 1024)"));
 }
 
 TEST_CASE("shared memory starts as NaN in every block") {
@@ -335,6 +371,18 @@ TEST_CASE("exp2 flushes denormals and follows the limits") {
   CHECK(exp2_fast(128.0f) == kInfinity);
   CHECK(std::isnan(exp2_fast(kNan)));
   CHECK(exp2_fast(0.5f) == Approx(std::sqrt(2.0f)));
+}
+
+TEST_CASE("the greater of two bf16 is NaN if one is, and not -0 if one is 0") {
+  const auto greater = [](float a, float b) { return low_of(max_bf16(pack_bf16(a, 0), pack_bf16(b, 0))); };
+  CHECK(greater(-3, 2) == 2);
+  CHECK(greater(-3, -2) == -2);
+  CHECK(greater(kInfinity, 1) == kInfinity);
+  CHECK(std::isnan(greater(kNan, 1)));
+  CHECK(std::isnan(greater(1, -kNan)));
+  CHECK_FALSE(std::signbit(greater(-0.0f, 0.0f)));
+  CHECK(std::signbit(greater(-0.0f, -0.0f)));
+  CHECK(max_bf16(pack_bf16(1, 4), pack_bf16(2, 3)) == pack_bf16(2, 4));
 }
 
 TEST_CASE("three bf16 parts hold a float") {

@@ -1,4 +1,4 @@
-// Mutation testing of synchronisation: each barrier, vote, wait and commit of the templates is deleted in turn, and the
+// Mutation testing of synchronisation: each barrier, vote, fence, wait and commit of the templates is deleted in turn, and the
 // emulator must object to every mutant, by a Fault or by a wrong result. One that nobody objects to is a gap in the
 // tests, or needless in the kernel.
 #include <fmt/format.h>
@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <regex>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -27,16 +28,21 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// A call that makes threads or copies wait for each other.
+/// A call that makes threads, copies or products wait for each other.
 struct Site {
   fs::path file;  ///< within templates/
   std::size_t line = 0;
   std::string primitive;
 };
 
+/// Of two that begin alike the longer comes first.
+constexpr const char* kPrimitives[] = {"block_sync_and",  "block_sync",        "warp_sync",
+                                       "copy_async_wait", "copy_async_commit", "fence_for_warpgroup",
+                                       "warpgroup_fence", "warpgroup_commit",  "warpgroup_wait"};
+
 /// With the call deleted; of a vote the thread's own value is left.
 std::string without_synchronisation(const std::string& line) {
-  static const std::regex statement(R"((block_sync|copy_async_wait|copy_async_commit)(<[^;]*>)?\(\);)");
+  static const std::regex statement(fmt::format(R"(({})(<[^;]*>)?\(\);)", fmt::join(kPrimitives, "|")));
   static const std::regex vote(R"(block_sync_and\((\w+)\))");
   return std::regex_replace(std::regex_replace(line, statement, ""), vote, "$1");
 }
@@ -50,11 +56,12 @@ std::vector<std::string> lines_of(const fs::path& path) {
 
 /// All sites but in the primitives' own files.
 std::vector<Site> sites() {
-  static const std::regex primitive(R"(block_sync_and|block_sync|copy_async_wait|copy_async_commit)");
+  static const std::regex primitive(fmt::format("{}", fmt::join(kPrimitives, "|")));
+  static const std::set<fs::path> own{"device/thread.cuh", "device/async_copy.cuh", "device/warpgroup.cuh"};
   std::vector<Site> found;
   for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
     const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);
-    if (!entry.is_regular_file() || file == "device/thread.cuh" || file == "device/async_copy.cuh") continue;
+    if (!entry.is_regular_file() || own.count(file) != 0) continue;
     const std::vector<std::string> lines = lines_of(entry.path());
     for (std::size_t i = 0; i < lines.size(); ++i) {
       std::smatch match;
@@ -142,8 +149,7 @@ std::vector<std::string> table_rows(const std::vector<Site>& all) {
   std::vector<std::string> rows;
   for (auto& [file, count] : counts) {
     std::string row = fmt::format("| `{}` |", file);
-    for (const char* primitive : {"block_sync", "block_sync_and", "copy_async_wait", "copy_async_commit"})
-      row += fmt::format(" {} |", count[primitive]);
+    for (const char* primitive : kPrimitives) row += fmt::format(" {} |", count[primitive]);
     rows.push_back(row);
   }
   return rows;
@@ -156,7 +162,7 @@ TEST_CASE("nobody objects to the templates as they are") {
   CHECK(objection_to_tools(toolchain_of({})) == "");
 }
 
-TEST_CASE("somebody objects to the loss of each barrier, vote, wait and commit") {
+TEST_CASE("somebody objects to the loss of each barrier, vote, fence, wait and commit") {
   const std::vector<Site> all = sites();
   REQUIRE(all.size() > 10);
   std::vector<std::string> objections(all.size());

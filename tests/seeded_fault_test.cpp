@@ -25,6 +25,7 @@ const std::string kBegin = R"(
 #include "device/mma.cuh"
 #include "device/thread.cuh"
 #include "device/tile.cuh"
+#include "device/warpgroup.cuh"
 using namespace gla;
 struct Args { float* out; const float* in; };
 GLA_KERNEL void kernel([[maybe_unused]] Args args) {
@@ -35,18 +36,21 @@ GLA_KERNEL void kernel([[maybe_unused]] Args args) {
 /// What is uninitialised would be reported before what the test is after.
 const std::string kZero = "for (int j = i; j < 256; j += 64) values[j] = 0;\nblock_sync();\n";
 
-/// Runs two blocks of 64 threads with 1 KiB of shared memory; `out` has 128 floats.
-void run(const std::string& body, const Options& options, float* out) {
-  alignas(16) static float in[64];
+/// Two blocks of two warps, or of a warpgroup with the panel of an operand.
+const Shape kWarps{2, 64, 1024}, kWarpgroup{2, 128, 8192};
+
+/// Runs `body`; `out` has 256 floats.
+void run(const std::string& body, const Options& options, float* out, const Shape& shape = kWarps) {
+  alignas(16) static float in[128];
   const Program program = Program::build("seeded", kBegin + body + "}\n", gla::source_toolchain());
-  program.run("kernel", Shape{2, 64, 1024}, Args{out, in}, options);
+  program.run("kernel", shape, Args{out, in}, options);
 }
 
 /// The message of the Fault that ends it, or none.
-std::string fault_of(const std::string& body, const Options& options) {
-  std::vector<float> out(128);
+std::string fault_of(const std::string& body, const Options& options, const Shape& shape) {
+  std::vector<float> out(256);
   try {
-    run(body, options, out.data());
+    run(body, options, out.data(), shape);
   } catch (const Fault& fault) {
     return fault.what();
   }
@@ -60,11 +64,11 @@ bool contains(const std::string& text, const std::string& part) {
 /// The program with `bug` is blamed in every order, at a line of its source and in words that hold `words`; with `right`
 /// in the bug's place it runs to its end.
 void reports(const std::string& before, const std::string& bug, const std::string& right,
-             const std::string& after, const std::vector<std::string>& words) {
+             const std::string& after, const std::vector<std::string>& words, const Shape& shape = kWarps) {
   for (const Options& options :
        {Options{Order::forward, 0}, Options{Order::backward, 0}, Options{Order::random, 1}}) {
-    CHECK(fault_of(before + right + after, options) == "");
-    const std::string fault = fault_of(before + bug + after, options);
+    CHECK(fault_of(before + right + after, options, shape) == "");
+    const std::string fault = fault_of(before + bug + after, options, shape);
     INFO(fault);
     CHECK(contains(fault, "block 0"));
     CHECK(contains(fault, "thread"));
@@ -95,6 +99,17 @@ TEST_CASE("lanes of one warp need a barrier too") {
           {"no barrier has followed"});
 }
 
+TEST_CASE("a barrier of the warp orders its lanes and nobody else") {
+  const std::string write = kZero + "values[i] = 1;\n";
+  reports(write, "", "warp_sync();\n", "args.out[i] = values[i ^ 1];\n", {"no barrier has followed"});
+  reports(write, "warp_sync();\n", "block_sync();\n", "args.out[i] = values[i ^ 32];\n",
+          {"no barrier has followed"});
+  reports(write + "warp_sync(); args.out[i] = values[i ^ 1] + values[i ^ 2];\n", "", "warp_sync();\n",
+          "values[i] = 2;\n", {"read", "no barrier has followed"});
+  reports(write + "block_sync(); args.out[i] = values[i ^ 1] + values[i ^ 33];\n", "warp_sync();\n",
+          "block_sync();\n", "values[i] = 2;\n", {"no barrier has followed"});
+}
+
 TEST_CASE("a read of shared memory that nobody wrote is reported") {
   reports("if (i > 0) values[i] = 1;\n", "", "if (i == 0) values[i] = 1;\n",
           "block_sync(); args.out[i] = values[next];\n",
@@ -118,6 +133,56 @@ TEST_CASE("a wait for too few groups of copies is reported") {
   reports("copy_async<4>(values + i, args.in + i, true); copy_async_commit(); copy_async_commit();\n",
           "copy_async_wait<2>();\n", "copy_async_wait<1>();\n", "args.out[i] = values[i];\n",
           {"and has not waited for"});
+}
+
+/// Every thread writes 64 bytes of the panel; then one product of it with itself.
+const std::string kWritePanel = "for (int j = 0; j < 16; ++j) values[16 * i + j] = 1;\n";
+const std::string kShow = "fence_for_warpgroup(); block_sync();\n";
+const std::string kMultiply = R"(
+  float d[8][4] = {};
+  const MatrixDescriptor panel = row_major_descriptor(shared_memory());
+  warpgroup_fence();
+  warpgroup_multiply<64, Contraction::along_rows, Contraction::along_rows>(d, panel, panel, false);
+)";
+const std::string kFinish =
+    "warpgroup_commit(); warpgroup_wait<0>(); args.out[128 * block_index() + i] = d[0][0];\n";
+
+TEST_CASE("a missing barrier or fence between a write and a product of it is reported") {
+  const std::vector<std::string> words{"reads shared memory byte", "wrote at seeded.", "followed at seeded."};
+  for (const std::string bug :
+       {"", "block_sync();\n", "fence_for_warpgroup();\n", "block_sync(); fence_for_warpgroup();\n"})
+    reports(kWritePanel, bug, kShow, kMultiply + kFinish, words, kWarpgroup);
+  reports("fence_for_warpgroup();\n" + kWritePanel, "block_sync();\n", kShow, kMultiply + kFinish,
+          {"no fence_for_warpgroup and then a barrier have followed"}, kWarpgroup);
+}
+
+TEST_CASE("a product of what was copied asynchronously needs the fence too") {
+  reports(kWritePanel + kShow + "copy_async<4>(values + i, args.in + i, true); copy_async_commit();\n",
+          "copy_async_wait<0>(); block_sync();\n", "copy_async_wait<0>();\n" + kShow, kMultiply + kFinish,
+          {"no fence_for_warpgroup and then a barrier have followed"}, kWarpgroup);
+}
+
+TEST_CASE("a write to an operand before all warps have waited for the product is reported") {
+  const std::string begin = kWritePanel + kShow + kMultiply;
+  reports(begin + kFinish, "", "block_sync();\n", "values[i] = 2;\n", {"read", "no barrier has followed"},
+          kWarpgroup);
+  reports(begin, "if (i == 3) values[i] = 2;\n", "", kFinish, {"shared memory byte"}, kWarpgroup);
+}
+
+TEST_CASE("a product of what nothing has written is reported") {
+  reports("if (i > 0)\n", kWritePanel, "{}\n" + kWritePanel, kShow + kMultiply + kFinish,
+          {"which nothing has written"}, kWarpgroup);
+}
+
+TEST_CASE("a product that is not fenced or not waited for is reported") {
+  const std::string begin = kWritePanel + kShow + kMultiply;
+  reports(begin, "warpgroup_commit();\n", kFinish, "", {"ends before it has waited for its wgmma"},
+          kWarpgroup);
+  reports(
+      begin + kFinish, "", "warpgroup_fence();\n",
+      "warpgroup_multiply<64, Contraction::along_rows, Contraction::along_rows>(d, panel, panel, true);\n" +
+          kFinish,
+      {"wgmma without a warpgroup_fence"}, kWarpgroup);
 }
 
 TEST_CASE("an access one element past a tile is reported") {

@@ -59,16 +59,16 @@ enum class Contraction { along_rows, across_rows };
 #define GLA_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define GLA_NAMES_32 \
   GLA_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define GLA_NAMES_64                                                                                      \
-  GLA_NAMES_32                                                                                            \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
-      "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define GLA_NAMES_128                                                                                     \
-  GLA_NAMES_64                                                                                            \
-      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, " \
-      "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, " \
-      "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "  \
-      "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define GLA_NAMES_64                                                                                  \
+  GLA_NAMES_32                                                                                        \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
+  "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define GLA_NAMES_128                                                                                 \
+  GLA_NAMES_64                                                                                        \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, " \
+  "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, " \
+  "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "  \
+  "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define GLA_SUMS_4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
 #define GLA_SUMS_16(j) GLA_SUMS_4(j), GLA_SUMS_4(j + 1), GLA_SUMS_4(j + 2), GLA_SUMS_4(j + 3)
 #define GLA_SUMS_32(j) GLA_SUMS_16(j), GLA_SUMS_16(j + 4)
@@ -96,8 +96,9 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], MatrixDescriptor a, Mat
                                    bool accumulate) {
   static_assert(N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
-  emulator::wgmma_m64k16_bf16(d[0], N, {a, A == Contraction::across_rows}, {b, B == Contraction::across_rows},
-                              accumulate);
+  using Operand = emulator::SharedOperand;
+  emulator::wgmma_m64k16_bf16(d[0], N, Operand{a, A == Contraction::across_rows},
+                              Operand{b, B == Contraction::across_rows}, accumulate);
 #else
   if constexpr (N == 32) {
     GLA_PRODUCT_OF_TILES(32, 16, 17, 18, 19, 20);
@@ -117,7 +118,8 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], const Bits32 (&a)[4], M
                                    bool accumulate) {
   static_assert(N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
-  emulator::wgmma_m64k16_bf16(d[0], N, a, {b, B == Contraction::across_rows}, accumulate);
+  emulator::wgmma_m64k16_bf16(d[0], N, a, emulator::SharedOperand{b, B == Contraction::across_rows},
+                              accumulate);
 #else
   if constexpr (N == 32) {
     GLA_PRODUCT_OF_REGISTERS(32, 16, 17, 18, 19, 20, 21, 22);

@@ -34,16 +34,18 @@ Block::Block(const Shape& shape, const Options& options, const std::function<voi
       shared_(shape.shared_bytes, kSharedAlignment),
       threads_(static_cast<std::size_t>(shape.threads)),
       warps_((threads_.size() + kLanes - 1) / kLanes),
+      warpgroups_((threads_.size() + kWarpgroupThreads - 1) / kWarpgroupThreads),
       ready_((threads_.size() + kWordBits - 1) / kWordBits),
       random_state_(options.seed) {
-  if (accesses == Accesses::told) shadow_.emplace(shape.shared_bytes);
+  if (accesses == Accesses::told) shadow_.emplace(shape.shared_bytes, shape.threads);
 }
 
 void Block::run(long long index) {
   index_ = index;
   fault_.clear();
   barrier_ = {};
-  for (Warp& warp : warps_) warp = {};
+  for (Group& warp : warps_) warp = {{}, std::vector<void*>(kLanes)};
+  for (Group& warpgroup : warpgroups_) warpgroup = {{}, std::vector<void*>(kWarpgroupThreads)};
   for (int i = 0; i < shape_.threads; ++i) {
     Thread& thread = threads_[static_cast<std::size_t>(i)];
     thread = {};
@@ -75,21 +77,32 @@ void Block::run_fibers() {
 
 void Block::run_thread() {
   program_();
+  if (!thread().products.empty())
+    fail("ends before it has waited for its wgmma", thread().products.front().call_site);
   thread().finished = true;
   set_ready(running_, false);
   give_way(thread().context);
   __builtin_unreachable();
 }
 
-void Block::meet_warp(const char* name, void* call_site, void* operand, WarpAction action) {
-  Warp& warp = warps_[static_cast<std::size_t>(running_ / kLanes)];
-  warp.operands[static_cast<std::size_t>(running_ % kLanes)] = operand;
-  arrive(warp.meeting, name, call_site);
-  if (warp.meeting.arrived == kLanes) {
-    warp.meeting = {};
-    action(*this, warp.operands);
-    const int first = running_ / kLanes * kLanes;
-    for (int i = first; i < first + kLanes; ++i) set_ready(i, true);
+void Block::meet_warp(const char* name, void* call_site, void* operand, GroupAction action) {
+  meet(warps_, kLanes, name, call_site, operand, action);
+}
+
+void Block::meet_warpgroup(const char* name, void* call_site, void* operand, GroupAction action) {
+  meet(warpgroups_, kWarpgroupThreads, name, call_site, operand, action);
+}
+
+void Block::meet(std::vector<Group>& groups, int size, const char* name, void* call_site, void* operand,
+                 GroupAction action) {
+  Group& group = groups[static_cast<std::size_t>(running_ / size)];
+  group.operands[static_cast<std::size_t>(running_ % size)] = operand;
+  arrive(group.meeting, name, call_site);
+  if (group.meeting.arrived == size) {
+    group.meeting = {};
+    action(*this, group.operands);
+    const int first = running_ / size * size;
+    for (int i = first; i < first + size; ++i) set_ready(i, true);
   }
   give_way(thread().context);
 }
@@ -107,11 +120,33 @@ bool Block::meet_block(const char* name, void* call_site, bool value) {
   return barrier_result_;
 }
 
+void Block::require_shared(const char* name, const void* address, int bytes, void* call_site) {
+  const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared_.data();
+  if (!shared_.contains(address, static_cast<std::size_t>(bytes))) {
+    fail(std::string(name) + " outside shared memory (byte " + std::to_string(offset) + " of " +
+             std::to_string(shared_.size()) + ")",
+         call_site);
+  }
+  if (offset % bytes != 0) {
+    fail(std::string(name) + " at byte " + std::to_string(offset) + " of shared memory, not a multiple of " +
+             std::to_string(bytes),
+         call_site);
+  }
+}
+
 void Block::note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
   if (!shadow_ || !shared_.contains(address, bytes)) return;
   const auto first = static_cast<std::size_t>(static_cast<const unsigned char*>(address) - shared_.data());
   const std::string fault = shadow_->note(kind, running_, first, bytes, call_site);
   if (!fault.empty()) fail(fault, call_site);
+}
+
+void Block::note_warp_barrier() {
+  if (shadow_) shadow_->warp_barrier(running_ / kLanes);
+}
+
+void Block::note_fence() {
+  if (shadow_) shadow_->fence(running_);
 }
 
 void Block::arrive(Meeting& meeting, const char* name, void* call_site) {

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "emulator.h"
 #include "fiber.h"
 #include "guarded_memory.h"
 #include "machine.h"
@@ -16,8 +18,9 @@
 
 namespace gla::emulator {
 
-inline constexpr int kLanes = 32;
-using Operands = std::array<void*, kLanes>;
+inline constexpr int kWarpgroupThreads = 128;
+/// Of the threads that meet, in their order.
+using Operands = std::span<void* const>;
 
 /// A cp.async whose data has not arrived.
 struct PendingCopy {
@@ -28,6 +31,24 @@ struct PendingCopy {
   int group;
 };
 
+/// A wgmma that may still be running, as one thread has issued it. `registers`: of A, null if that is in shared memory.
+struct PendingProduct {
+  float* d;
+  int n;
+  const unsigned int* registers;
+  SharedOperand a, b;
+  bool accumulate;
+  int group;
+  void* call_site;
+};
+
+/// Sums of products that have not been waited for: what `d` will hold.
+struct PendingSums {
+  float* d;
+  std::vector<float> value;
+  int products;
+};
+
 struct Thread {
   Context context;
   const char* waits_at = nullptr;  ///< the collective it waits in; null: it can run or is finished
@@ -35,6 +56,11 @@ struct Thread {
   bool finished = false;
   int copy_group = 0;  ///< groups committed so far
   std::vector<PendingCopy> copies;
+  bool products_fenced = false;  ///< by wgmma.fence since the latest wait
+  int product_group = 0;         ///< groups committed so far
+  int pending_groups = 0;        ///< that its latest wait left
+  std::vector<PendingProduct> products;
+  std::vector<PendingSums> sums;
 };
 
 /// Lanes or threads that wait for each other.
@@ -43,9 +69,10 @@ struct Meeting {
   int arrived = 0;
 };
 
-struct Warp {
+/// A warp or a warpgroup.
+struct Group {
   Meeting meeting;
-  Operands operands{};
+  std::vector<void*> operands;
 };
 
 class Block {
@@ -56,17 +83,25 @@ class Block {
   /// Runs one block to its end. Throws Fault.
   void run(long long index);
 
-  /// What one lane of a collective does to the operands of all 32, in lane order.
-  using WarpAction = void (*)(Block& block, const Operands& operands);
+  /// What one thread of a collective does to the operands of all.
+  using GroupAction = void (*)(Block& block, const Operands& operands);
 
   /// Returns when all lanes of the running thread's warp have come here with the same `name`. The last to
   /// come runs `action` first.
-  void meet_warp(const char* name, void* call_site, void* operand, WarpAction action);
+  void meet_warp(const char* name, void* call_site, void* operand, GroupAction action);
+  /// The same for its warpgroup.
+  void meet_warpgroup(const char* name, void* call_site, void* operand, GroupAction action);
   /// The same for all threads of the block; the result is whether `value` was true in all.
   bool meet_block(const char* name, void* call_site, bool value);
 
+  /// `address` must lie in shared memory, aligned to `bytes`; `name` is who uses it.
+  void require_shared(const char* name, const void* address, int bytes, void* call_site);
   /// The running thread reads or writes memory; gives the block up if that is wrong.
   void note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
+  /// The running thread's warp has met in a barrier.
+  void note_warp_barrier();
+  /// The running thread shows wgmma what it has written.
+  void note_fence();
 
   /// Gives the block up with a Fault that blames the running thread. Does not return to it.
   [[noreturn]] void fail(const std::string& what, void* call_site);
@@ -87,6 +122,8 @@ class Block {
   void run_fibers();
   void arrive(Meeting& meeting, const char* name, void* call_site);
   void set_ready(int thread, bool ready);
+  void meet(std::vector<Group>& groups, int size, const char* name, void* call_site, void* operand,
+            GroupAction action);
   int next_ready();
   /// Continues another thread, or the scheduler when none can run.
   void give_way(Context& from);
@@ -100,7 +137,7 @@ class Block {
   std::optional<Shadow> shadow_;  ///< if the program tells of its accesses
   StackPool stacks_;
   std::vector<Thread> threads_;
-  std::vector<Warp> warps_;
+  std::vector<Group> warps_, warpgroups_;
   std::vector<std::uint64_t> ready_;  ///< one bit per thread
   Meeting barrier_;
   bool barrier_all_ = true;

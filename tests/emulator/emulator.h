@@ -21,17 +21,36 @@ void expect(bool holds);
 
 void block_sync();
 bool block_sync_and(bool value);
+void warp_sync();
 
 float shuffle_xor(float value, int mask);
 double shuffle_xor(double value, int mask);
 long long shuffle_xor(long long value, int mask);
 void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1);
 void ldmatrix_x4(unsigned int (&r)[4], const void* shared_row, bool transposed);
+void stmatrix_x4(void* shared_row, const unsigned int (&r)[4], bool transposed);
 
 /// The target reads as NaN until the data arrives, which is at the last wait that allows it.
 void copy_async(void* shared, const void* global, int bytes, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
+
+/// Where it lies in shared memory, which starts at 0.
+unsigned int shared_address(const void* shared);
+
+/// An operand of wgmma in shared memory. `across_rows`: imm-trans, its rows are the contraction.
+struct SharedOperand {
+  unsigned long long descriptor;
+  bool across_rows;
+};
+/// `d` has n / 2 sums, which read as NaN until the last wait that lets the product run on. The product reads its
+/// operands, registers too, and replaces `d` in that wait.
+void wgmma_m64k16_bf16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate);
+void wgmma_m64k16_bf16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate);
+void wgmma_fence();
+void wgmma_commit_group();
+void wgmma_wait_group(int pending);
+void fence_proxy_async();
 
 void atomic_add(unsigned long long* address, unsigned long long value);
 
@@ -75,6 +94,18 @@ inline float half_to_float(unsigned short half) {
   if (exponent != 0) return bits_to_float(sign | (exponent + 112u) << 23 | mantissa << 13);
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
+}
+
+/// max.NaN.bf16x2: every NaN becomes 0x7fff, -0 is less than 0.
+inline unsigned int max_bf16x2(unsigned int a, unsigned int b) {
+  const auto greater = [](unsigned int x, unsigned int y) -> unsigned int {
+    const float left = bits_to_float(x << 16);
+    const float right = bits_to_float(y << 16);
+    if (std::isnan(left) || std::isnan(right)) return 0x7fff;
+    if (left == right) return x & y;  // the sign only where both have it
+    return left > right ? x : y;
+  };
+  return greater(a & 0xffffu, b & 0xffffu) | greater(a >> 16, b >> 16) << 16;
 }
 
 /// ex2.approx.ftz.f32: denormal arguments count as 0 and denormal results become 0.

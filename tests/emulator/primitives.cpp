@@ -102,19 +102,26 @@ void load_matrices(Block&, const Operands& operands) {
   }
 }
 
-/// `address` must lie in shared memory, aligned to `bytes`.
-void check_shared(const char* name, const void* address, int bytes, void* call_site) {
-  Block& block = *current_block();
-  const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - block.shared().data();
-  if (!block.shared().contains(address, static_cast<std::size_t>(bytes))) {
-    block.fail(std::string(name) + " outside shared memory (byte " + std::to_string(offset) + " of " +
-                   std::to_string(block.shared().size()) + ")",
-               call_site);
-  }
-  if (offset % bytes != 0) {
-    block.fail(std::string(name) + " at byte " + std::to_string(offset) +
-                   " of shared memory, not a multiple of " + std::to_string(bytes),
-               call_site);
+struct StoreMatrices {
+  unsigned char* row;
+  const unsigned int* r;
+};
+
+template <bool Transposed>
+void store_matrices(Block&, const Operands& operands) {
+  for (std::size_t matrix = 0; matrix < 4; ++matrix) {
+    std::uint16_t element[8][8];
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const std::size_t r = lane / 4;
+      const std::size_t c = lane % 4 * 2;
+      const unsigned int pair = static_cast<const StoreMatrices*>(operands[lane])->r[matrix];
+      (Transposed ? element[c][r] : element[r][c]) = static_cast<std::uint16_t>(pair);
+      (Transposed ? element[c + 1][r] : element[r][c + 1]) = static_cast<std::uint16_t>(pair >> 16);
+    }
+    for (std::size_t row = 0; row < 8; ++row) {
+      std::memcpy(static_cast<const StoreMatrices*>(operands[matrix * 8 + row])->row, element[row],
+                  sizeof element[row]);
+    }
   }
 }
 
@@ -145,6 +152,11 @@ bool block_sync_and(bool value) {
   return current_block()->meet_block("block_sync_and", __builtin_return_address(0), value);
 }
 
+void warp_sync() {
+  current_block()->meet_warp("warp_sync", __builtin_return_address(0), nullptr,
+                             [](Block& block, const Operands&) { block.note_warp_barrier(); });
+}
+
 float shuffle_xor(float value, int mask) {
   return shuffle(value, mask, __builtin_return_address(0));
 }
@@ -165,16 +177,24 @@ void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b
 }
 
 void ldmatrix_x4(unsigned int (&r)[4], const void* shared_row, bool transposed) {
-  check_shared("ldmatrix", shared_row, 16, __builtin_return_address(0));
+  current_block()->require_shared("ldmatrix", shared_row, 16, __builtin_return_address(0));
   current_block()->note_access(AccessKind::read, shared_row, 16, __builtin_return_address(0));
   LoadMatrices operand{r, static_cast<const unsigned char*>(shared_row)};
   current_block()->meet_warp(transposed ? "ldmatrix.trans" : "ldmatrix", __builtin_return_address(0),
                              &operand, transposed ? load_matrices<true> : load_matrices<false>);
 }
 
+void stmatrix_x4(void* shared_row, const unsigned int (&r)[4], bool transposed) {
+  current_block()->require_shared("stmatrix", shared_row, 16, __builtin_return_address(0));
+  current_block()->note_access(AccessKind::write, shared_row, 16, __builtin_return_address(0));
+  StoreMatrices operand{static_cast<unsigned char*>(shared_row), r};
+  current_block()->meet_warp(transposed ? "stmatrix.trans" : "stmatrix", __builtin_return_address(0),
+                             &operand, transposed ? store_matrices<true> : store_matrices<false>);
+}
+
 void copy_async(void* shared, const void* global, int bytes, bool valid) {
-  check_shared("copy_async", shared, bytes, __builtin_return_address(0));
   Block& block = *current_block();
+  block.require_shared("copy_async", shared, bytes, __builtin_return_address(0));
   if (reinterpret_cast<std::uintptr_t>(global) % static_cast<std::uintptr_t>(bytes) != 0) {
     block.fail("copy_async from a global address that is not a multiple of " + std::to_string(bytes),
                __builtin_return_address(0));

@@ -6,47 +6,83 @@
 
 namespace gla::emulator {
 
-Shadow::Shadow(std::size_t shared_bytes) : cells_((shared_bytes + kCellBytes - 1) / kCellBytes) {}
+Shadow::Shadow(std::size_t shared_bytes, int threads)
+    : cells_((shared_bytes + kCellBytes - 1) / kCellBytes),
+      warp_phases_(static_cast<std::size_t>((threads + kLanes - 1) / kLanes)),
+      fence_phases_(static_cast<std::size_t>(threads)) {}
 
 void Shadow::reset() {
   std::fill(cells_.begin(), cells_.end(), Cell{});
   phase_ = 0;
+  std::fill(warp_phases_.begin(), warp_phases_.end(), 0);
+  for (std::vector<std::uint32_t>& phases : fence_phases_) phases.clear();
 }
 
 std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::size_t bytes, void* site) {
+  const Access access = access_by(thread, site);
   for (std::size_t i = first / kCellBytes; i * kCellBytes < first + bytes; ++i) {
     Cell& cell = cells_[i];
     if (kind == AccessKind::finish_copy) {
       cell.copying = false;
-      cell.write.phase = phase_;
+      void* const copy_site = cell.write.site;
+      cell.write = access;
+      cell.write.site = copy_site;
       continue;
     }
-    const bool is_read = kind == AccessKind::read;
-    const std::string fault = is_read ? fault_of_read(cell, thread) : fault_of_write(cell, thread);
+    const bool is_read = kind == AccessKind::read || kind == AccessKind::read_as_operand;
+    const std::string fault = is_read ? fault_of_read(cell, thread, kind) : fault_of_write(cell, thread);
     if (!fault.empty()) {
       return std::string(is_read ? "reads" : "writes") + " shared memory byte " +
              std::to_string(i * kCellBytes) + ", which " + fault;
     }
     if (is_read) {
-      cell.read = {collides(cell.read, thread) ? kSeveral : thread, phase_, site};
+      const int warp = thread / kLanes;
+      const bool is_alone = !collides(cell.read, thread);
+      const int several = is_of_warp(cell.read, warp) ? kSeveralOfWarp - warp : kSeveral;
+      cell.read = access;
+      if (!is_alone) cell.read.thread = several;
     } else {
-      cell.write = {thread, phase_, site};
+      cell.write = access;
       cell.copying = kind == AccessKind::start_copy;
     }
   }
   return {};
 }
 
-std::string Shadow::fault_of_read(const Cell& cell, int thread) const {
+Shadow::Access Shadow::access_by(int thread, void* site) const {
+  const auto fences = static_cast<std::uint32_t>(fence_phases_[static_cast<std::size_t>(thread)].size());
+  return {thread, phase_, warp_phase_of(thread), fences, site};
+}
+
+bool Shadow::is_of_warp(const Access& access, int warp) {
+  return access.thread >= 0 ? access.thread / kLanes == warp : access.thread == kSeveralOfWarp - warp;
+}
+
+bool Shadow::collides(const Access& earlier, int thread) const {
+  if (earlier.thread == kNobody || earlier.thread == thread || earlier.phase != phase_) return false;
+  return !is_of_warp(earlier, thread / kLanes) || earlier.warp_phase == warp_phase_of(thread);
+}
+
+bool Shadow::is_fenced(const Access& write) const {
+  const auto& phases = fence_phases_[static_cast<std::size_t>(write.thread)];
+  return write.fences < phases.size() && phases[write.fences] != phase_;
+}
+
+std::string Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind) const {
   if (cell.copying) return still_copying(cell.write);
   if (cell.write.thread == kNobody) return "nothing has written";
-  return collides(cell.write, thread) ? race(cell.write, "wrote") : std::string();
+  if (collides(cell.write, thread)) return did_without(cell.write, "wrote", "no barrier has followed");
+  if (kind == AccessKind::read_as_operand && !is_fenced(cell.write))
+    return did_without(cell.write, "wrote", "no fence_for_warpgroup and then a barrier have followed");
+  return {};
 }
 
 std::string Shadow::fault_of_write(const Cell& cell, int thread) const {
+  constexpr const char* kNoBarrier = "no barrier has followed";
   if (cell.copying) return still_copying(cell.write);
-  if (collides(cell.write, thread)) return race(cell.write, "wrote");
-  return collides(cell.read, thread) ? race(cell.read, "read") : std::string();
+  if (collides(cell.write, thread)) return did_without(cell.write, "wrote", kNoBarrier);
+  if (collides(cell.read, thread)) return did_without(cell.read, "read", kNoBarrier);
+  return {};
 }
 
 std::string Shadow::still_copying(const Access& copy) {
@@ -54,10 +90,10 @@ std::string Shadow::still_copying(const Access& copy) {
          " and has not waited for";
 }
 
-std::string Shadow::race(const Access& earlier, const char* did) {
+std::string Shadow::did_without(const Access& earlier, const char* did, const char* missing) {
   const std::string who =
-      earlier.thread == kSeveral ? "several threads" : "thread " + std::to_string(earlier.thread);
-  return who + " " + did + source_line(earlier.site) + " and no barrier has followed";
+      earlier.thread < 0 ? std::string("several threads") : "thread " + std::to_string(earlier.thread);
+  return who + " " + did + source_line(earlier.site) + " and " + missing;
 }
 
 }  // namespace gla::emulator

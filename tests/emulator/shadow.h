@@ -9,8 +9,11 @@
 
 namespace gla::emulator {
 
+inline constexpr int kLanes = 32;
+
 enum class AccessKind {
   read,
+  read_as_operand,  ///< by wgmma, which sees only what its writer has fenced
   write,
   start_copy,   ///< an asynchronous copy writes at some time from here
   finish_copy,  ///< to here, the wait for it
@@ -19,12 +22,16 @@ enum class AccessKind {
 class Shadow {
  public:
   /// Accesses are told apart by two bytes, the smallest element.
-  explicit Shadow(std::size_t shared_bytes);
+  Shadow(std::size_t shared_bytes, int threads);
 
   /// Forgets everything: a new block.
   void reset();
   /// All threads of the block have met: what came before is ordered before what comes now.
   void barrier() { ++phase_; }
+  /// The same among the lanes of `warp`.
+  void warp_barrier(int warp) { ++warp_phases_[static_cast<std::size_t>(warp)]; }
+  /// After the next barrier, wgmma sees what `thread` has written.
+  void fence(int thread) { fence_phases_[static_cast<std::size_t>(thread)].push_back(phase_); }
 
   /// `thread` accesses bytes [first, first + bytes) from `site`. Returns what is wrong with that, as "reads shared
   /// memory byte 64, which thread 3 wrote at chunk_gates.cuh:80 and no barrier has followed"; empty if nothing is.
@@ -32,11 +39,13 @@ class Shadow {
 
  private:
   static constexpr std::size_t kCellBytes = 2;
-  static constexpr int kNobody = -1, kSeveral = -2;
+  /// Instead of a thread. Several lanes of warp w: kSeveralOfWarp - w.
+  static constexpr int kNobody = -1, kSeveral = -2, kSeveralOfWarp = -3;
 
   struct Access {
     int thread = kNobody;
-    std::uint32_t phase = 0;
+    std::uint32_t phase = 0, warp_phase = 0;
+    std::uint32_t fences = 0;  ///< that its thread had made
     void* site = nullptr;
   };
   struct Cell {
@@ -44,18 +53,24 @@ class Shadow {
     bool copying = false;
   };
 
-  /// The access that one by `thread` in this phase collides with.
-  bool collides(const Access& earlier, int thread) const {
-    return earlier.thread != kNobody && earlier.thread != thread && earlier.phase == phase_;
+  Access access_by(int thread, void* site) const;
+  std::uint32_t warp_phase_of(int thread) const {
+    return warp_phases_[static_cast<std::size_t>(thread / kLanes)];
   }
+  static bool is_of_warp(const Access& access, int warp);
+  /// Whether nothing orders it before an access by `thread` now.
+  bool collides(const Access& earlier, int thread) const;
+  bool is_fenced(const Access& write) const;
   /// What is wrong with an access to a cell, in words that follow "which".
-  std::string fault_of_read(const Cell& cell, int thread) const;
+  std::string fault_of_read(const Cell& cell, int thread, AccessKind kind) const;
   std::string fault_of_write(const Cell& cell, int thread) const;
   static std::string still_copying(const Access& copy);
-  static std::string race(const Access& earlier, const char* did);
+  static std::string did_without(const Access& earlier, const char* did, const char* missing);
 
   std::vector<Cell> cells_;
   std::uint32_t phase_ = 0;
+  std::vector<std::uint32_t> warp_phases_;
+  std::vector<std::vector<std::uint32_t>> fence_phases_;  ///< of each thread, of each fence
 };
 
 }  // namespace gla::emulator
