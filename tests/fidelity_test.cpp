@@ -31,6 +31,7 @@ void expect_same_primitives(const RunPrimitive& gpu, const RunPrimitive& emulate
   expect("fp32 to bf16 parts", split_call(), same_bits);
   expect("exp2 of integers", integer_power_call(), same_bits);
   expect("exp2", power_call(), same_power);
+  expect("greater bf16", greater_call(), same_bits);
   expect("ldmatrix and tiles", tile_call(), same_bits);
   expect("mma of integers", integer_products_call(), same_bits);
   expect("mma of inf and NaN", special_products_call(), same_float);
@@ -41,6 +42,17 @@ void expect_same_primitives(const RunPrimitive& gpu, const RunPrimitive& emulate
   expect("votes", vote_call(), same_bits);
   expect("cp.async and rows", copy_call(), same_bits);
   expect("atomics and places", place_call(), same_bits);
+}
+
+/// Every entry of warpgroup_primitives.cuh on two machines.
+void expect_same_warpgroups(const RunPrimitive& gpu, const RunPrimitive& emulated) {
+  for (const int n : {32, 64, 128, 256}) {
+    INFO("wgmma of " << n << " columns");
+    const PrimitiveCall call = warpgroup_products_call(n);
+    CHECK(difference(gpu(call), emulated(call), same_bits) == "");
+  }
+  INFO("stmatrix");
+  CHECK(difference(gpu(store_call()), emulated(store_call()), same_bits) == "");
 }
 
 /// Two sequences in a row of tokens, or packed with empty ones and odd lengths.
@@ -77,7 +89,10 @@ void expect_same_results(const Problem& problem, const LaunchKernel& gpu, const 
 
 TEST_CASE("a GPU's primitives leave what the emulator's leave", "[gpu]") {
   if (no_gpu()) return;
-  expect_same_primitives(GpuUnderTest().primitives(), emulated_primitives({}));
+  const GpuUnderTest gpu;
+  expect_same_primitives(gpu.primitives(primitive_source()), emulated_primitives(primitive_source(), {}));
+  if (gpu.architecture().name == architecture("sm_90a").name)
+    expect_same_warpgroups(gpu.primitives(warpgroup_source()), emulated_primitives(warpgroup_source(), {}));
 }
 
 TEST_CASE("a GPU runs every family, dtype and state layout as the emulator does", "[gpu]") {
@@ -95,16 +110,26 @@ TEST_CASE("a GPU runs every family, dtype and state layout as the emulator does"
   }
 }
 
-TEST_CASE("the program of the primitives compiles for a GPU", "[nvrtc]") {
+TEST_CASE("the programs of the primitives compile for a GPU and keep everything in registers", "[nvrtc]") {
   if (const Status status = nvrtc_version().status(); !status.ok()) {
     WARN("SKIPPED: " << status.message());
     return;
   }
-  CHECK(compile(primitive_source(), architecture("sm_90a")).status().message() == "");
+  CHECK(compile(primitive_source(), architecture("sm_80")).status().message() == "");
+  for (const Source& source : {primitive_source(), warpgroup_source()}) {
+    const Result<Cubin> cubin = compile(source, architecture("sm_90a"));
+    INFO(cubin.status().message());
+    REQUIRE(cubin.ok());
+    for (const KernelResources& resources : cubin->resources) CHECK(resources.spill_bytes == 0);
+  }
 }
 
 TEST_CASE("primitives do not depend on the order in which the emulator runs threads", "[emulator]") {
-  expect_same_primitives(emulated_primitives({Order::random, 7}), emulated_primitives({Order::backward}));
+  const Options random{Order::random, 7}, backward{Order::backward};
+  expect_same_primitives(emulated_primitives(primitive_source(), random),
+                         emulated_primitives(primitive_source(), backward));
+  expect_same_warpgroups(emulated_primitives(warpgroup_source(), random),
+                         emulated_primitives(warpgroup_source(), backward));
 }
 
 TEST_CASE("a variant does not depend on the order in which the emulator runs threads", "[emulator]") {

@@ -105,8 +105,11 @@ LaunchKernel GpuUnderTest::kernel_of(const Problem& problem, const Variant& vari
   };
 }
 
-RunPrimitive GpuUnderTest::primitives() const {
-  const Source source = primitive_source();
+const Architecture& GpuUnderTest::architecture() const {
+  return machine_->gpu->architecture();
+}
+
+RunPrimitive GpuUnderTest::primitives(const Source& source) const {
   const Cubin cubin = must(machine_->cache.get(source, machine_->gpu->architecture()));
   const auto kernels = std::make_shared<LoadedKernels>(must(LoadedKernels::load(cubin, {})));
   return [machine = machine_, kernels, entries = source.entries](const PrimitiveCall& call) {

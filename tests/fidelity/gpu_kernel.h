@@ -16,7 +16,8 @@ class GpuUnderTest {
 
   /// As kernel_of() of the emulator: what lies in memory travels to the GPU and the outputs back.
   LaunchKernel kernel_of(const Problem& problem, const Variant& variant) const;
-  RunPrimitive primitives() const;
+  RunPrimitive primitives(const Source& source) const;
+  const Architecture& architecture() const;
 
  private:
   struct Machine;

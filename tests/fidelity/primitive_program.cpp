@@ -4,10 +4,13 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
+#include <string>
 
 #include "fidelity/primitives.cuh"
+#include "fidelity/warpgroup_primitives.cuh"
 #include "files.h"
 #include "random.h"
 #include "source_toolchain.h"
@@ -68,14 +71,15 @@ float normal(std::size_t i) {
   return random_normal(33, i);
 }
 
-}  // namespace
-
-Source primitive_source() {
-  const Result<std::string> text = read_file(GLA_PRIMITIVES);
-  if (!text.ok()) throw std::runtime_error(text.status().message());
-  Source source{"primitives.cu", *text, {}};
-  for (const char* entry : {"widen", "narrow", "split", "power", "read_tile", "product", "shuffle", "vote",
-                            "copy_ways", "place"}) {
+Source source_of(const std::string& name, std::initializer_list<const char*> files,
+                 std::initializer_list<const char*> entries) {
+  Source source{name, "", {}};
+  for (const char* file : files) {
+    const Result<std::string> text = read_file(file);
+    if (!text.ok()) throw std::runtime_error(text.status().message());
+    source.text += *text;
+  }
+  for (const char* entry : entries) {
     source.text +=
         fmt::format("GLA_KERNEL void {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n", entry);
     source.entries.emplace_back(entry);
@@ -83,8 +87,20 @@ Source primitive_source() {
   return source;
 }
 
-RunPrimitive emulated_primitives(const emulator::Options& options) {
-  const Source source = primitive_source();
+}  // namespace
+
+Source primitive_source() {
+  return source_of("primitives.cu", {GLA_PRIMITIVES},
+                   {"widen", "narrow", "split", "power", "greater", "read_tile", "product", "shuffle", "vote",
+                    "copy_ways", "place"});
+}
+
+Source warpgroup_source() {
+  return source_of("warpgroup_primitives.cu", {GLA_PRIMITIVES, GLA_WARPGROUP_PRIMITIVES},
+                   {"products_32", "products_64", "products_128", "products_256", "store_tile"});
+}
+
+RunPrimitive emulated_primitives(const Source& source, const emulator::Options& options) {
   const emulator::Program program = emulator::Program::build(source.name, source.text, source_toolchain());
   return [=](const PrimitiveCall& call) {
     std::vector<Word> out(call.out_words, ~Word{0});
@@ -124,10 +140,37 @@ PrimitiveCall integer_power_call() {
   return elementwise("power", std::move(in), 1);
 }
 
+PrimitiveCall greater_call() {
+  std::vector<Word> in;
+  for (const float a : {0.0f, -0.0f, 1.0f, -1.0f, kInfinity, -kInfinity, kNan, -kNan, 0x1p-130f, -0x1p-130f})
+    for (const float b : {3.0f, kNan, -0.0f, 0.0f})
+      in.push_back(emulator::float_to_bfloat(a) | static_cast<Word>(emulator::float_to_bfloat(b)) << 16);
+  for (std::size_t i = 0; i < 100'000; ++i) in.push_back(random_word(37, i));
+  return elementwise("greater", std::move(in), 1);
+}
+
 PrimitiveCall tile_call() {
   PrimitiveCall call{"read_tile", {1, kLanes, kTileRows * kTileRowBytes}};
   for (Word i = 0; i < kTileRows * kTileRows; i += 2) call.in.push_back(i | (i + 1) << 16);
   call.out_words = kLanes * kLoadWords;
+  return call;
+}
+
+PrimitiveCall warpgroup_products_call(int n) {
+  PrimitiveCall call{"products_" + std::to_string(n),
+                     {1, kWarpgroup, static_cast<std::size_t>(product_shared_bytes(n))}};
+  const std::size_t words = call.shape.shared_bytes / 4 + kWarpgroup * kRegisterWords;
+  for (std::size_t i = 0; i < words; ++i)
+    call.in.push_back(emulator::float_to_bfloat(small_integer(2 * i)) |
+                      static_cast<Word>(emulator::float_to_bfloat(small_integer(2 * i + 1))) << 16);
+  call.out_words = static_cast<std::size_t>(kWarpgroup * kProducts * n / 2);
+  return call;
+}
+
+PrimitiveCall store_call() {
+  PrimitiveCall call{"store_tile", {1, kLanes, kLanes * kStoreRowBytes}};
+  for (Word i = 0; i < 8 * kLanes; i += 2) call.in.push_back(i | (i + 1) << 16);
+  call.out_words = 8 * kLanes;
   return call;
 }
 

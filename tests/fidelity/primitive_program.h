@@ -24,14 +24,17 @@ struct PrimitiveCall {
 using RunPrimitive = std::function<std::vector<Word>(const PrimitiveCall&)>;
 
 Source primitive_source();
+/// For sm_90a alone.
+Source warpgroup_source();
 /// On the emulator, its threads in an order of choice.
-RunPrimitive emulated_primitives(const emulator::Options& options);
+RunPrimitive emulated_primitives(const Source& source, const emulator::Options& options);
 
 PrimitiveCall widen_call();             ///< every 16-bit pattern
 PrimitiveCall narrow_call();            ///< float_patterns()
 PrimitiveCall split_call();             ///< float_patterns()
 PrimitiveCall power_call();             ///< specials, integers and random exponents
 PrimitiveCall integer_power_call();     ///< the exponents -126 to 127
+PrimitiveCall greater_call();           ///< of bf16: specials and random words
 PrimitiveCall tile_call();              ///< a different element everywhere
 PrimitiveCall integer_products_call();  ///< operands whose sums are exact in any order
 PrimitiveCall random_products_call();
@@ -40,6 +43,8 @@ PrimitiveCall shuffle_call();
 PrimitiveCall vote_call();  ///< all agree, one does not, in every place of a block
 PrimitiveCall copy_call();
 PrimitiveCall place_call();
+PrimitiveCall warpgroup_products_call(int n);  ///< integers, in all layouts, of n columns
+PrimitiveCall store_call();
 
 /// The same products of the operands' absolute values.
 PrimitiveCall magnitudes_of(PrimitiveCall products);

@@ -68,6 +68,12 @@ GLA_DEVICE void power(const PrimitiveArgs& args) {
             [&](long long i) { args.out[i] = float_to_bits(exp2_fast(bits_to_float(args.in[i]))); });
 }
 
+/// In: pairs of bf16. Out, a word each: the greater ones of a word and the next.
+GLA_DEVICE void greater(const PrimitiveArgs& args) {
+  each_item(args, kElementwiseThreads,
+            [&](long long i) { args.out[i] = max_bf16(args.in[i], args.in[(i + 1) % args.count]); });
+}
+
 /// One warp. In: a tile of 32 x 32 16-bit elements, two a word. Out, per lane: every way to read it as operands.
 GLA_DEVICE void read_tile(const PrimitiveArgs& args) {
   unsigned char* shared = shared_memory();
