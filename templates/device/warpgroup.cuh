@@ -6,6 +6,8 @@
 //   warpgroup_multiply(d, ...)...             reads the tiles, and writes d, at some time from here
 //   warpgroup_commit()
 //   warpgroup_wait<0>(), warpgroup_pin(d)     to here
+// ptxas inserts a fence or a wait, and says so (C7519, C7517), where it sees a register that a product uses touched without;
+// C7510 to C7515 say that it makes products wait for each other.
 // Tiles are panels of rows of 128 bytes (64 16-bit elements), 1024-byte aligned; the 16-byte pieces of each 8 rows are
 // swizzled as the hardware's 128-byte mode.
 #pragma once
