@@ -8,25 +8,28 @@ namespace gla::emulator {
 
 Shadow::Shadow(std::size_t shared_bytes, int threads)
     : cells_((shared_bytes + kCellBytes - 1) / kCellBytes),
-      warp_phases_(static_cast<std::size_t>((threads + kLanes - 1) / kLanes)),
-      fence_phases_(static_cast<std::size_t>(threads)) {}
+      last_warp_barrier_(static_cast<std::size_t>((threads + kLanes - 1) / kLanes)),
+      fences_(static_cast<std::size_t>(threads)) {}
 
 void Shadow::reset() {
   std::fill(cells_.begin(), cells_.end(), Cell{});
-  phase_ = 0;
-  std::fill(warp_phases_.begin(), warp_phases_.end(), 0);
-  for (std::vector<std::uint32_t>& phases : fence_phases_) phases.clear();
+  now_ = last_barrier_ = 0;
+  std::fill(last_warp_barrier_.begin(), last_warp_barrier_.end(), 0);
+  std::fill(fences_.begin(), fences_.end(), Fences{});
+}
+
+void Shadow::fence(int thread) {
+  Fences& fences = fences_[static_cast<std::size_t>(thread)];
+  if (fences.latest < last_barrier_) fences.shown = fences.latest;
+  fences.latest = ++now_;
 }
 
 std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::size_t bytes, void* site) {
-  const Access access = access_by(thread, site);
   for (std::size_t i = first / kCellBytes; i * kCellBytes < first + bytes; ++i) {
     Cell& cell = cells_[i];
     if (kind == AccessKind::finish_copy) {
       cell.copying = false;
-      void* const copy_site = cell.write.site;
-      cell.write = access;
-      cell.write.site = copy_site;
+      cell.write.time = now_;
       continue;
     }
     const bool is_read = kind == AccessKind::read || kind == AccessKind::read_as_operand;
@@ -36,22 +39,18 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
              std::to_string(i * kCellBytes) + ", which " + fault;
     }
     if (is_read) {
-      const int warp = thread / kLanes;
-      const bool is_alone = !collides(cell.read, thread);
-      const int several = is_of_warp(cell.read, warp) ? kSeveralOfWarp - warp : kSeveral;
-      cell.read = access;
-      if (!is_alone) cell.read.thread = several;
+      int reader = thread;
+      if (collides(cell.read, thread)) {
+        const int warp = thread / kLanes;
+        reader = is_of_warp(cell.read, warp) ? kSeveralOfWarp - warp : kSeveral;
+      }
+      cell.read = {reader, now_, site};
     } else {
-      cell.write = access;
+      cell.write = {thread, now_, site};
       cell.copying = kind == AccessKind::start_copy;
     }
   }
   return {};
-}
-
-Shadow::Access Shadow::access_by(int thread, void* site) const {
-  const auto fences = static_cast<std::uint32_t>(fence_phases_[static_cast<std::size_t>(thread)].size());
-  return {thread, phase_, warp_phase_of(thread), fences, site};
 }
 
 bool Shadow::is_of_warp(const Access& access, int warp) {
@@ -59,13 +58,14 @@ bool Shadow::is_of_warp(const Access& access, int warp) {
 }
 
 bool Shadow::collides(const Access& earlier, int thread) const {
-  if (earlier.thread == kNobody || earlier.thread == thread || earlier.phase != phase_) return false;
-  return !is_of_warp(earlier, thread / kLanes) || earlier.warp_phase == warp_phase_of(thread);
+  if (earlier.thread == kNobody || earlier.thread == thread || earlier.time < last_barrier_) return false;
+  const int warp = thread / kLanes;
+  return !is_of_warp(earlier, warp) || earlier.time >= last_warp_barrier_[static_cast<std::size_t>(warp)];
 }
 
 bool Shadow::is_fenced(const Access& write) const {
-  const auto& phases = fence_phases_[static_cast<std::size_t>(write.thread)];
-  return write.fences < phases.size() && phases[write.fences] != phase_;
+  const Fences& fences = fences_[static_cast<std::size_t>(write.thread)];
+  return write.time < (fences.latest < last_barrier_ ? fences.latest : fences.shown);
 }
 
 std::string Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind) const {

@@ -27,11 +27,11 @@ class Shadow {
   /// Forgets everything: a new block.
   void reset();
   /// All threads of the block have met: what came before is ordered before what comes now.
-  void barrier() { ++phase_; }
+  void barrier() { last_barrier_ = ++now_; }
   /// The same among the lanes of `warp`.
-  void warp_barrier(int warp) { ++warp_phases_[static_cast<std::size_t>(warp)]; }
+  void warp_barrier(int warp) { last_warp_barrier_[static_cast<std::size_t>(warp)] = ++now_; }
   /// After the next barrier, wgmma sees what `thread` has written.
-  void fence(int thread) { fence_phases_[static_cast<std::size_t>(thread)].push_back(phase_); }
+  void fence(int thread);
 
   /// `thread` accesses bytes [first, first + bytes) from `site`. Returns what is wrong with that, as "reads shared
   /// memory byte 64, which thread 3 wrote at chunk_gates.cuh:80 and no barrier has followed"; empty if nothing is.
@@ -44,8 +44,7 @@ class Shadow {
 
   struct Access {
     int thread = kNobody;
-    std::uint32_t phase = 0, warp_phase = 0;
-    std::uint32_t fences = 0;  ///< that its thread had made
+    std::uint32_t time = 0;
     void* site = nullptr;
   };
   struct Cell {
@@ -53,10 +52,11 @@ class Shadow {
     bool copying = false;
   };
 
-  Access access_by(int thread, void* site) const;
-  std::uint32_t warp_phase_of(int thread) const {
-    return warp_phases_[static_cast<std::size_t>(thread / kLanes)];
-  }
+  /// A thread's latest fences: of all, and of those that a barrier has followed. 0: none.
+  struct Fences {
+    std::uint32_t latest = 0, shown = 0;
+  };
+
   static bool is_of_warp(const Access& access, int warp);
   /// Whether nothing orders it before an access by `thread` now.
   bool collides(const Access& earlier, int thread) const;
@@ -68,9 +68,10 @@ class Shadow {
   static std::string did_without(const Access& earlier, const char* did, const char* missing);
 
   std::vector<Cell> cells_;
-  std::uint32_t phase_ = 0;
-  std::vector<std::uint32_t> warp_phases_;
-  std::vector<std::vector<std::uint32_t>> fence_phases_;  ///< of each thread, of each fence
+  std::uint32_t now_ = 0;  ///< how many barriers, of block or warp, and fences there have been
+  std::uint32_t last_barrier_ = 0;
+  std::vector<std::uint32_t> last_warp_barrier_;
+  std::vector<Fences> fences_;  ///< of each thread
 };
 
 }  // namespace gla::emulator
