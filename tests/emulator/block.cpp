@@ -85,26 +85,27 @@ void Block::run_thread() {
   __builtin_unreachable();
 }
 
+template <int Size>
+void Block::meet(std::vector<Group>& groups, const char* name, void* call_site, void* operand,
+                 GroupAction action) {
+  Group& group = groups[static_cast<std::size_t>(running_ / Size)];
+  group.operands[static_cast<std::size_t>(running_ % Size)] = operand;
+  arrive(group.meeting, name, call_site);
+  if (group.meeting.arrived == Size) {
+    group.meeting = {};
+    action(*this, group.operands);
+    const int first = running_ / Size * Size;
+    for (int i = first; i < first + Size; ++i) set_ready(i, true);
+  }
+  give_way(thread().context);
+}
+
 void Block::meet_warp(const char* name, void* call_site, void* operand, GroupAction action) {
-  meet(warps_, kLanes, name, call_site, operand, action);
+  meet<kLanes>(warps_, name, call_site, operand, action);
 }
 
 void Block::meet_warpgroup(const char* name, void* call_site, void* operand, GroupAction action) {
-  meet(warpgroups_, kWarpgroupThreads, name, call_site, operand, action);
-}
-
-void Block::meet(std::vector<Group>& groups, int size, const char* name, void* call_site, void* operand,
-                 GroupAction action) {
-  Group& group = groups[static_cast<std::size_t>(running_ / size)];
-  group.operands[static_cast<std::size_t>(running_ % size)] = operand;
-  arrive(group.meeting, name, call_site);
-  if (group.meeting.arrived == size) {
-    group.meeting = {};
-    action(*this, group.operands);
-    const int first = running_ / size * size;
-    for (int i = first; i < first + size; ++i) set_ready(i, true);
-  }
-  give_way(thread().context);
+  meet<kWarpgroupThreads>(warpgroups_, name, call_site, operand, action);
 }
 
 bool Block::meet_block(const char* name, void* call_site, bool value) {

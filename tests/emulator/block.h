@@ -122,8 +122,8 @@ class Block {
   void run_fibers();
   void arrive(Meeting& meeting, const char* name, void* call_site);
   void set_ready(int thread, bool ready);
-  void meet(std::vector<Group>& groups, int size, const char* name, void* call_site, void* operand,
-            GroupAction action);
+  template <int Size>
+  void meet(std::vector<Group>& groups, const char* name, void* call_site, void* operand, GroupAction action);
   int next_ready();
   /// Continues another thread, or the scheduler when none can run.
   void give_way(Context& from);
