@@ -11,6 +11,8 @@
 #include "chunk_gates.cuh"
 #include "chunk_layout.h"
 #include "chunk_state.cuh"
+#include "chunk_tiles.cuh"
+#include "chunk_warpgroup.cuh"
 #include "device/copy.cuh"
 #include "device/tile.cuh"
 #include "sequence.cuh"
@@ -23,19 +25,26 @@ template <class Config, Pass kPass>
 class ChunkForward {
  public:
   GLA_DEVICE explicit ChunkForward(const KernelArgs& kernel_args)
-      : args(kernel_args), shared(shared_memory()), gates{shared, shared, kernel_args.scale} {}
+      : args(kernel_args), tiles{shared_memory(), 0}, gates{tiles, kernel_args.scale, 0} {}
 
   GLA_DEVICE void run() {
     if (!find_work()) return;
     prepare_shared();
-    load_state();
     const Index chunks = (tokens + kChunk - 1) / kChunk;
+    if constexpr (kShape.producers > 0) {
+      if (warp_any(thread_index() >= kMultipliers)) {
+        produce(static_cast<int>(chunks));
+      } else {
+        consume(static_cast<int>(chunks));
+      }
+      return;
+    }
+    load_state();
     for (Index chunk = 0; chunk < kShape.stages; ++chunk) start_loads(chunk, chunks);
     for (Index chunk = 0; chunk < chunks; ++chunk) {
       copy_async_wait<kShape.stages - 1>();
       block_sync();
-      gates.stage = stage(chunk);
-      raw_v = v_slot(chunk);
+      enter(chunk);
       walk_chunk(chunk, chunks);
     }
     store_state();
@@ -48,8 +57,13 @@ class ChunkForward {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kTileV = kShape.tile_v;
   static constexpr int kPaddedK = kShape.padded_k();
-  static constexpr int kThreads = kShape.threads();
-  static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int kWarps = kShape.warps();            // that multiply
+  static constexpr int kMultipliers = kWarpSize * kWarps;  // their threads, the block's first ones
+  /// That load: the block's last ones, or all. Copies wait for each other (docs/performance.md), so the warpgroup that
+  /// makes the scores has none.
+  static constexpr int kLoaders = kShape.producers                         ? kWarpSize * kShape.producers
+                                  : kShape.wgmma && kOutputs && kWarps > 4 ? kMultipliers - kWarpSize * 4
+                                                                           : kMultipliers;
   static constexpr int kGroupTiles = Config::group / kShape.group_tile;
   static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
   using State = ChunkState<kShape>;
@@ -61,11 +75,13 @@ class ChunkForward {
   static_assert(kChunk % kSubChunk == 0 && Config::group % kShape.group_tile == 0);
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
+  /// Which part of a block's work a thread has.
+  enum class Role { all, consumer, producer };
 
   const KernelArgs& args;
-  unsigned char* shared;
-  const unsigned char* raw_v = nullptr;  // of the chunk in work
+  ChunkTiles<kShape, Element, Gate> tiles;
   ChunkGates<Config> gates;
+  int v_slot = 0;  // of the chunk in work
   Sequence sequence;
   Index n = 0, head = 0, segment = 0;
   Index first = 0, tokens = 0;  // of this block's walk, in tokens of the sequence
@@ -118,57 +134,66 @@ class ChunkForward {
 
   // ---- memory --------------------------------------------------------------------------------------------------
 
-  /// Columns that no load writes must be zero, in every stage.
+  /// Columns that no load writes must be zero, in every stage; and a product of 64 rows reads past a chunk of 32.
   GLA_DEVICE void prepare_shared() {
     if constexpr (kPaddedK != kShape.head_dim_k || kShape.head_dim_v % kTileV != 0) {
-      zero_shared<kThreads>(shared, kLayout.raw_bytes);
+      zero_shared<kShape.threads()>(tiles.shared, kLayout.raw_bytes);
+    }
+    if constexpr (kShape.wgmma && kChunk < 64) {
+      zero_shared<kShape.threads()>(tiles.shared + kLayout.q_operand, kLayout.scores - kLayout.q_operand);
+      fence_for_warpgroup();
     }
     if constexpr (kGated) {
-      for (int i = thread_index(); i < kPaddedK; i += kThreads) gates.vector(kLayout.decay)[i] = 0;
+      for (int i = thread_index(); i < kPaddedK; i += kShape.threads()) tiles.vector(kLayout.decay)[i] = 0;
     }
     block_sync();
   }
 
   /// One group of copies per chunk; an empty one past the last, so that waits can count groups.
   GLA_DEVICE void start_loads(Index chunk, Index chunks) {
-    if (chunk < chunks) copy_chunk(chunk);
+    if (chunk < chunks && loader() >= 0) {
+      copy_keys(chunk);
+      copy_values(chunk);
+    }
     copy_async_commit();
   }
 
-  GLA_DEVICE unsigned char* stage(Index chunk) const {
-    return shared + static_cast<int>(chunk % kShape.stages) * kLayout.stage_bytes;
-  }
-  GLA_DEVICE unsigned char* v_slot(Index chunk) const {
-    return shared + kLayout.v + static_cast<int>(chunk % kShape.v_slots()) * kLayout.v_bytes;
+  GLA_DEVICE static int loader() { return thread_index() - (kShape.threads() - kLoaders); }
+  GLA_DEVICE int rows_of(Index chunk) const {
+    const Index left = tokens - chunk * kChunk;
+    return left < kChunk ? static_cast<int>(left) : kChunk;
   }
 
-  GLA_DEVICE void copy_chunk(Index chunk) {
-    unsigned char* slot = stage(chunk);
-    const Index left = tokens - chunk * kChunk;
-    const int rows = left < kChunk ? static_cast<int>(left) : kChunk;
+  /// Gates, k and q.
+  GLA_DEVICE void copy_keys(Index chunk) const {
+    const int slot = static_cast<int>(chunk % kShape.stages);
+    const int rows = rows_of(chunk);
     const Index token = first + chunk * kChunk;
     constexpr int kK = kShape.head_dim_k;
-    constexpr int kBytesK = row_alignment(kK, sizeof(Element));
-    constexpr int kBytesV = row_alignment(kShape.head_dim_v, sizeof(Element));
+    constexpr int kBytes = row_alignment(kK, sizeof(Element));
+    if constexpr (kGated) {
+      copy_rows<Gate, kChunk, kK, row_alignment(kK, sizeof(Gate)), kLoaders, kShape.async_copy>(
+          tiles.raw_gates(slot), row_of<const Gate>(args.gk, sequence, token, head), args.gk.stride_token,
+          rows, kK, loader());
+    }
+    copy_rows<Element, kChunk, kK, kBytes, kLoaders, kShape.async_copy>(
+        tiles.raw_k(slot), row_of<const Element>(args.k, sequence, token, head), args.k.stride_token, rows,
+        kK, loader());
     if constexpr (kOutputs) {
       for (int i = 0; i < kShape.group_tile; ++i) {
-        copy_rows<Element, kChunk, kK, kBytesK, kThreads, kShape.async_copy>(
-            slot + kLayout.q + i * kChunk * kLayout.q_row, kLayout.q_row,
-            row_of<const Element>(args.q, sequence, token, first_query_head + i), args.q.stride_token, rows,
-            kK);
+        copy_rows<Element, kChunk, kK, kBytes, kLoaders, kShape.async_copy>(
+            tiles.raw_q(slot, i), row_of<const Element>(args.q, sequence, token, first_query_head + i),
+            args.q.stride_token, rows, kK, loader());
       }
     }
-    copy_rows<Element, kChunk, kK, kBytesK, kThreads, kShape.async_copy>(
-        slot + kLayout.k, kLayout.k_row, row_of<const Element>(args.k, sequence, token, head),
-        args.k.stride_token, rows, kK);
-    if constexpr (kGated) {
-      copy_rows<Gate, kChunk, kK, row_alignment(kK, sizeof(Gate)), kThreads, kShape.async_copy>(
-          slot + kLayout.gate, kLayout.gate_row, row_of<const Gate>(args.gk, sequence, token, head),
-          args.gk.stride_token, rows, kK);
-    }
-    copy_rows<Element, kChunk, kTileV, kBytesV, kThreads, kShape.async_copy>(
-        v_slot(chunk), kLayout.v_row, row_of<const Element>(args.v, sequence, token, head) + tile * kTileV,
-        args.v.stride_token, rows, valid_v);
+  }
+
+  GLA_DEVICE void copy_values(Index chunk) const {
+    constexpr int kBytes = row_alignment(kShape.head_dim_v, sizeof(Element));
+    copy_rows<Element, kChunk, kTileV, kBytes, kLoaders, kShape.async_copy>(
+        tiles.raw_v(static_cast<int>(chunk % kShape.v_slots())),
+        row_of<const Element>(args.v, sequence, first + chunk * kChunk, head) + tile * kTileV,
+        args.v.stride_token, rows_of(chunk), valid_v, loader());
   }
 
   GLA_DEVICE void load_state() {
@@ -194,9 +219,9 @@ class ChunkForward {
     if constexpr (kPass == Pass::segment_states) {
       target = segment_state();
       if (tile == 0) {
-        for (int i = thread_index(); i < kShape.head_dim_k; i += kThreads) {
+        for (int i = thread_index(); i < kShape.head_dim_k; i += kMultipliers) {
           args.segment_decays[slot() * kShape.head_dim_k + i] =
-              kGated ? gates.vector(kLayout.decay)[i] : 0.0f;
+              kGated ? tiles.vector(kLayout.decay)[i] : 0.0f;
         }
       }
     } else if (args.final_state != nullptr && writes_state) {
@@ -208,42 +233,145 @@ class ChunkForward {
 
   // ---- one chunk -----------------------------------------------------------------------------------------------
 
+  GLA_DEVICE void enter(Index chunk) {
+    gates.slot = static_cast<int>(chunk % kShape.stages);
+    v_slot = static_cast<int>(chunk % kShape.v_slots());
+    if constexpr (kShape.producers > 0)
+      tiles.scaling_set = gates.tiles.scaling_set = static_cast<int>(chunk % 2);
+  }
+
+  /// Whether all threads say so; a barrier. The warp's vote tells the compiler that the branch on it is uniform.
+  GLA_DEVICE static bool agree(bool value) { return warp_any(block_sync_and(value)); }
+
   /// Decides the path before any product: inf in k^ would meet 0 in the scores.
   GLA_DEVICE void walk_chunk(Index chunk, Index chunks) {
     const Index token = chunk * kChunk;
-    if constexpr (kGated) {
-      gates.template sum_groups<kChunk>(0);
-      block_sync();
-      if (!gates.template within_range<kChunk>()) {
-        for (int row0 = 0; row0 < kChunk && token + row0 < tokens; row0 += kSubChunk)
-          walk_sub_chunk(token, row0);
-        start_loads(chunk + kShape.stages, chunks);
-        return;
-      }
+    if (make_operands<kChunk, Role::all>(0)) {
+      count_path(0);
+      add_decay();
+      // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
+      const auto load_next = [&] { start_loads(chunk + kShape.stages, chunks); };
+      if constexpr (!kShape.wgmma) load_next();
+      multiply<kChunk, false>(token, 0, load_next);
+    } else {
+      walk_sub_chunks<Role::all>(token);
+      start_loads(chunk + kShape.stages, chunks);
     }
-    count_path(0);
-    gates.template make_operands<kChunk, kOutputs>(0);
-    if constexpr (!kShape.element_is_bf16) split_v<kChunk>(0);
-    block_sync();
-    // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
-    start_loads(chunk + kShape.stages, chunks);
-    multiply<kChunk, false>(token, 0);
   }
 
-  GLA_DEVICE void walk_sub_chunk(Index token, int row0) {
-    gates.template sum_groups<kSubChunk>(row0);
+  template <Role kRole>
+  GLA_DEVICE void walk_sub_chunks(Index token) {
+    for (int row0 = 0; row0 < kChunk && token + row0 < tokens; row0 += kSubChunk) {
+      block_sync();  // outputs that were staged where operands lie are read
+      const bool within = make_operands<kSubChunk, kRole>(row0);
+      if (!within) {
+        if constexpr (kRole != Role::consumer) gates.template make_direct_operands<kOutputs>(row0);
+        block_sync();
+      }
+      if constexpr (kRole == Role::producer) {
+        for (int i = 0; kOutputs && i < 2 * kShape.group_tile; ++i) block_sync();  // those of multiply
+      } else {
+        count_path(within ? 1 : 2);
+        add_decay();
+        if (within) {
+          multiply<kSubChunk, false>(token, row0, [] {});
+        } else {
+          multiply<kSubChunk, true>(token, row0, [] {});
+        }
+      }
+    }
+  }
+
+  /// The operands of `Tokens` tokens, whole behind its barrier; whether these tokens may share a pivot.
+  template <int Tokens, Role kRole>
+  GLA_DEVICE bool make_operands(int row0) {
+    bool within = true;
+    if constexpr (kRole != Role::consumer) {
+      within = gates.template make_operands<Tokens, kOutputs>(row0);
+      if constexpr (!kShape.element_is_bf16) split_v<Tokens>(row0);
+      if constexpr (kShape.wgmma) fence_for_warpgroup();
+    }
+    return agree(within);
+  }
+
+  // ---- producers and consumers -----------------------------------------------------------------------------------
+  // While consumers multiply a chunk, producers load the ones after it and make the operands of the next in registers.
+  // Three barriers a chunk, which both sides meet: the scores are there, and all know whether the next chunk may have one
+  // pivot; the operands are spent; the next ones are there.
+
+  GLA_DEVICE void produce(int chunks) {
+    if (chunks == 0) return;
+    typename ChunkGates<Config>::template Ahead<kOutputs> ahead;
+    copy_keys(0);
+    copy_async_commit();
+    copy_async_wait<0>();
     block_sync();
-    const bool within = gates.template within_range<kSubChunk>();
-    count_path(within ? 1 : 2);
-    if constexpr (!kShape.element_is_bf16) split_v<kSubChunk>(row0);
-    if (within) {
-      gates.template make_operands<kSubChunk, kOutputs>(row0);
+    bool within = true;
+    for (int chunk = -1; chunk < chunks; ++chunk) {
+      if (!within) walk_sub_chunks<Role::producer>(Index{chunk} * kChunk);
+      const bool more = chunk + 1 < chunks;
+      if (more) copy_values(chunk + 1);
+      if (chunk + 2 < chunks) copy_keys(chunk + 2);
+      copy_async_commit();
+      enter(chunk + 1);
+      within = agree(!kGated || !more || ahead.find_pivots(gates));
+      if (more && within) ahead.make(gates);
+      copy_async_wait<0>();
       block_sync();
-      multiply<kSubChunk, false>(token, row0);
+      if (more && within) ahead.store(gates);
+      fence_for_warpgroup();
+      block_sync();
+    }
+  }
+
+  GLA_DEVICE void consume(int chunks) {
+    load_state();
+    if (chunks > 0) {
+      block_sync();  // the first chunk is made as the others are, but nothing is multiplied meanwhile
+      bool within = agree(true);
+      block_sync();
+      block_sync();
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        enter(chunk);
+        const bool whole = within;
+        if (whole) {
+          count_path(0);
+          add_decay();
+          within = multiply_ahead(Index{chunk} * kChunk);
+        } else {
+          walk_sub_chunks<Role::consumer>(Index{chunk} * kChunk);
+          within = agree(true);
+        }
+        block_sync();
+        if (kOutputs && whole) store_outputs<kChunk>(0, Index{chunk} * kChunk);
+        block_sync();
+      }
+    }
+    store_state();
+  }
+
+  /// A whole chunk up to its staged outputs. Returns whether the next one may have one pivot.
+  GLA_DEVICE bool multiply_ahead(Index token) {
+    if constexpr (kGated) state.scale(tiles.scaling(kLayout.before));
+    const int k_parts = token + kChunk >= tokens ? kShape.k_parts(kChunk) : kStateParts;
+    bool within = true;
+    if constexpr (kOutputs) {
+      float sums[kBlocksV][kChunk / 8][4] = {};
+      warpgroups().multiply(
+          sums[0], 0, k_parts, [] {}, [&] { within = agree(true); });
+      stage_outputs<kChunk>(sums);
     } else {
-      gates.template make_direct_operands<kOutputs>(row0);
-      block_sync();
-      multiply<kSubChunk, true>(token, row0);
+      warpgroups().update(k_parts, [] {});
+      within = agree(true);
+    }
+    if constexpr (kGated) state.scale(tiles.scaling(kLayout.after));
+    return within;
+  }
+
+  GLA_DEVICE void add_decay() {
+    if constexpr (kPass == Pass::segment_states && kGated) {
+      for (int i = thread_index(); i < kPaddedK; i += kMultipliers)
+        tiles.vector(kLayout.decay)[i] += tiles.scaling(kLayout.last)[i];
     }
   }
 
@@ -257,44 +385,16 @@ class ChunkForward {
   /// v as bf16 parts, where it is not bf16 already.
   template <int Tokens>
   GLA_DEVICE void split_v(int row0) const {
-    for (int i = thread_index(); i < Tokens * kTileV / 2; i += kThreads) {
+    for (int i = thread_index(); i < Tokens * kTileV / 2; i += kMultipliers) {
       const int row = i / (kTileV / 2);
       const int column = i % (kTileV / 2) * 2;
-      const auto pair = *reinterpret_cast<const Vector<Element, 2>*>(
-          raw_v + (row0 + row) * kLayout.v_row + column * static_cast<int>(sizeof(Element)));
+      const Vector<float, 2> pair = load_pair(tiles.raw_v(v_slot), row0 + row, column);
       Bits32 parts[kPartsV];
-      split_bf16(to_float(pair.item[0]), to_float(pair.item[1]), parts);
+      split_bf16(pair.item[0], pair.item[1], parts);
       GLA_UNROLL
-      for (int part = 0; part < kPartsV; ++part) {
-        *reinterpret_cast<Bits32*>(shared + kLayout.v_operand + part * kLayout.v_plane +
-                                   row * kLayout.v_part_row + 2 * column) = parts[part];
-      }
+      for (int part = 0; part < kPartsV; ++part)
+        *reinterpret_cast<Bits32*>(tiles.split_v(part).at(row, column)) = parts[part];
     }
-  }
-
-  // ---- operands as tiles ---------------------------------------------------------------------------------------
-
-  template <int Tokens>
-  GLA_DEVICE OperandTile q_tile(int query_head, int part) const {
-    return {shared + kLayout.q_operand + part * kLayout.q_plane + query_head * kChunk * kLayout.operand_row,
-            kLayout.operand_row, Tokens, kPaddedK};
-  }
-  template <int Tokens>
-  GLA_DEVICE OperandTile k_tile(int part) const {
-    return {shared + kLayout.k_operand + part * kLayout.k_plane(Tokens), kLayout.operand_row, Tokens,
-            kPaddedK};
-  }
-  template <int Tokens>
-  GLA_DEVICE OperandTile v_tile(int row0, int part) const {
-    if constexpr (kShape.element_is_bf16) {
-      return {raw_v + row0 * kLayout.v_row, kLayout.v_row, Tokens, kTileV};
-    } else {
-      return {shared + kLayout.v_operand + part * kLayout.v_plane, kLayout.v_part_row, Tokens, kTileV};
-    }
-  }
-  template <int Tokens>
-  GLA_DEVICE OperandTile score_tile(int part) const {
-    return {shared + kLayout.scores + part * kLayout.score_plane, kLayout.score_row, Tokens, Tokens};
   }
 
   template <int Parts, class Tile>
@@ -306,46 +406,61 @@ class ChunkForward {
   // ---- products ------------------------------------------------------------------------------------------------
 
   /// Output and state of `Tokens` tokens whose operands lie ready from operand row 0 on; row0 is their first raw row.
-  template <int Tokens, bool Direct>
-  GLA_DEVICE void multiply(Index token, int row0) {
-    if constexpr (kGated && !Direct) state.scale(gates.vector(kLayout.before));
+  /// Warpgroups call meanwhile() once while their products run.
+  template <int Tokens, bool Direct, class Meanwhile>
+  GLA_DEVICE void multiply(Index token, int row0, Meanwhile meanwhile) {
+    if constexpr (kGated && !Direct) state.scale(tiles.scaling(kLayout.before));
+    constexpr bool kByWarpgroups = kShape.wgmma && Tokens == kChunk;
+    // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made,
+    // and so does a sub-chunk.
+    const int k_parts =
+        Tokens == kSubChunk || token + Tokens >= tokens ? kShape.k_parts(Tokens) : kStateParts;
     if constexpr (kOutputs) {
       for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
-        if constexpr (Direct) {
-          gates.direct_scores(query_head, row0,
-                              [this](int i, int j, float score) { store_scores(i, j, score, 0.0f, true); });
-        } else {
-          make_scores<Tokens>(query_head);
-        }
-        // What needs no scores stands before the barrier that they need.
+        const bool updates = query_head == kShape.group_tile - 1;
         float sums[kBlocksV][Tokens / 8][4] = {};
-        add_state_product<Tokens>(sums, query_head);
-        if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(token, row0);
-        block_sync();
-        add_score_product<Tokens>(sums, row0);
+        if constexpr (kByWarpgroups) {
+          warpgroups().multiply(
+              sums[0], query_head, updates ? k_parts : 0,
+              [&] {
+                if (query_head == 0) meanwhile();
+              },
+              [] { block_sync(); });
+        } else {
+          if constexpr (Direct) {
+            gates.direct_scores(query_head, row0,
+                                [this](int i, int j, float score) { store_score(i, j, score); });
+          } else {
+            make_scores<Tokens>(query_head);
+          }
+          // What needs no scores stands before the barrier that they need.
+          add_state_product<Tokens>(sums, query_head);
+          if (updates) update_state<Tokens, Direct>(k_parts, row0);
+          block_sync();
+          add_score_product<Tokens>(sums, row0);
+        }
         stage_outputs<Tokens>(sums);
         block_sync();
         store_outputs<Tokens>(query_head, token + row0);
       }
+    } else if constexpr (kByWarpgroups) {
+      warpgroups().update(k_parts, meanwhile);
     } else {
-      update_state<Tokens, Direct>(token, row0);
+      update_state<Tokens, Direct>(k_parts, row0);
     }
-    if constexpr (kGated && !Direct) state.scale(gates.vector(kLayout.after));
+    if constexpr (kGated && !Direct) state.scale(tiles.scaling(kLayout.after));
   }
 
-  /// Stores score (i, j) and, unless `single`, (i, j + 1) as bf16 parts.
-  GLA_DEVICE void store_scores(int i, int j, float first_score, float second_score, bool single) const {
+  GLA_DEVICE auto warpgroups() { return WarpgroupProducts<kShape, Element, Gate>{tiles, state, v_slot}; }
+
+  /// Stores one score of a direct sub-chunk as bf16 parts.
+  GLA_DEVICE void store_score(int i, int j, float score) const {
     Bits32 parts[kStateParts];
-    split_bf16(first_score, second_score, parts);
+    split_bf16(score, 0.0f, parts);
     GLA_UNROLL
     for (int part = 0; part < kStateParts; ++part) {
-      unsigned char* target =
-          shared + kLayout.scores + part * kLayout.score_plane + i * kLayout.score_row + 2 * j;
-      if (single) {
-        *reinterpret_cast<Bits16*>(target) = static_cast<Bits16>(parts[part]);
-      } else {
-        *reinterpret_cast<Bits32*>(target) = parts[part];
-      }
+      const OperandTile tile = tiles.template scores<kSubChunk>(part);
+      *reinterpret_cast<Bits16*>(tile.at(i, j)) = static_cast<Bits16>(parts[part]);
     }
   }
 
@@ -364,20 +479,25 @@ class ChunkForward {
         Bits32 a[kScoreParts][4], b[kScoreParts][4];
         GLA_UNROLL
         for (int part = 0; part < kScoreParts; ++part) {
-          load_a(a[part], q_tile<Tokens>(query_head, part), 16 * bi, k);
-          load_b(b[part], k_tile<Tokens>(part), k, 16 * bj);
+          load_a(a[part], tiles.template q<Tokens>(query_head, part), 16 * bi, k);
+          load_b(b[part], tiles.template k<Tokens>(part), k, 16 * bj);
         }
         multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
       }
+      Bits32 words[kStateParts][4];
       GLA_UNROLL
-      for (int half = 0; half < 2; ++half) {
+      for (int pair = 0; pair < 4; ++pair) {
+        const int i = 16 * bi + lane / 4 + pair % 2 * 8;
+        const int j = 16 * bj + pair / 2 * 8 + lane % 4 * 2;
+        const float(&two)[4] = sums[pair / 2];
+        Bits32 parts[kStateParts];
+        split_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f, parts);
         GLA_UNROLL
-        for (int e = 0; e < 4; e += 2) {
-          const int i = 16 * bi + lane / 4 + e / 2 * 8;
-          const int j = 16 * bj + 8 * half + lane % 4 * 2;
-          store_scores(i, j, j <= i ? sums[half][e] : 0.0f, j + 1 <= i ? sums[half][e + 1] : 0.0f, false);
-        }
+        for (int part = 0; part < kStateParts; ++part) words[part][pair] = parts[part];
       }
+      GLA_UNROLL
+      for (int part = 0; part < kStateParts; ++part)
+        store_a(words[part], tiles.template scores<Tokens>(part), 16 * bi, 16 * bj);
     }
   }
 
@@ -394,7 +514,7 @@ class ChunkForward {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
         for (int part = 0; part < kStateParts; ++part)
-          load_b(b[part], q_tile<Tokens>(query_head, part), State::first_k() + k, t);
+          load_b(b[part], tiles.template q<Tokens>(query_head, part), State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -405,7 +525,7 @@ class ChunkForward {
   /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; warps along K share out the tokens of V.
   template <int Tokens>
   GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
-    const auto v_of = [&](int part) { return v_tile<Tokens>(row0, part); };
+    const auto v_of = [&](int part) { return tiles.template v<Tokens>(v_slot, row0, part); };
     GLA_UNROLL
     for (int j = 0; j < Tokens; j += 16) {
       if (j / 16 % kShape.warps_k != State::warp_k()) continue;
@@ -416,7 +536,8 @@ class ChunkForward {
       for (int t = j; t < Tokens; t += 16) {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part) load_b(b[part], score_tile<Tokens>(part), j, t);
+        for (int part = 0; part < kStateParts; ++part)
+          load_b(b[part], tiles.template scores<Tokens>(part), j, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -424,16 +545,14 @@ class ChunkForward {
     }
   }
 
-  /// U^T += V^T k^. A direct sub-chunk decays the state here, between its two uses. The last chunk, which is most of what
-  /// the walk leaves behind, takes every part of k^ that the scores have made, and so does a sub-chunk.
+  /// U^T += V^T k^ with the first k_parts parts of k^. A direct sub-chunk decays the state here, between its two uses.
   template <int Tokens, bool Direct>
-  GLA_DEVICE void update_state(Index token, int row0) {
-    if constexpr (Direct) state.scale(gates.vector(kLayout.before));
+  GLA_DEVICE void update_state(int k_parts, int row0) {
+    if constexpr (Direct) state.scale(tiles.scaling(kLayout.before));
     add_update<Tokens, 0, kStateParts>(row0);
     if constexpr (kStateParts < kShape.k_parts(Tokens)) {
       static_assert(kPartsV == 1);
-      if (Tokens == kSubChunk || token + Tokens >= tokens)
-        add_update<Tokens, kStateParts, kShape.k_parts(Tokens)>(row0);
+      if (k_parts > kStateParts) add_update<Tokens, kStateParts, kShape.k_parts(Tokens)>(row0);
     }
   }
 
@@ -441,7 +560,7 @@ class ChunkForward {
   template <int Tokens, int First, int Last>
   GLA_DEVICE void add_update(int row0) {
     constexpr int kParts = Last - First;
-    const auto v_of = [&](int part) { return v_tile<Tokens>(row0, part); };
+    const auto v_of = [&](int part) { return tiles.template v<Tokens>(v_slot, row0, part); };
     GLA_UNROLL_BY(1)
     for (int t = 0; t < Tokens; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];
@@ -452,7 +571,7 @@ class ChunkForward {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part], k_tile<Tokens>(First + part), t, State::first_k() + 8 * j);
+          load_b_transposed(b[part], tiles.template k<Tokens>(First + part), t, State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);
@@ -463,54 +582,81 @@ class ChunkForward {
   // ---- outputs -------------------------------------------------------------------------------------------------
 
   static constexpr bool kStageElements = kShape.warps_k == 1 && sizeof(Element) == 2;
-  using Staged = typename Select<kStageElements, Element, float>::type;
 
-  /// O^T accumulators into rows of O, one plane per warp along K.
+  /// O^T accumulators into rows of O; fp32 in one plane per warp along K.
   template <int Tokens>
   GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Tokens / 8][4]) const {
-    const int lane = lane_index();
-    unsigned char* plane = shared + kLayout.out + State::warp_k() * kLayout.out_plane;
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
       GLA_UNROLL
-      for (int t = 0; t < Tokens / 8; ++t) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int token = 8 * t + lane % 4 * 2 + e % 2;
-          const int v = State::first_v() + 16 * i + lane / 4 + e / 2 * 8;
-          reinterpret_cast<Staged*>(plane + token * kLayout.out_row)[v] = from_float<Staged>(sums[i][t][e]);
+      for (int t = 0; t < Tokens / 16; ++t) {
+        const int v = State::first_v() + 16 * i;
+        if constexpr (kStageElements) {
+          Bits32 words[4];
+          GLA_UNROLL
+          for (int pair = 0; pair < 4; ++pair) {
+            const float(&two)[4] = sums[i][2 * t + pair / 2];
+            words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
+          }
+          store_a_transposed(words, tiles.template out<Tokens>(), v, 16 * t);
+        } else {
+          unsigned char* plane = tiles.shared + kLayout.out + State::warp_k() * kLayout.out_plane;
+          GLA_UNROLL
+          for (int e = 0; e < 8; ++e) {
+            const int token = 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
+            reinterpret_cast<float*>(plane + token * kLayout.out_row)[v + lane_index() / 4 + e / 2 % 2 * 8] =
+                sums[i][2 * t + e / 4][e % 4];
+          }
         }
       }
     }
   }
 
+  static constexpr int kOutElements =
+      row_alignment(kShape.head_dim_v, sizeof(Element)) / static_cast<int>(sizeof(Element));
+  using OutVector = Vector<Element, kOutElements>;
+
+  template <int Tokens>
+  GLA_DEVICE OutVector staged(int row, int column) const {
+    if constexpr (kStageElements) {
+      return *reinterpret_cast<const OutVector*>(tiles.template out<Tokens>().at(row, column));
+    } else {
+      const unsigned char* source = tiles.shared + kLayout.out + row * kLayout.out_row;
+      OutVector result;
+      GLA_UNROLL
+      for (int e = 0; e < kOutElements; ++e) {
+        float sum = 0;
+        GLA_UNROLL
+        for (int plane = 0; plane < kShape.warps_k; ++plane)
+          sum += reinterpret_cast<const float*>(source + plane * kLayout.out_plane)[column + e];
+        result.item[e] = from_float<Element>(sum);
+      }
+      return result;
+    }
+  }
+
+  /// Four vectors at a time, so that their latencies overlap.
   template <int Tokens>
   GLA_DEVICE void store_outputs(int query_head, Index token) const {
-    constexpr int kElements =
-        row_alignment(kShape.head_dim_v, sizeof(Element)) / static_cast<int>(sizeof(Element));
-    constexpr int kVectors = kTileV / kElements;
-    for (int i = thread_index(); i < Tokens * kVectors; i += kThreads) {
-      const int row = i / kVectors;
-      const int column = i % kVectors * kElements;
-      if (column >= valid_v || token + row >= tokens) continue;
-      const unsigned char* source = shared + kLayout.out + row * kLayout.out_row;
-      Vector<Element, kElements> result;
+    constexpr int kVectors = kTileV / kOutElements, kBatch = 4;
+    const Index left = tokens - token;
+    const int rows = left < Tokens ? static_cast<int>(left) : Tokens;
+    Element* o =
+        row_of<Element>(args.o, sequence, first + token, first_query_head + query_head) + tile * kTileV;
+    for (int batch = thread_index(); batch < Tokens * kVectors; batch += kBatch * kMultipliers) {
+      OutVector vectors[kBatch];
       GLA_UNROLL
-      for (int e = 0; e < kElements; ++e) {
-        if constexpr (kStageElements) {
-          result.item[e] = reinterpret_cast<const Element*>(source)[column + e];
-        } else {
-          float sum = 0;
-          GLA_UNROLL
-          for (int plane = 0; plane < kShape.warps_k; ++plane)
-            sum += reinterpret_cast<const float*>(source + plane * kLayout.out_plane)[column + e];
-          result.item[e] = from_float<Element>(sum);
-        }
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = batch + n * kMultipliers;
+        if (i < Tokens * kVectors) vectors[n] = staged<Tokens>(i / kVectors, i % kVectors * kOutElements);
       }
-      Element* target =
-          row_of<Element>(args.o, sequence, first + token + row, first_query_head + query_head) +
-          tile * kTileV;
-      *reinterpret_cast<Vector<Element, kElements>*>(target + column) = result;
+      GLA_UNROLL
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = batch + n * kMultipliers;
+        const int row = i / kVectors, column = i % kVectors * kOutElements;
+        if (row < rows && column < valid_v)
+          *reinterpret_cast<OutVector*>(o + row * args.o.stride_token + column) = vectors[n];
+      }
     }
   }
 };

@@ -2,9 +2,13 @@
 // inclusive sum of the gates in log2 units, m a pivot per channel and b_C the last sum,
 //   q^_i = scale q_i exp2(b_i - m)     k^_j = k_j exp2(m - b_j)     before = exp2(m)     after = exp2(b_C - m)
 // The pivot is b_C + n with an integer n: it lies mid-range and makes `after` an exact power of two.
+// A warp takes 16 channels of all tokens, in the layout of MMA accumulators (chunk_sums.cuh), so that nothing but the
+// decision about the path crosses warps.
 #pragma once
 
 #include "chunk_layout.h"
+#include "chunk_sums.cuh"
+#include "chunk_tiles.cuh"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 
@@ -12,237 +16,253 @@ namespace gla {
 
 /// exp2 of half this range, squared by a product, still leaves room for small gradients (DESIGN section 5).
 inline constexpr float kMaxRange = 140.0f;
-/// A gate below this many nats is an exact reset: one step of 127 log2 units.
-inline constexpr float kMinGate = -88.0f;
-inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000u);
-
-/// A natural-log gate in log2 units, clamped; NaN stays NaN.
-template <class Gate>
-GLA_DEVICE float gate_log2(Gate gate) {
-  const float value = to_float(gate);
-  return (value < kMinGate ? kMinGate : value) * kLog2E;
-}
 
 template <class Config>
 struct ChunkGates {
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr ChunkLayout kLayout{kShape};
   static constexpr int kPaddedK = kShape.padded_k();
-  static constexpr int kPairs = kPaddedK / 2;
-  static constexpr int kThreads = kShape.threads();
+  static constexpr int kWarps = kShape.operand_warps();  ///< that make operands
   static constexpr bool kGated = kShape.gate_bytes != 0;
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
 
-  unsigned char* shared;
-  const unsigned char* stage;  ///< raw tiles of the chunk in work
+  using Tiles = ChunkTiles<kShape, Element, Gate>;
+
+  Tiles tiles;
   float scale;
+  int slot;  ///< of the raw tiles of the chunk in work
 
-  /// One thread's share: two neighbouring channels, and the rows of one token group.
-  template <int Tokens>
-  struct Share {
-    static constexpr int kGroups = kShape.token_groups(Tokens);
-    static constexpr int kRows = Tokens / kGroups;
-    static constexpr int kShares = kPairs * kGroups;
-    int channel, group;
-    GLA_DEVICE explicit Share(int index) : channel(index % kPairs * 2), group(index / kPairs) {}
+  GLA_DEVICE float* vector(int offset) const { return tiles.vector(offset); }
+  GLA_DEVICE float* scaling(int offset) const { return tiles.scaling(offset); }
+
+  /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
+  static constexpr int kPartsQ = kShape.operand_parts();
+  template <int Parts>
+  using Words = Bits32[Parts][4];
+
+  /// One pivot per channel of the lane, and what follows from it.
+  struct Pivots {
+    float pivot[2][2], last[2][2];  ///< log2 units; an integer apart, but for rounding
   };
 
-  /// Sums over a chunk of the gates of one channel.
-  struct Range {
-    float last, least, most;
-  };
-
-  GLA_DEVICE float* vector(int offset) const { return reinterpret_cast<float*>(shared + offset); }
-
-  /// totals[g], least[g], most[g] of token group g: its sum, and the extremes of its running sums.
-  GLA_DEVICE float* partial(int which, int groups, int group) const {
-    return vector(kLayout.partial) + (which * groups + group) * kPaddedK;
+  /// Channel block `n` of this warp: its first channel, from kPaddedK on if there is none.
+  static constexpr int kChannelBlocks = (kPaddedK / 16 + kWarps - 1) / kWarps;
+  GLA_DEVICE static int channel_of(int n) {
+    return 16 * (warp_index() - (kShape.producers ? kShape.warps() : 0) + n * kWarps);
   }
 
-  GLA_DEVICE Vector<float, 2> gates(int row, int channel) const {
-    const auto pair = *reinterpret_cast<const Vector<Gate, 2>*>(
-        stage + kLayout.gate + row * kLayout.gate_row + channel * static_cast<int>(sizeof(Gate)));
-    return {gate_log2(pair.item[0]), gate_log2(pair.item[1])};
+  /// False if rows with sums of this range may not share a pivot.
+  GLA_DEVICE static bool find_pivots(Pivots& pivots, const SumRange& range) {
+    bool within = true;
+    each_channel([&](int j, int c) {
+      const float last = kLog2E * range.last[j][c];
+      const float spread = kLog2E * (range.most[j][c] - range.least[j][c]);
+      // Comparisons drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
+      within &= spread <= kMaxRange && last - last == 0.0f;
+      pivots.pivot[j][c] = last + rintf(0.5f * kLog2E * (range.most[j][c] + range.least[j][c]) - last);
+      pivots.last[j][c] = last;
+    });
+    return within;
   }
 
-  GLA_DEVICE Vector<float, 2> elements(int tile, int row, int channel) const {
-    const auto pair = *reinterpret_cast<const Vector<Element, 2>*>(
-        stage + tile + row * kLayout.q_row + channel * static_cast<int>(sizeof(Element)));
-    return {to_float(pair.item[0]), to_float(pair.item[1])};
+  /// The vectors that the state is scaled with.
+  GLA_DEVICE void store_pivots(const Pivots& pivots, int channel) const {
+    if (lane_index() >= 4) return;
+    each_channel([&](int j, int c) {
+      const int at = channel + 8 * j + lane_index() * 2 + c;
+      scaling(kLayout.before)[at] = exp2_fast(pivots.pivot[j][c]);
+      scaling(kLayout.after)[at] = exp2_fast(rintf(pivots.last[j][c] - pivots.pivot[j][c]));
+      scaling(kLayout.last)[at] = pivots.last[j][c];
+    });
   }
 
-  /// First pass over rows [row0, row0 + Tokens): each token group's sums. A barrier must follow.
-  template <int Tokens>
-  GLA_DEVICE void sum_groups(int row0) const {
-    using S = Share<Tokens>;
-    for (int i = thread_index(); i < S::kShares; i += kThreads) {
-      const S share(i);
-      float sum[2] = {0, 0}, least[2] = {kInfinity, kInfinity}, most[2] = {-kInfinity, -kInfinity};
-      for (int row = 0; row < S::kRows; ++row) {
-        const Vector<float, 2> gate = gates(row0 + share.group * S::kRows + row, share.channel);
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          sum[c] += gate.item[c];
-          least[c] = fminf(least[c], sum[c]);
-          most[c] = fmaxf(most[c], sum[c]);
-        }
+  template <int Parts>
+  GLA_DEVICE static void split(Words<Parts>& words, const float (&x)[2][4]) {
+    GLA_UNROLL
+    for (int pair = 0; pair < 4; ++pair) {
+      Bits32 parts[Parts];
+      split_bf16(x[pair / 2][pair % 2 * 2], x[pair / 2][pair % 2 * 2 + 1], parts);
+      GLA_UNROLL
+      for (int part = 0; part < Parts; ++part) words[part][pair] = parts[part];
+    }
+  }
+
+  /// 16 rows of k^ from raw row `row` on, and of q^; `relative` is b - m.
+  template <int Parts>
+  GLA_DEVICE void make_k(Words<Parts>& words, int row, int channel, const float (&relative)[2][4]) const {
+    float x[2][4];
+    load_block(x, tiles.raw_k(slot), row, channel);
+    GLA_UNROLL
+    for (int e = 0; e < 8; ++e)
+      if constexpr (kGated) x[e / 4][e % 4] *= exp2_fast(-relative[e / 4][e % 4]);
+    split<Parts>(words, x);
+  }
+  GLA_DEVICE void make_q(Words<kPartsQ>& words, int head, int row, int channel,
+                         const float (&relative)[2][4]) const {
+    float x[2][4];
+    load_block(x, tiles.raw_q(slot, head), row, channel);
+    GLA_UNROLL
+    for (int e = 0; e < 8; ++e) x[e / 4][e % 4] *= kGated ? scale * exp2_fast(relative[e / 4][e % 4]) : scale;
+    split<kPartsQ>(words, x);
+  }
+
+  /// Parts from `First` on.
+  template <int Tokens, int First, int Parts>
+  GLA_DEVICE void store_k(const Words<Parts>& words, int row, int channel) const {
+    GLA_UNROLL
+    for (int part = First; part < Parts; ++part)
+      store_a(words[part], tiles.template k<Tokens>(part), row, channel);
+  }
+  template <int Tokens, int First>
+  GLA_DEVICE void store_q(const Words<kPartsQ>& words, int head, int row, int channel) const {
+    GLA_UNROLL
+    for (int part = First; part < kPartsQ; ++part)
+      store_a(words[part], tiles.template q<Tokens>(head, part), row, channel);
+  }
+
+  /// Sums in nats become b - m in log2 units.
+  GLA_DEVICE static void subtract(float (&sums)[2][4], const float (&pivot)[2][2]) {
+    GLA_UNROLL
+    for (int e = 0; e < 8; ++e) sums[e / 4][e % 4] = sums[e / 4][e % 4] * kLog2E - pivot[e / 4][e % 2];
+  }
+
+  /// Operands with one pivot, and the state factors, of rows [row0, row0 + Tokens). False in some thread if they may not
+  /// share a pivot: then what was written is of no use. A barrier must follow.
+  template <int Tokens, bool WithQueries>
+  GLA_DEVICE bool make_operands(int row0) const {
+    constexpr int kParts = kShape.k_parts(Tokens);
+    bool within = true;
+    for (int n = 0, channel = channel_of(0); channel < kPaddedK; channel = channel_of(++n)) {
+      float sums[Tokens / 16][2][4];
+      Pivots pivots;
+      if constexpr (kGated) {
+        SumRange range;
+        sum_gates(sums, range, tiles.raw_gates(slot), row0, channel);
+        within &= find_pivots(pivots, range);
+        store_pivots(pivots, channel);
       }
       GLA_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        partial(0, S::kGroups, share.group)[share.channel + c] = sum[c];
-        partial(1, S::kGroups, share.group)[share.channel + c] = least[c];
-        partial(2, S::kGroups, share.group)[share.channel + c] = most[c];
-      }
-    }
-  }
-
-  template <int Tokens>
-  GLA_DEVICE Range range_of(int channel) const {
-    constexpr int kGroups = Share<Tokens>::kGroups;
-    Range range{partial(0, kGroups, 0)[channel], partial(1, kGroups, 0)[channel],
-                partial(2, kGroups, 0)[channel]};
-    GLA_UNROLL
-    for (int group = 1; group < kGroups; ++group) {
-      range.least = fminf(range.least, range.last + partial(1, kGroups, group)[channel]);
-      range.most = fmaxf(range.most, range.last + partial(2, kGroups, group)[channel]);
-      range.last += partial(0, kGroups, group)[channel];
-    }
-    return range;
-  }
-
-  /// Sum of the gates before token group `group`.
-  template <int Tokens>
-  GLA_DEVICE float sum_before(int channel, int group) const {
-    constexpr int kGroups = Share<Tokens>::kGroups;
-    float sum = 0;
-    GLA_UNROLL
-    for (int g = 0; g < kGroups - 1; ++g) sum += g < group ? partial(0, kGroups, g)[channel] : 0.0f;
-    return sum;
-  }
-
-  /// True in every thread if the rows summed last may share one pivot. Contains a barrier.
-  template <int Tokens>
-  GLA_DEVICE bool within_range() const {
-    bool within = true;
-    for (int channel = thread_index(); channel < kPaddedK; channel += kThreads) {
-      const Range range = range_of<Tokens>(channel);
-      // fminf and fmaxf drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
-      within &= range.most - range.least <= kMaxRange && range.last - range.last == 0.0f;
-    }
-    return block_sync_and(within);
-  }
-
-  /// Stores two neighbouring channels of an operand row as bf16 parts.
-  template <int Parts>
-  GLA_DEVICE void store_pair(int plane0, int plane_bytes, int row, int channel, float low, float high) const {
-    Bits32 parts[Parts];
-    split_bf16(low, high, parts);
-    GLA_UNROLL
-    for (int part = 0; part < Parts; ++part) {
-      *reinterpret_cast<Bits32*>(shared + plane0 + part * plane_bytes + row * kLayout.operand_row +
-                                 2 * channel) = parts[part];
-    }
-  }
-
-  template <int Tokens>
-  GLA_DEVICE void store_k(int row0, int row, int channel, const float (&factor)[2]) const {
-    const Vector<float, 2> k = elements(kLayout.k, row0 + row, channel);
-    store_pair<kShape.k_parts(Tokens)>(kLayout.k_operand, kLayout.k_plane(Tokens), row, channel,
-                                       k.item[0] * factor[0], k.item[1] * factor[1]);
-  }
-
-  GLA_DEVICE void store_q(int row0, int row, int channel, const float (&factor)[2]) const {
-    GLA_UNROLL
-    for (int head = 0; head < kShape.group_tile; ++head) {
-      const Vector<float, 2> q = elements(kLayout.q, head * kShape.chunk + row0 + row, channel);
-      store_pair<kShape.operand_parts()>(kLayout.q_operand, kLayout.q_plane, head * kShape.chunk + row,
-                                         channel, scale * q.item[0] * factor[0],
-                                         scale * q.item[1] * factor[1]);
-    }
-  }
-
-  /// Second pass: operands with one pivot, and the state factors. After within_range() said yes.
-  template <int Tokens, bool WithQueries>
-  GLA_DEVICE void make_operands(int row0) const {
-    using S = Share<Tokens>;
-    for (int i = thread_index(); i < S::kShares; i += kThreads) {
-      const S share(i);
-      float relative[2] = {0, 0};  // b - m
-      if constexpr (kGated) {
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          const int channel = share.channel + c;
-          const Range range = range_of<Tokens>(channel);
-          const float distance = rintf(0.5f * (range.most + range.least) - range.last);
-          const float pivot = range.last + distance;
-          relative[c] = sum_before<Tokens>(channel, share.group) - pivot;
-          if (share.group == 0) {
-            vector(kLayout.before)[channel] = exp2_fast(pivot);
-            vector(kLayout.after)[channel] = exp2_fast(-distance);
-            vector(kLayout.decay)[channel] += range.last;
-          }
-        }
-      }
-      for (int r = 0; r < S::kRows; ++r) {
-        const int row = share.group * S::kRows + r;
-        float q_factor[2] = {1, 1}, k_factor[2] = {1, 1};
-        if constexpr (kGated) {
-          const Vector<float, 2> gate = gates(row0 + row, share.channel);
+      for (int i = 0; i < Tokens / 16; ++i) {
+        if constexpr (kGated) subtract(sums[i], pivots.pivot);
+        Words<kParts> k;
+        make_k<kParts>(k, row0 + 16 * i, channel, sums[i]);
+        store_k<Tokens, 0, kParts>(k, 16 * i, channel);
+        if constexpr (WithQueries) {
           GLA_UNROLL
-          for (int c = 0; c < 2; ++c) {
-            relative[c] += gate.item[c];
-            q_factor[c] = exp2_fast(relative[c]);
-            k_factor[c] = exp2_fast(-relative[c]);
+          for (int head = 0; head < kShape.group_tile; ++head) {
+            Words<kPartsQ> q;
+            make_q(q, head, row0 + 16 * i, channel, sums[i]);
+            store_q<Tokens, 0>(q, head, 16 * i, channel);
           }
         }
-        store_k<Tokens>(row0, row, share.channel, k_factor);
-        if constexpr (WithQueries) store_q(row0, row, share.channel, q_factor);
       }
     }
+    return within;
   }
+
+  /// The operands of a chunk on their way, in three steps: the pivots, for which no tile need be free; the operands, whose
+  /// lesser parts go where those of the chunk before were read by its scores alone; and the first parts, kept until then.
+  template <bool WithQueries>
+  struct Ahead {
+    static constexpr int kChunk = kShape.chunk;
+    static constexpr int kParts = kShape.k_parts(kChunk);
+    float pivot[kChannelBlocks][2][2];
+    Bits32 k[kChannelBlocks][kChunk / 16][4], q[kChannelBlocks][kChunk / 16][4];
+
+    GLA_DEVICE bool find_pivots(const ChunkGates& gates) {
+      bool within = true;
+      each([&](int n, int channel) {
+        SumRange range;
+        find_range<kChunk / 16>(range, gates.tiles.raw_gates(gates.slot), 0, channel);
+        Pivots pivots;
+        within &= ChunkGates::find_pivots(pivots, range);
+        gates.store_pivots(pivots, channel);
+        each_channel([&](int j, int c) { pivot[n][j][c] = pivots.pivot[j][c]; });
+      });
+      return within;
+    }
+    GLA_DEVICE void make(const ChunkGates& gates) {
+      each([&](int n, int channel) {
+        GateSums<Gate> running;
+        GLA_UNROLL
+        for (int i = 0; i < kChunk / 16; ++i) {
+          float relative[2][4];
+          if constexpr (kGated) {
+            running.next(relative, gates.tiles.raw_gates(gates.slot), 16 * i, channel);
+            subtract(relative, pivot[n]);
+          }
+          Words<kParts> words;
+          gates.template make_k<kParts>(words, 16 * i, channel, relative);
+          keep_first(k[n][i], words);
+          gates.template store_k<kChunk, 1, kParts>(words, 16 * i, channel);
+          if constexpr (WithQueries) {
+            gates.make_q(words, 0, 16 * i, channel, relative);
+            keep_first(q[n][i], words);
+            gates.template store_q<kChunk, 1>(words, 0, 16 * i, channel);
+          }
+        }
+      });
+    }
+    GLA_DEVICE void store(const ChunkGates& gates) const {
+      each([&](int n, int channel) {
+        GLA_UNROLL
+        for (int i = 0; i < kChunk / 16; ++i) {
+          store_a(k[n][i], gates.tiles.template k<kChunk>(0), 16 * i, channel);
+          if constexpr (WithQueries) store_a(q[n][i], gates.tiles.template q<kChunk>(0, 0), 16 * i, channel);
+        }
+      });
+    }
+
+   private:
+    GLA_DEVICE static void keep_first(Bits32 (&first)[4], const Words<kParts>& words) {
+      GLA_UNROLL
+      for (int pair = 0; pair < 4; ++pair) first[pair] = words[0][pair];
+    }
+    template <class Visit>
+    GLA_DEVICE static void each(Visit visit) {
+      GLA_UNROLL
+      for (int n = 0; n < kChannelBlocks; ++n)
+        if (kPaddedK / 16 % kWarps == 0 || channel_of(n) < kPaddedK) visit(n, channel_of(n));
+    }
+  };
 
   /// Operands without a pivot, for a sub-chunk that fails the guard: q~_i = scale q_i exp2(b_i) and
   /// k~_j = k_j exp2(b_C - b_j) never exceed q and k for gates of at most 0. `before` becomes exp2(b_C), which the
   /// state takes between its product with q~ and the addition of k~^T v. The sums stay for direct scores.
   template <bool WithQueries>
   GLA_DEVICE void make_direct_operands(int row0) const {
-    using S = Share<kSubChunk>;
-    for (int i = thread_index(); i < S::kShares; i += kThreads) {
-      const S share(i);
-      float sum[2], rest[2] = {0, 0},
-                    factor[2];  // b_i; b_C - b_j, summed from the end because b may be large
+    constexpr int kParts = kShape.k_parts(kSubChunk);
+    for (int n = 0, channel = channel_of(0); channel < kPaddedK; channel = channel_of(++n)) {
+      float sums[1][2][4], rests[2][4];  // b_i; b_C - b_j, summed from the end because b may be large
+      SumRange range;
+      sum_gates(sums, range, tiles.raw_gates(slot), row0, channel);
+      sum_gates_after(rests, tiles.raw_gates(slot), row0, channel);
       GLA_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        const int channel = share.channel + c;
-        sum[c] = sum_before<kSubChunk>(channel, share.group);
-        for (int group = S::kGroups - 1; group > share.group; --group)
-          rest[c] += partial(0, S::kGroups, group)[channel];
-        if (share.group == 0) {
-          const float last = range_of<kSubChunk>(channel).last;
-          vector(kLayout.before)[channel] = exp2_fast(last);
-          vector(kLayout.decay)[channel] += last;
+      for (int j = 0; j < 2; ++j) {
+        GLA_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          const int row = lane_index() / 4 + e / 2 * 8;
+          const int at = channel + 8 * j + lane_index() % 4 * 2 + e % 2;
+          sums[0][j][e] *= kLog2E;
+          rests[j][e] *= -kLog2E;
+          vector(kLayout.cumulative)[row * kPaddedK + at] = sums[0][j][e];
+          if (row == 0) {
+            scaling(kLayout.before)[at] = exp2_fast(kLog2E * range.last[j][e % 2]);
+            scaling(kLayout.last)[at] = kLog2E * range.last[j][e % 2];
+          }
         }
       }
-      for (int r = 0; r < S::kRows; ++r) {
-        const int row = share.group * S::kRows + r;
-        const Vector<float, 2> gate = gates(row0 + row, share.channel);
+      Words<kParts> k;
+      make_k<kParts>(k, row0, channel, rests);
+      store_k<kSubChunk, 0, kParts>(k, 0, channel);
+      if constexpr (WithQueries) {
         GLA_UNROLL
-        for (int c = 0; c < 2; ++c) {
-          sum[c] += gate.item[c];
-          vector(kLayout.cumulative)[row * kPaddedK + share.channel + c] = sum[c];
-          factor[c] = exp2_fast(sum[c]);
+        for (int head = 0; head < kShape.group_tile; ++head) {
+          Words<kPartsQ> q;
+          make_q(q, head, row0, channel, sums[0]);
+          store_q<kSubChunk, 0>(q, head, 0, channel);
         }
-        if constexpr (WithQueries) store_q(row0, row, share.channel, factor);
-      }
-      for (int r = S::kRows - 1; r >= 0; --r) {
-        const int row = share.group * S::kRows + r;
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) factor[c] = exp2_fast(rest[c]);
-        store_k<kSubChunk>(row0, row, share.channel, factor);
-        const Vector<float, 2> gate = gates(row0 + row, share.channel);
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) rest[c] += gate.item[c];
       }
     }
   }
@@ -251,9 +271,9 @@ struct ChunkGates {
   /// rows, several columns at once so that their sums overlap; element (i, j) goes to `store(i, j, value)`.
   template <class Store>
   GLA_DEVICE void direct_scores(int head, int row0, Store store) const {
-    constexpr int kWarps = kThreads / kWarpSize;
     constexpr int kPerLane = (kPaddedK + 2 * kWarpSize - 1) / (2 * kWarpSize);
     constexpr int kColumns = 4;
+    constexpr int kWarps = kShape.warps();
     static_assert(kSubChunk % kWarps == 0 || kWarps % kSubChunk == 0);
     const float* cumulative = vector(kLayout.cumulative);
     const int lane = lane_index();
@@ -268,7 +288,7 @@ struct ChunkGates {
         q[c] = {};
         b[c] = {};
         if (channel >= kPaddedK) continue;
-        q[c] = elements(kLayout.q, head * kShape.chunk + row0 + i, channel);
+        q[c] = load_pair(tiles.raw_q(slot, head), row0 + i, channel);
         b[c] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
       }
       for (int j0 = 0; j0 < kSubChunk; j0 += kColumns) {
@@ -280,7 +300,7 @@ struct ChunkGates {
             for (int c = 0; c < kPerLane; ++c) {
               const int channel = 2 * (lane + c * kWarpSize);
               if (channel >= kPaddedK) continue;
-              const Vector<float, 2> k = elements(kLayout.k, row0 + j0 + j, channel);
+              const Vector<float, 2> k = load_pair(tiles.raw_k(slot), row0 + j0 + j, channel);
               const auto bj =
                   *reinterpret_cast<const Vector<float, 2>*>(cumulative + (j0 + j) * kPaddedK + channel);
               GLA_UNROLL

@@ -17,10 +17,14 @@ struct ChunkShape {
   bool element_is_bf16;  ///< then v is an MMA operand as it lies
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
+  bool wgmma;  ///< products of whole chunks by warpgroups (device/warpgroup.cuh)
+  int producers;  ///< warps besides those that multiply, which load and make operands a chunk ahead; 0: all do all
 
   GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
-  GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps_v * warps_k; }
-  GLA_HOST_DEVICE constexpr int v_slots() const { return stages + 1; }
+  GLA_HOST_DEVICE constexpr int warps() const { return warps_v * warps_k; }  ///< that multiply
+  GLA_HOST_DEVICE constexpr int threads() const { return 32 * (warps() + producers); }
+  GLA_HOST_DEVICE constexpr int operand_warps() const { return producers ? producers : warps(); }
+  GLA_HOST_DEVICE constexpr int v_slots() const { return producers ? stages : stages + 1; }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -30,17 +34,11 @@ struct ChunkShape {
     return tokens == kSubChunk && operand_parts() < 2 ? 2 : operand_parts();
   }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
-
-  /// Threads along the tokens when channel pairs are spread over the block's threads first; a power of two.
-  GLA_HOST_DEVICE constexpr int token_groups(int tokens) const {
-    int groups = 1;
-    while (2 * groups * (padded_k() / 2) <= threads() && 4 * groups <= tokens) groups *= 2;
-    return groups;
-  }
 };
 
-/// Byte offsets into the block's dynamic shared memory. Row strides of MMA operands are odd multiples of 16 bytes, so
-/// that the eight rows of an ldmatrix matrix lie in different banks.
+/// Byte offsets into the block's dynamic shared memory. Tiles that ldmatrix reads have rows an odd multiple of 16 bytes
+/// apart, so that its eight rows lie in different banks; those that wgmma reads are panels of 64 columns, 128 bytes a row,
+/// at multiples of 1024 bytes.
 struct ChunkLayout {
   int q_row, k_row, gate_row, v_row;  ///< bytes per row of the raw tiles
   int operand_row, v_part_row, score_row,
@@ -50,66 +48,78 @@ struct ChunkLayout {
   int stage_bytes, v_bytes;
   int raw_bytes;  ///< of all slots; they come first
   int q_operand, k_operand, v_operand, scores, out;
-  int q_plane, v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K); k^: k_plane()
-  int before, after, decay, partial;             ///< fp32 vectors over K; partial: 3 x token groups x K
-  int cumulative;                                ///< fp32 [kSubChunk][K]
+  int v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
+  int cumulative;                       ///< fp32 [kSubChunk][K], behind the q operands of a sub-chunk
+  int before, after, last, decay;  ///< fp32 vectors over K; of the first three as many sets as are in use
+  int scaling_bytes;               ///< per set
   int total;
 
-  /// Bytes per part of k^ when `tokens` of them share a pivot.
-  GLA_HOST_DEVICE constexpr int k_plane(int tokens) const { return tokens * operand_row; }
+  /// Bytes of an operand [tokens][K], of one query head and part.
+  GLA_HOST_DEVICE constexpr int operand_plane(int tokens) const { return tokens * operand_row; }
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
+  GLA_HOST_DEVICE static constexpr int panel_row(int columns) { return (columns + 63) / 64 * 128; }
+  GLA_HOST_DEVICE static constexpr int most_of(int a, int b) { return a > b ? a : b; }
 
   GLA_HOST_DEVICE explicit constexpr ChunkLayout(const ChunkShape& s)
-      : q_row(s.padded_k() * s.element_bytes),
+      : q_row(odd_16(s.padded_k() * s.element_bytes)),
         k_row(q_row),
-        gate_row(s.padded_k() * s.gate_bytes),
-        v_row(odd_16(s.tile_v * s.element_bytes)),
-        operand_row(odd_16(2 * s.padded_k())),
+        gate_row(s.gate_bytes ? odd_16(s.padded_k() * s.gate_bytes) : 0),
+        v_row(s.wgmma ? panel_row(s.tile_v) : odd_16(s.tile_v * s.element_bytes)),
+        operand_row(s.wgmma ? panel_row(s.padded_k()) : odd_16(2 * s.padded_k())),
         v_part_row(odd_16(2 * s.tile_v)),
-        score_row(odd_16(2 * s.chunk)),
-        out_row(s.warps_k == 1 && s.element_bytes == 2 ? 2 * s.tile_v + 16 : 4 * s.tile_v + 16),
+        score_row(s.wgmma ? panel_row(s.chunk) : odd_16(2 * s.chunk)),
+        out_row(s.wgmma                                  ? panel_row(s.tile_v)
+                : s.warps_k == 1 && s.element_bytes == 2 ? odd_16(2 * s.tile_v)
+                                                         : 4 * s.tile_v + 16),
         q(0),
         k(q + s.group_tile * s.chunk * q_row),
         gate(k + s.chunk * k_row),
         v(0),
         stage_bytes(gate + s.chunk * gate_row),
         v_bytes(s.chunk * v_row),
-        raw_bytes(s.stages * stage_bytes + s.v_slots() * v_bytes),
-        q_operand(raw_bytes),
+        raw_bytes(0),
+        q_operand(0),
         k_operand(0),
         v_operand(0),
         scores(0),
         out(0),
-        q_plane(s.group_tile * s.chunk * operand_row),
         v_plane(s.element_is_bf16 ? 0 : s.chunk * v_part_row),
         score_plane(s.chunk * score_row),
         out_plane(s.chunk * out_row),
+        cumulative(0),
         before(0),
         after(0),
+        last(0),
         decay(0),
-        partial(0),
-        cumulative(0),
+        scaling_bytes(3 * 4 * s.padded_k()),
         total(0) {
+    const int align = s.wgmma ? 1024 : 16;
     const int vector = 4 * s.padded_k();
     const int out_bytes = s.warps_k * out_plane;
-    v = s.stages * stage_bytes;
-    k_operand = q_operand + s.operand_parts() * q_plane;
-    const int chunk_bytes = s.k_parts(s.chunk) * k_plane(s.chunk);
-    const int sub_chunk_bytes = s.k_parts(kSubChunk) * k_plane(kSubChunk);
-    v_operand = k_operand + (chunk_bytes > sub_chunk_bytes ? chunk_bytes : sub_chunk_bytes);
-    // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
-    const bool out_on_operands = s.group_tile == 1;
-    if (out_on_operands && v_operand < q_operand + out_bytes) v_operand = q_operand + out_bytes;
+    v = (s.stages * stage_bytes + align - 1) / align * align;
+    raw_bytes = v + s.v_slots() * v_bytes;
+    q_operand = raw_bytes;
+    const int q_planes = s.operand_parts() * s.group_tile;
+    // The heads' planes of a sub-chunk lie as far apart as those of a chunk; the sums follow the last one.
+    cumulative = q_operand + (q_planes - 1) * operand_plane(s.chunk) + operand_plane(kSubChunk);
+    const int cumulative_end = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
+    k_operand = most_of(q_operand + q_planes * operand_plane(s.chunk), cumulative_end);
+    k_operand = q_operand + (k_operand - q_operand + align - 1) / align * align;
+    v_operand = k_operand + most_of(s.k_parts(s.chunk) * operand_plane(s.chunk),
+                                    s.k_parts(kSubChunk) * operand_plane(kSubChunk));
+    // When the only query head stages its outputs, the operands are spent; with several they must outlive them, and
+    // producers put the next ones there.
+    const bool out_on_operands = s.group_tile == 1 && s.producers == 0;
+    if (out_on_operands) v_operand = most_of(v_operand, q_operand + out_bytes);
     scores = v_operand + s.v_parts() * v_plane;
     const int scores_end = scores + s.state_parts * score_plane;
     out = out_on_operands ? q_operand : scores_end;
-    cumulative = out_on_operands ? scores_end : scores_end + out_bytes;
-    before = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
+    before = out_on_operands ? scores_end : scores_end + out_bytes;
     after = before + vector;
-    decay = after + vector;
-    partial = decay + vector;
-    total = partial + (s.gate_bytes ? 3 * s.token_groups(s.chunk) * vector : 0);
+    last = after + vector;
+    decay = before + (s.producers ? 2 : 1) * scaling_bytes;
+    total = decay + vector;
   }
 };
 

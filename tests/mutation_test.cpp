@@ -44,7 +44,7 @@ constexpr const char* kPrimitives[] = {"block_sync_and",  "block_sync",        "
 std::string without_synchronisation(const std::string& line) {
   static const std::regex statement(fmt::format(R"(({})(<[^;]*>)?\(\);)", fmt::join(kPrimitives, "|")));
   static const std::regex vote(R"(block_sync_and\((\w+)\))");
-  return std::regex_replace(std::regex_replace(line, statement, ""), vote, "$1");
+  return std::regex_replace(std::regex_replace(line, statement, ";"), vote, "$1");
 }
 
 std::vector<std::string> lines_of(const fs::path& path) {
@@ -92,14 +92,27 @@ emulator::Toolchain toolchain_of(const std::optional<Site>& site) {
 }
 
 /// What objects to a kernel of the chunk families: all paths through a chunk, a ring of copies that turns, rows that are
-/// no whole vectors, values in several parts, groups, segments.
-std::string objection_to_chunks(const emulator::Toolchain& toolchain) {
+/// no whole vectors, values in several parts, groups, segments; one warpgroup and two, producers, a large K. Only what
+/// warpgroups run can object to what `of_warpgroups` alone have.
+std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_warpgroups) {
+  const Problem segments = chunk_of(64, 128), large = chunk_of(256, 64);
+  const ChunkChoice one{.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .wgmma = 1};
+  ChunkChoice two = one, ahead = one;
+  two.family = "segmented segments=2";
+  two.tile_v = 128;
+  two.warps_v = 8;
+  ahead.stages = 2;
+  ahead.producers = 4;
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},
       {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
       {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
-      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};
+      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}},
+      {segments, two},
+      {chunk_of(64, 64), ahead},
+      {large, one}};
   for (const auto& [problem, choice] : kernels) {
+    if (of_warpgroups && choice.wgmma == 0) continue;
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice), toolchain);
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
       try {
@@ -138,8 +151,9 @@ std::string objection_to_tools(const emulator::Toolchain& toolchain) {
   return sums[0].squared_error == static_cast<double>(value.size()) ? "" : "a wrong sum";
 }
 
-std::string objection(const emulator::Toolchain& toolchain, bool to_tools) {
-  return to_tools ? objection_to_tools(toolchain) : objection_to_chunks(toolchain);
+std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
+  return file == "verification.cuh" ? objection_to_tools(toolchain)
+                                    : objection_to_chunks(toolchain, file == "chunk_warpgroup.cuh");
 }
 
 /// Rows of the table in docs/testing.md: how many mutants each file has, by primitive.
@@ -158,7 +172,7 @@ std::vector<std::string> table_rows(const std::vector<Site>& all) {
 }  // namespace
 
 TEST_CASE("nobody objects to the templates as they are") {
-  CHECK(objection_to_chunks(toolchain_of({})) == "");
+  CHECK(objection_to_chunks(toolchain_of({}), false) == "");
   CHECK(objection_to_tools(toolchain_of({})) == "");
 }
 
@@ -166,9 +180,8 @@ TEST_CASE("somebody objects to the loss of each barrier, vote, fence, wait and c
   const std::vector<Site> all = sites();
   REQUIRE(all.size() > 10);
   std::vector<std::string> objections(all.size());
-  in_parallel(all.size(), 0, [&](std::size_t i) {
-    objections[i] = objection(toolchain_of(all[i]), all[i].file == "verification.cuh");
-  });
+  in_parallel(all.size(), 0,
+              [&](std::size_t i) { objections[i] = objection(toolchain_of(all[i]), all[i].file); });
   for (std::size_t i = 0; i < all.size(); ++i) {
     const std::string name =
         fmt::format("{}:{} without {}", all[i].file.string(), all[i].line + 1, all[i].primitive);

@@ -186,7 +186,7 @@ TEST_CASE("a product that is not fenced or not waited for is reported") {
 }
 
 TEST_CASE("an access one element past a tile is reported") {
-  const std::string begin = kZero + "const OperandTile tile{shared_memory(), 32, 16, 16};\nBits32 a[4];\n";
+  const std::string begin = kZero + "const OperandTile tile{shared_memory(), 16, 16, 32};\nBits32 a[4];\n";
   reports(begin, "load_a(a, tile, 1, 0);\n", "load_a(a, tile, 0, 0);\n",
           "args.out[i] = bits_to_float(a[0]);\n", {"an index outside its tile"});
   reports(begin, "load_b(a, tile, 8, 0);\n", "load_b(a, tile, 0, 0);\n",

@@ -30,7 +30,9 @@ ChunkShape shape_of(const Problem& problem, const Variant& variant) {
           .element_bytes = static_cast<int>(size_of(problem.dtype)),
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
-          .async_copy = variant[Parameter::async_copy] != 0};
+          .async_copy = variant[Parameter::async_copy] != 0,
+          .wgmma = variant[Parameter::wgmma] != 0,
+          .producers = variant[Parameter::producers]};
 }
 
 int blocks_v(const ChunkShape& shape) {
@@ -56,6 +58,41 @@ std::vector<std::int16_t> divisors(int number) {
 /// True if cp.async can fetch rows of `channels` elements: at least 4 bytes at a time.
 bool copies_async(int channels, std::size_t element_bytes) {
   return channels * static_cast<int>(element_bytes) % 4 == 0;
+}
+
+/// What a warpgroup's products ask for: 64 value channels each, and as many columns as the instruction is used with.
+Status warpgroup_constraints(const ChunkShape& shape) {
+  const int k = shape.padded_k();
+  if (!shape.element_is_bf16 || shape.state_parts != 1)
+    return invalid_argument("wgmma=1 needs bf16 elements and state_parts=1");
+  if (shape.warps_k != 1 || shape.warps_v % 4 != 0 || shape.tile_v != 16 * shape.warps_v) {
+    return invalid_argument(
+        fmt::format("wgmma=1 needs warps_k=1 and 16 channels of tile_v for each of 4 or 8 warps_v;"
+                    " got warps_k={}, warps_v={}, tile_v={}",
+                    shape.warps_k, shape.warps_v, shape.tile_v));
+  }
+  if (shape.chunk != 32 && shape.chunk != 64)
+    return invalid_argument(fmt::format("wgmma=1 with chunk={}; accepted: 32, 64", shape.chunk));
+  if (k != 64 && k != 128 && k != 256) {
+    return invalid_argument(
+        fmt::format("wgmma=1 with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.head_dim_k, k));
+  }
+  return {};
+}
+
+/// Producers make whole operands of one query head for warpgroups, and have as many registers as one block leaves them.
+Status producer_constraints(const ChunkShape& shape, int min_blocks) {
+  if (!shape.wgmma || shape.group_tile != 1 || shape.stages != 2 || min_blocks != 1) {
+    return invalid_argument(fmt::format(
+        "producers={} goes with wgmma=1, group_tile=1, stages=2, min_blocks=1; got {}, {}, {}, {}",
+        shape.producers, int{shape.wgmma}, shape.group_tile, shape.stages, min_blocks));
+  }
+  if (shape.producers != shape.warps() || shape.padded_k() > 128) {
+    return invalid_argument(fmt::format(
+        "producers={} with warps_v={}, head_dim_k={}; accepted: as many as warps_v, and head_dim_k up to 128",
+        shape.producers, shape.warps_v, shape.head_dim_k));
+  }
+  return {};
 }
 
 Status chunk_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
@@ -112,6 +149,13 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
     return invalid_argument(fmt::format("async_copy=0 with stages={}, min_blocks={}; it goes with 1 and 1",
                                         shape.stages, min_blocks));
   }
+  if (shape.producers != 0) {
+    if (Status status = producer_constraints(shape, variant[Parameter::min_blocks]); !status.ok())
+      return status;
+  }
+  if (shape.wgmma) {
+    if (Status status = warpgroup_constraints(shape); !status.ok()) return status;
+  }
   const auto element = static_cast<std::size_t>(shape.element_bytes),
              gate = static_cast<std::size_t>(shape.gate_bytes);
   const bool words = copies_async(shape.head_dim_k, element) && copies_async(shape.head_dim_v, element) &&
@@ -130,7 +174,7 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   }
   const int registers = estimated_chunk_registers(problem, variant);
   if (registers > 255 ||
-      registers * shape.threads() * min_blocks > architecture.registers_per_multiprocessor) {
+      registers * 32 * shape.warps() * min_blocks > architecture.registers_per_multiprocessor) {
     return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
                                         shape.threads() * min_blocks));
   }
@@ -159,7 +203,7 @@ struct ChunkCost {
 /// Counted off the template's loops; the weights of the parts are a fit to 210 variants on an H200
 /// (bench/results/model-fit-h200-2026-11-22.json, docs/performance.md), and only the order of predictions is trusted.
 ChunkCost cost_of(const ChunkShape& s) {
-  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 5.3, kPairPart = 12, kRegisterCopy = 2;
+  constexpr double kMma = 1.3, kLoadMatrix = 1.5, kPair = 8, kPairPart = 6, kRegisterCopy = 2;
   const double c = s.chunk, k = s.padded_k(), v = s.tile_v, heads = s.group_tile;
   const double warps = s.warps_v * s.warps_k;
   const double tokens16 = c / 16, triangle = tokens16 * (tokens16 + 1) / 2;
@@ -176,16 +220,25 @@ ChunkCost cost_of(const ChunkShape& s) {
   const double operand_pairs = c * k / 2 / 32 * (1 + heads) / 2;
   const double operands = operand_pairs * (kPair + kPairPart * s.operand_parts());
   const double copies = ((1 + heads) * k * s.element_bytes + k * s.gate_bytes + v * s.element_bytes) * c /
-                        16 / 32 * 12 * (s.async_copy ? 1 : kRegisterCopy);
+                        16 / 32 * 4 * (s.async_copy ? 1 : kRegisterCopy);
   const double state_scaling = k * v / 32 * 3 + k / 8 * warps;
-  const double output_rows = heads * c * v / 32 * (3 + s.warps_k);
-  const double groups = s.token_groups(s.chunk);
-  const double gate_sums = s.gate_bytes ? k / 32 * groups * 12 + k / 2 * groups / 32 * (groups * 10 + 30) : 0;
+  const double output_rows = heads * c * v / 32 * (1 + s.warps_k);
+  const double gate_sums = s.gate_bytes ? c * k / 256 * (s.gate_bytes == 2 ? 20 : 120) : 0;
 
   ChunkCost cost;
+  const double rest = operands + copies + state_scaling + output_rows + gate_sums;
+  if (s.wgmma) {
+    // The tensor cores' cycles as instructions: while they run, little else does.
+    const double columns = std::max(c / 2, 24.0);
+    const double products = heads * terms(s.score_parts) * k / 16 * columns +
+                            v / 64 * (heads * (k + c) / 16 * c / 2 + c / 16 * k / 2);
+    const double ahead = operands + copies + gate_sums;
+    cost.instructions = s.producers ? std::max(ahead, products + rest - ahead) : rest + products;
+    return cost;
+  }
   cost.score_instructions = heads * scores * kMma;
-  cost.instructions = cost.score_instructions + (heads * outputs + updates) * kMma +
-                      load_matrix * kLoadMatrix + operands + copies + state_scaling + output_rows + gate_sums;
+  cost.instructions =
+      rest + cost.score_instructions + (heads * outputs + updates) * kMma + load_matrix * kLoadMatrix;
   cost.score_imbalance = std::ceil(triangle / warps) / (triangle / warps);
   return cost;
 }
@@ -195,7 +248,7 @@ double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, in
                    const Architecture& architecture) {
   constexpr double kSchedulers = 4, kIssuePerWarp = 0.122, kMostIssue = 0.226;
   constexpr double kBarriers = 2000, kLoadLatency = 2600;
-  const double warps = s.warps_v * s.warps_k;
+  const double warps = s.warps() + s.producers;
   const auto rate = [&](double resident_blocks) {
     return kSchedulers * std::min(kMostIssue, kIssuePerWarp * warps * resident_blocks / kSchedulers);
   };
@@ -227,10 +280,12 @@ std::string shape_text(const ChunkShape& s) {
       R"(  static constexpr ChunkShape shape = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_v = {},
                                        .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
                                        .score_parts = {}, .state_parts = {}, .element_bytes = {},
-                                       .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {}}};
+                                       .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {},
+                                       .wgmma = {}, .producers = {}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
-      s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy);
+      s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.wgmma,
+      s.producers);
 }
 
 }  // namespace
@@ -247,6 +302,10 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::score_parts, parts(problem.dtype)},
       {Parameter::state_parts, parts(problem.dtype)},
       {Parameter::async_copy, {0, 1}},
+      {Parameter::wgmma,
+       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 1} : std::vector<std::int16_t>{0}},
+      {Parameter::producers,
+       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4} : std::vector<std::int16_t>{0}},
       {Parameter::min_blocks, {1, 2}},
   };
   FamilySpace space{family, {}, [problem, architecture](const Variant& variant) {
@@ -324,7 +383,8 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
   const int outputs = rows * shape.chunk / 2;
-  const int operands = 4 * (rows * shape.state_parts + shape.operand_parts());
+  const int operands = shape.wgmma ? std::min(shape.padded_k() / 4, 32)
+                                   : 4 * (rows * shape.state_parts + shape.operand_parts());
   return state + outputs + operands + kAddressing;
 }
 

@@ -33,15 +33,15 @@ struct PacketOf<2> {
 template <int Bytes>
 using Packet = typename PacketOf<Bytes>::type;
 
-/// Copies `Rows` rows of `Columns` elements, `columns` of which exist (a multiple of the vector), to a tile whose rows
-/// are `row_bytes` apart. Rows from `valid_rows` on become zero: 0 * NaN must not leak from a packed neighbour.
-template <class T, int Rows, int Columns, int VectorBytes, int Threads, bool Async>
-GLA_DEVICE void copy_rows(unsigned char* shared, int row_bytes, const T* global, long long row_stride,
-                          int valid_rows, int columns) {
+/// Copies `Rows` rows of `Columns` elements, `columns` of which exist (a multiple of the vector), to a tile; the caller is
+/// thread `thread` of `Threads` that do so. Rows from `valid_rows` on become zero: 0 * NaN must not leak from a packed neighbour.
+template <class T, int Rows, int Columns, int VectorBytes, int Threads, bool Async, class Tile>
+GLA_DEVICE void copy_rows(const Tile& tile, const T* global, long long row_stride, int valid_rows,
+                          int columns, int thread) {
   constexpr int kElements = VectorBytes / static_cast<int>(sizeof(T));
   constexpr int kVectors = (Columns + kElements - 1) / kElements;
   const auto copy = [&](int row, int column, const T* source) {
-    unsigned char* target = shared + row * row_bytes + column * static_cast<int>(sizeof(T));
+    unsigned char* target = tile.at(row, column);
     if constexpr (Async) {
       copy_async<VectorBytes>(target, source, row < valid_rows);
     } else {
@@ -52,15 +52,17 @@ GLA_DEVICE void copy_rows(unsigned char* shared, int row_bytes, const T* global,
   };
   if constexpr (Threads % kVectors == 0) {  // a thread stays in its column
     constexpr int kRowStep = Threads / kVectors;
-    const int first = thread_index() / kVectors;
-    const int column = thread_index() % kVectors * kElements;
+    const int first = thread / kVectors;
+    const int column = thread % kVectors * kElements;
     if (column >= columns) return;
     const T* source = global + first * row_stride + column;
     const long long step = kRowStep * row_stride;
     GLA_UNROLL_BY(4)
-    for (int row = first; row < Rows; row += kRowStep, source += step) copy(row, column, source);
+    for (int n = 0; n < (Rows + kRowStep - 1) / kRowStep; ++n, source += step) {
+      if (Rows % kRowStep == 0 || first + n * kRowStep < Rows) copy(first + n * kRowStep, column, source);
+    }
   } else {
-    for (int i = thread_index(); i < Rows * kVectors; i += Threads) {
+    for (int i = thread; i < Rows * kVectors; i += Threads) {
       const int row = i / kVectors;
       const int column = i % kVectors * kElements;
       if (column < columns) copy(row, column, global + row * row_stride + column);

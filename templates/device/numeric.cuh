@@ -116,6 +116,24 @@ GLA_DEVICE float high_of(Bits32 packed) {
   return bits_to_float(packed & 0xffff0000u);
 }
 
+/// Two neighbouring 16-bit elements in one register, the first in bits 0..15.
+template <class T>
+GLA_DEVICE Bits32 pack(float low, float high) {
+  return from_float<T>(low).bits | static_cast<Bits32>(from_float<T>(high).bits) << 16;
+}
+template <>
+GLA_DEVICE Bits32 pack<bf16>(float low, float high) {
+  return pack_bf16(low, high);
+}
+template <class T>
+GLA_DEVICE Vector<float, 2> unpack(Bits32 packed) {
+  return {to_float(T{static_cast<Bits16>(packed)}), to_float(T{static_cast<Bits16>(packed >> 16)})};
+}
+template <>
+GLA_DEVICE Vector<float, 2> unpack<bf16>(Bits32 packed) {
+  return {low_of(packed), high_of(packed)};
+}
+
 /// The greater of each pair, NaN if either is NaN.
 GLA_DEVICE Bits32 max_bf16(Bits32 a, Bits32 b) {
 #if defined(GLA_EMULATOR)

@@ -24,3 +24,14 @@
 #if defined(GLA_EMULATOR)
 #include "emulator.h"
 #endif
+
+namespace gla {
+
+/// Whether the target has stmatrix (sm_90 and later).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool kStoresMatrices = true;
+#else
+inline constexpr bool kStoresMatrices = false;
+#endif
+
+}  // namespace gla

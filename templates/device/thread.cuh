@@ -75,6 +75,15 @@ GLA_DEVICE void warp_sync() {
 #endif
 }
 
+/// Whether `value` is true in any lane of the warp. All 32 take part.
+GLA_DEVICE bool warp_any(bool value) {
+#if defined(GLA_EMULATOR)
+  return emulator::warp_any(value);
+#else
+  return __any_sync(0xffffffffu, value) != 0;
+#endif
+}
+
 /// `value` of the lane whose index differs from this one's in the bits of `mask`. All 32 lanes take part.
 GLA_DEVICE float shuffle_xor(float value, int mask) {
 #if defined(GLA_EMULATOR)

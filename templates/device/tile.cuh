@@ -4,20 +4,44 @@
 
 #include "expect.cuh"
 #include "mma.cuh"
+#include "numeric.cuh"
 #include "thread.cuh"
+#include "warpgroup.cuh"
 
 namespace gla {
 
-/// A [rows, columns] tile of 16-bit elements.
+inline constexpr int kPanelColumns = kPanelRowBytes / 2;
+
+/// A [rows, columns] tile of 16-bit elements: rows `row_bytes` apart, or, with `panel_bytes`, panels of 64 columns in the
+/// layout of warpgroup.cuh.
 struct OperandTile {
-  const unsigned char* base;
+  unsigned char* base;
+  int rows, columns;
+  int row_bytes;
+  int panel_bytes = 0;
+
+  /// Address of an element. In a panel only eight elements that start at a multiple of eight are neighbours.
+  GLA_DEVICE unsigned char* at(int row, int column) const {
+    expect(row >= 0 && row < rows && column >= 0 && column < columns);
+    if (panel_bytes == 0) return base + row * row_bytes + 2 * column;
+    return base + column / kPanelColumns * panel_bytes + swizzled(row, column % kPanelColumns * 2);
+  }
+};
+
+/// A [rows, columns] tile as it was loaded, rows `row_bytes` apart.
+template <class T>
+struct RawTile {
+  unsigned char* base;
   int row_bytes;
   int rows, columns;
 
-  /// Address of eight elements of a row, as ldmatrix reads them.
-  GLA_DEVICE const unsigned char* at(int row, int column) const {
-    expect(row >= 0 && row < rows && column >= 0 && column + 8 <= columns);
-    return base + row * row_bytes + 2 * column;
+  GLA_DEVICE unsigned char* at(int row, int column) const {
+    expect(row >= 0 && row < rows && column >= 0 && column < columns);
+    return base + row * row_bytes + column * static_cast<int>(sizeof(T));
+  }
+  GLA_DEVICE OperandTile operand() const {
+    static_assert(sizeof(T) == 2);
+    return {base, rows, columns, row_bytes};
   }
 };
 
@@ -44,6 +68,61 @@ GLA_DEVICE void load_b(Bits32 (&b)[4], const OperandTile& tile, int k, int n) {
 GLA_DEVICE void load_b_transposed(Bits32 (&b)[4], const OperandTile& tile, int k, int n) {
   const int lane = lane_index();
   load_matrices_transposed(b, tile.at(k + lane % 16, n + lane / 16 * 8));
+}
+
+/// Writes an A operand (16 x 16) to a tile that stores it [m][k].
+GLA_DEVICE void store_a(const Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
+  const int lane = lane_index();
+  if constexpr (kStoresMatrices) {
+    store_matrices(tile.at(m + lane % 16, k + lane / 16 * 8), a);
+  } else {
+    GLA_UNROLL
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      unsigned char* row = tile.at(m + lane / 4 + quarter % 2 * 8, k + quarter / 2 * 8);
+      reinterpret_cast<Bits32*>(row)[lane % 4] = a[quarter];
+    }
+  }
+}
+
+/// Writes an A operand (16 x 16) to a tile that stores its transpose [k][m].
+GLA_DEVICE void store_a_transposed(const Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
+  const int lane = lane_index();
+  if constexpr (kStoresMatrices) {
+    store_matrices_transposed(tile.at(k + lane % 8 + lane / 16 * 8, m + lane / 8 % 2 * 8), a);
+  } else {
+    GLA_UNROLL
+    for (int half = 0; half < 8; ++half) {
+      const int quarter = half / 2;
+      unsigned char* row = tile.at(k + quarter / 2 * 8 + lane % 4 * 2 + half % 2, m + quarter % 2 * 8);
+      reinterpret_cast<Bits16*>(row)[lane / 4] = static_cast<Bits16>(a[quarter] >> 16 * (half % 2));
+    }
+  }
+}
+
+/// Two neighbouring elements as floats.
+template <class T>
+GLA_DEVICE Vector<float, 2> load_pair(const RawTile<T>& tile, int row, int column) {
+  const auto pair = *reinterpret_cast<const Vector<T, 2>*>(tile.at(row, column));
+  return {to_float(pair.item[0]), to_float(pair.item[1])};
+}
+
+/// 16 x 16 elements as floats, in the layout of two D tiles (mma.cuh) side by side.
+template <class T>
+GLA_DEVICE void load_block(float (&x)[2][4], const RawTile<T>& tile, int row, int column) {
+  Bits32 words[4];
+  if constexpr (sizeof(T) == 2) load_a(words, tile.operand(), row, column);
+  GLA_UNROLL
+  for (int pair = 0; pair < 4; ++pair) {
+    Vector<float, 2> values;
+    if constexpr (sizeof(T) == 2) {
+      values = unpack<T>(words[pair]);
+    } else {
+      values = load_pair(tile, row + lane_index() / 4 + pair % 2 * 8,
+                         column + pair / 2 * 8 + lane_index() % 4 * 2);
+    }
+    x[pair / 2][pair % 2 * 2] = values.item[0];
+    x[pair / 2][pair % 2 * 2 + 1] = values.item[1];
+  }
 }
 
 /// A matrix written as a sum of bf16 parts: d[0..1] += sum over parts p + q < Parts of a[p] * b[q], two column blocks.

@@ -23,6 +23,7 @@ void block_sync();
 bool block_sync_and(bool value);
 void warp_sync();
 
+bool warp_any(bool value);
 float shuffle_xor(float value, int mask);
 double shuffle_xor(double value, int mask);
 long long shuffle_xor(long long value, int mask);

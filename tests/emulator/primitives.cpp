@@ -34,6 +34,12 @@ T shuffle(T value, int mask, void* call_site) {
   return operand.result;
 }
 
+void any_of(Block&, const Operands& operands) {
+  bool any = false;
+  for (void* lane : operands) any |= *static_cast<const bool*>(lane);
+  for (void* lane : operands) *static_cast<bool*>(lane) = any;
+}
+
 struct Mma {
   float* d;
   const unsigned int* a;
@@ -155,6 +161,11 @@ bool block_sync_and(bool value) {
 void warp_sync() {
   current_block()->meet_warp("warp_sync", __builtin_return_address(0), nullptr,
                              [](Block& block, const Operands&) { block.note_warp_barrier(); });
+}
+
+bool warp_any(bool value) {
+  current_block()->meet_warp("warp_any", __builtin_return_address(0), &value, any_of);
+  return value;
 }
 
 float shuffle_xor(float value, int mask) {

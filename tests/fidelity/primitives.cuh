@@ -83,7 +83,7 @@ GLA_DEVICE void read_tile(const PrimitiveArgs& args) {
       reinterpret_cast<Bits32*>(shared + row * kTileRowBytes)[lane] = args.in[row * (kTileRows / 2) + lane];
   }
   block_sync();
-  const OperandTile tile{shared, kTileRowBytes, kTileRows, kTileRows};
+  const OperandTile tile{shared, kTileRows, kTileRows, kTileRowBytes};
   Bits32 words[6][4];
   load_matrices(words[0], tile.at(lane, 8));
   load_matrices_transposed(words[1], tile.at(lane, 16));
@@ -158,7 +158,8 @@ GLA_DEVICE void copy_tile(const Bits32* in, Bits32* out) {
   zero_shared<kCopyThreads>(shared_memory(), kRows * kRowBytes);
   block_sync();
   copy_rows<float, kRows, kColumns, 8, kCopyThreads, Async>(
-      shared_memory(), kRowBytes, reinterpret_cast<const float*>(in), kColumns, 11, 6);
+      RawTile<float>{shared_memory(), kRowBytes, kRows, kColumns}, reinterpret_cast<const float*>(in),
+      kColumns, 11, 6, thread_index());
   copy_async_commit();
   copy_async_wait<0>();
   block_sync();

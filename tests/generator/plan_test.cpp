@@ -17,7 +17,7 @@ namespace {
 
 const std::string kChunkParameters =
     " chunk=32 tile_v=64 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
-    "min_blocks=1";
+    "wgmma=0 producers=0 min_blocks=1";
 
 Variant fused() {
   return variant("fused" + kChunkParameters);
@@ -60,6 +60,8 @@ ChunkShape shape_of(const Problem& problem, const Variant& one) {
   shape.element_is_bf16 = problem.dtype == DType::bf16;
   shape.gate_bytes = !problem.gate_k ? 0 : problem.gate_dtype == DType::fp32 ? 4 : 2;
   shape.async_copy = one[async_copy] == 1;
+  shape.wgmma = one[wgmma] == 1;
+  shape.producers = one[producers];
   return shape;
 }
 
@@ -231,13 +233,41 @@ TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multip
       if (one.family == Family::decode) continue;
       const ChunkShape shape = shape_of(problem, one);
       const ChunkLayout layout(shape);
-      for (const int offset :
-           {layout.q_row,       layout.k_row,       layout.gate_row,  layout.v_row,
-            layout.operand_row, layout.v_part_row,  layout.score_row, layout.out_row,
-            layout.k,           layout.gate,        layout.v,         layout.stage_bytes,
-            layout.v_bytes,     layout.q_operand,   layout.k_operand, layout.v_operand,
-            layout.scores,      layout.out,         layout.q_plane,   layout.k_plane(shape.chunk),
-            layout.v_plane,     layout.score_plane, layout.out_plane, layout.cumulative})
+      for (const int offset : {layout.q_row,
+                               layout.k_row,
+                               layout.gate_row,
+                               layout.v_row,
+                               layout.operand_row,
+                               layout.v_part_row,
+                               layout.score_row,
+                               layout.out_row,
+                               layout.k,
+                               layout.gate,
+                               layout.v,
+                               layout.stage_bytes,
+                               layout.v_bytes,
+                               layout.q_operand,
+                               layout.k_operand,
+                               layout.v_operand,
+                               layout.scores,
+                               layout.out,
+                               layout.operand_plane(shape.chunk),
+                               layout.operand_plane(kSubChunk),
+                               layout.v_plane,
+                               layout.score_plane,
+                               layout.out_plane,
+                               layout.cumulative})
         if (offset % 16 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
+    }
+}
+
+TEST_CASE("what warpgroups multiply lies at multiples of 1024") {
+  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 100), chunk_of(256, 512)})
+    for (const Variant& one : space(problem, architecture("sm_90a"))) {
+      if (one[Parameter::wgmma] == 0) continue;
+      const ChunkLayout layout(shape_of(problem, one));
+      for (const int offset : {layout.v, layout.v_bytes, layout.q_operand, layout.k_operand, layout.scores,
+                               layout.operand_plane(one[Parameter::chunk]), layout.operand_plane(kSubChunk)})
+        if (offset % 1024 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
     }
 }

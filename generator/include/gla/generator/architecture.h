@@ -25,6 +25,8 @@ struct Architecture {
   double tensor_rate = 0;     ///< dense bf16 mma.sync, FLOP per second; an estimate
   double clock_hz = 0;
   std::size_t l2_bytes = 0;
+
+  bool has_wgmma() const { return name == "90a"; }
 };
 
 /// "sm_80" (A100), "sm_86", "sm_89", "sm_90a" (H100), "sm_100a" (B200), "sm_120a"; the plain "sm_90" and
