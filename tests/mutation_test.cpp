@@ -105,12 +105,12 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_wa
   ahead.producers = 4;
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},
+      {chunk_of(64, 64), ahead},
+      {segments, two},
+      {large, one},
       {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
       {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
-      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}},
-      {segments, two},
-      {chunk_of(64, 64), ahead},
-      {large, one}};
+      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};
   for (const auto& [problem, choice] : kernels) {
     if (of_warpgroups && choice.wgmma == 0) continue;
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice), toolchain);

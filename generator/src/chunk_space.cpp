@@ -77,6 +77,14 @@ Status warpgroup_constraints(const ChunkShape& shape) {
     return invalid_argument(
         fmt::format("wgmma=1 with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.head_dim_k, k));
   }
+  // Outputs are staged where q^ lay, while the other warpgroup's update may still read k^ behind it.
+  const ChunkLayout layout(shape);
+  const int q_bytes = shape.operand_parts() * layout.operand_plane(shape.chunk);
+  if (layout.out == layout.q_operand && layout.out_plane > q_bytes) {
+    return invalid_argument(
+        fmt::format("wgmma=1 stages {} bytes of outputs in the {} bytes of q^ with tile_v={}, score_parts={}",
+                    layout.out_plane, q_bytes, shape.tile_v, shape.score_parts));
+  }
   return {};
 }
 
@@ -91,6 +99,10 @@ Status producer_constraints(const ChunkShape& shape, int min_blocks) {
     return invalid_argument(fmt::format(
         "producers={} with warps_v={}, head_dim_k={}; accepted: as many as warps_v, and head_dim_k up to 128",
         shape.producers, shape.warps_v, shape.head_dim_k));
+  }
+  if (shape.head_dim_v % shape.tile_v != 0) {
+    return invalid_argument(fmt::format("producers={} with tile_v={}, no divisor of head_dim_v={}",
+                                        shape.producers, shape.tile_v, shape.head_dim_v));
   }
   return {};
 }
@@ -121,7 +133,7 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   if (warps < std::min(kLeastWarps, most_warps(shape)))
     return invalid_argument(
         fmt::format("warps_v*warps_k={} is below {}", warps, std::min(kLeastWarps, most_warps(shape))));
-  const int thread_state = shape.tile_v * shape.padded_k() / shape.threads();
+  const int thread_state = shape.tile_v * shape.padded_k() / (32 * shape.warps());
   if (thread_state > kMostThreadState || (thread_state < kLeastThreadState && warps > 1)) {
     return invalid_argument(
         fmt::format("tile_v*head_dim_k/threads={} state elements per thread; accepted: {} to {}",
@@ -186,6 +198,25 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   if (min_blocks > 1 && occupancy(architecture, shape.threads(), 16, shared) < min_blocks)
     return invalid_argument(fmt::format("min_blocks={} blocks do not fit on a multiprocessor", min_blocks));
   return {};
+}
+
+/// See FamilySpace: of the constraints above those that cut whole branches.
+bool is_hopeless(const Variant& variant, Parameter parameter) {
+  const int warps_v = variant[Parameter::warps_v], tile_v = variant[Parameter::tile_v];
+  switch (parameter) {
+    case Parameter::warps_v:
+      return tile_v % (16 * warps_v) != 0;
+    case Parameter::warps_k:
+      return warps_v * variant[Parameter::warps_k] > kMostWarps;
+    case Parameter::wgmma:
+      return variant[Parameter::wgmma] != 0 && (variant[Parameter::warps_k] != 1 || tile_v != 16 * warps_v ||
+                                                variant[Parameter::state_parts] != 1);
+    case Parameter::producers:
+      return variant[Parameter::producers] != 0 &&
+             (variant[Parameter::wgmma] == 0 || variant[Parameter::producers] != warps_v);
+    default:
+      return false;
+  }
 }
 
 std::vector<std::int16_t> parts(DType dtype) {
@@ -308,9 +339,12 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
        architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4} : std::vector<std::int16_t>{0}},
       {Parameter::min_blocks, {1, 2}},
   };
-  FamilySpace space{family, {}, [problem, architecture](const Variant& variant) {
+  FamilySpace space{family,
+                    {},
+                    [problem, architecture](const Variant& variant) {
                       return chunk_constraints(problem, architecture, variant);
-                    }};
+                    },
+                    is_hopeless};
   for (Parameter parameter : parameters_of(family))
     for (const ParameterValues& values : declared)
       if (values.parameter == parameter) space.parameters.push_back(values);

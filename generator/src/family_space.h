@@ -23,6 +23,9 @@ struct FamilySpace {
   std::vector<ParameterValues> parameters;  ///< in the order of parameters_of(family)
   /// The first constraint between parameters that fails, in words; ok if none does.
   std::function<Status(const Variant&)> constraints;
+  /// Null, or true if constraints refuse every variant with the values so far, `parameter`'s the latest: a space is
+  /// enumerated in a fraction of the time.
+  bool (*hopeless)(const Variant&, Parameter parameter) = nullptr;
 };
 
 /// The longest chunk whose products with the state take two bf16 parts to reach the default accuracy: the shorter the

@@ -15,7 +15,9 @@ void enumerate(const FamilySpace& family, std::size_t index, Variant& variant, s
     return;
   }
   for (std::int16_t value : family.parameters[index].values) {
-    variant.set(family.parameters[index].parameter, value);
+    const Parameter parameter = family.parameters[index].parameter;
+    variant.set(parameter, value);
+    if (family.hopeless != nullptr && family.hopeless(variant, parameter)) continue;
     enumerate(family, index + 1, variant, found);
   }
 }
