@@ -22,7 +22,7 @@ void expect_right(const Problem& problem, const KernelCase& c, const LaunchKerne
 
 }  // namespace
 
-TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for") {
+TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for", "[standard]") {
   const Problem bf16 = chunk_of(128, 128);
   const Problem fp16 = chunk_of(128, 128, DType::fp16);
   const Problem fp32 = chunk_of(128, 128, DType::fp32);
