@@ -186,7 +186,7 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   }
   const int registers = estimated_chunk_registers(problem, variant);
   if (registers > 255 ||
-      registers * 32 * shape.warps() * min_blocks > architecture.registers_per_multiprocessor) {
+      registers * shape.threads() * min_blocks > architecture.registers_per_multiprocessor) {
     return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
                                         shape.threads() * min_blocks));
   }
