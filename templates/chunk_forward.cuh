@@ -614,15 +614,16 @@ class ChunkForward {
 
   static constexpr int kOutElements =
       row_alignment(kShape.head_dim_v, sizeof(Element)) / static_cast<int>(sizeof(Element));
-  using OutVector = Vector<Element, kOutElements>;
+  static constexpr int kOutBytes = kOutElements * static_cast<int>(sizeof(Element));
+  using OutPacket = Packet<kOutBytes>;
 
   template <int Tokens>
-  GLA_DEVICE OutVector staged(int row, int column) const {
+  GLA_DEVICE OutPacket staged(int row, int column) const {
     if constexpr (kStageElements) {
-      return *reinterpret_cast<const OutVector*>(tiles.template out<Tokens>().at(row, column));
+      return *reinterpret_cast<const OutPacket*>(tiles.template out<Tokens>().at(row, column));
     } else {
       const unsigned char* source = tiles.shared + kLayout.out + row * kLayout.out_row;
-      OutVector result;
+      Vector<Element, kOutElements> result;
       GLA_UNROLL
       for (int e = 0; e < kOutElements; ++e) {
         float sum = 0;
@@ -631,31 +632,32 @@ class ChunkForward {
           sum += reinterpret_cast<const float*>(source + plane * kLayout.out_plane)[column + e];
         result.item[e] = from_float<Element>(sum);
       }
-      return result;
+      return __builtin_bit_cast(OutPacket, result);
     }
   }
 
-  /// Four vectors at a time, so that their latencies overlap.
+  /// Up to four packets at a time, so that their latencies overlap.
   template <int Tokens>
   GLA_DEVICE void store_outputs(int query_head, Index token) const {
-    constexpr int kVectors = kTileV / kOutElements, kBatch = 4;
+    constexpr int kVectors = kTileV / kOutElements, kEach = Tokens * kVectors / kMultipliers;
+    constexpr int kBatch = Tokens * kVectors % kMultipliers != 0 ? 1 : kEach % 4 == 0 ? 4 : kEach % 2 == 0 ? 2 : 1;
     const Index left = tokens - token;
     const int rows = left < Tokens ? static_cast<int>(left) : Tokens;
     Element* o =
         row_of<Element>(args.o, sequence, first + token, first_query_head + query_head) + tile * kTileV;
     for (int batch = thread_index(); batch < Tokens * kVectors; batch += kBatch * kMultipliers) {
-      OutVector vectors[kBatch];
+      OutPacket packets[kBatch];
       GLA_UNROLL
       for (int n = 0; n < kBatch; ++n) {
         const int i = batch + n * kMultipliers;
-        if (i < Tokens * kVectors) vectors[n] = staged<Tokens>(i / kVectors, i % kVectors * kOutElements);
+        packets[n] = staged<Tokens>(i / kVectors, i % kVectors * kOutElements);
       }
       GLA_UNROLL
       for (int n = 0; n < kBatch; ++n) {
         const int i = batch + n * kMultipliers;
         const int row = i / kVectors, column = i % kVectors * kOutElements;
         if (row < rows && column < valid_v)
-          *reinterpret_cast<OutVector*>(o + row * args.o.stride_token + column) = vectors[n];
+          store_packet<kOutBytes>(o + row * args.o.stride_token + column, packets[n]);
       }
     }
   }

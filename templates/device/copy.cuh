@@ -33,6 +33,20 @@ struct PacketOf<2> {
 template <int Bytes>
 using Packet = typename PacketOf<Bytes>::type;
 
+/// Stores a packet to global memory as one access; left to itself the compiler may take it apart.
+template <int Bytes>
+GLA_DEVICE void store_packet(void* global, const Packet<Bytes>& packet) {
+#if !defined(GLA_EMULATOR)
+  if constexpr (Bytes == 16) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(__cvta_generic_to_global(global)), "r"(packet.item[0]),
+                 "r"(packet.item[1]), "r"(packet.item[2]), "r"(packet.item[3])
+                 : "memory");
+    return;
+  }
+#endif
+  *static_cast<Packet<Bytes>*>(global) = packet;
+}
+
 /// Copies `Rows` rows of `Columns` elements, `columns` of which exist (a multiple of the vector), to a tile; the caller is
 /// thread `thread` of `Threads` that do so. Rows from `valid_rows` on become zero: 0 * NaN must not leak from a packed neighbour.
 template <class T, int Rows, int Columns, int VectorBytes, int Threads, bool Async, class Tile>
