@@ -73,6 +73,7 @@ class ChunkForward {
   static constexpr int kPartsV = kShape.v_parts();
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static_assert(kChunk % kSubChunk == 0 && Config::group % kShape.group_tile == 0);
+  static_assert(kShape.producers == 0 || (kShape.wgmma && kShape.stages == 2 && kShape.group_tile == 1));
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   /// Which part of a block's work a thread has.
@@ -141,8 +142,8 @@ class ChunkForward {
     }
     if constexpr (kShape.wgmma && kChunk < 64) {
       zero_shared<kShape.threads()>(tiles.shared + kLayout.q_operand, kLayout.scores - kLayout.q_operand);
-      fence_for_warpgroup();
     }
+    if constexpr (kShape.wgmma) fence_for_warpgroup();
     if constexpr (kGated) {
       for (int i = thread_index(); i < kPaddedK; i += kShape.threads()) tiles.vector(kLayout.decay)[i] = 0;
     }
@@ -241,7 +242,11 @@ class ChunkForward {
   }
 
   /// Whether all threads say so; a barrier. The warp's vote tells the compiler that the branch on it is uniform.
-  GLA_DEVICE static bool agree(bool value) { return warp_any(block_sync_and(value)); }
+  GLA_DEVICE static bool agree([[maybe_unused]] bool value) {
+    if constexpr (kGated) return warp_any(block_sync_and(value));
+    block_sync();  // ungated chunks always agree, and the paths of others are no code
+    return true;
+  }
 
   /// Decides the path before any product: inf in k^ would meet 0 in the scores.
   GLA_DEVICE void walk_chunk(Index chunk, Index chunks) {
@@ -289,7 +294,7 @@ class ChunkForward {
     if constexpr (kRole != Role::consumer) {
       within = gates.template make_operands<Tokens, kOutputs>(row0);
       if constexpr (!kShape.element_is_bf16) split_v<Tokens>(row0);
-      if constexpr (kShape.wgmma) fence_for_warpgroup();
+      if constexpr (kShape.wgmma && Tokens == kChunk) fence_for_warpgroup();
     }
     return agree(within);
   }
@@ -316,9 +321,9 @@ class ChunkForward {
       enter(chunk + 1);
       within = agree(!kGated || !more || ahead.find_pivots(gates));
       if (more && within) ahead.make(gates);
-      copy_async_wait<0>();
       block_sync();
       if (more && within) ahead.store(gates);
+      copy_async_wait<0>();
       fence_for_warpgroup();
       block_sync();
     }

@@ -36,8 +36,8 @@ struct ChunkGates {
   GLA_DEVICE float* vector(int offset) const { return tiles.vector(offset); }
   GLA_DEVICE float* scaling(int offset) const { return tiles.scaling(offset); }
 
-  /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
   static constexpr int kPartsQ = kShape.operand_parts();
+  /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
   template <int Parts>
   using Words = Bits32[Parts][4];
 
@@ -58,7 +58,7 @@ struct ChunkGates {
     each_channel([&](int j, int c) {
       const float last = kLog2E * range.last[j][c];
       const float spread = kLog2E * (range.most[j][c] - range.least[j][c]);
-      // Comparisons drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
+      // fminf and fmaxf drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
       within &= spread <= kMaxRange && last - last == 0.0f;
       pivots.pivot[j][c] = last + rintf(0.5f * kLog2E * (range.most[j][c] + range.least[j][c]) - last);
       pivots.last[j][c] = last;
@@ -140,6 +140,7 @@ struct ChunkGates {
         SumRange range;
         sum_gates(sums, range, tiles.raw_gates(slot), row0, channel);
         within &= find_pivots(pivots, range);
+        if (warp_any(!within)) return false;  // nobody will read what this warp would make
         store_pivots(pivots, channel);
       }
       GLA_UNROLL

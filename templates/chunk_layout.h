@@ -106,6 +106,8 @@ struct ChunkLayout {
     const int cumulative_end = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
     k_operand = most_of(q_operand + q_planes * operand_plane(s.chunk), cumulative_end);
     k_operand = q_operand + (k_operand - q_operand + align - 1) / align * align;
+    // Outputs may be staged while the other warpgroup's update still reads k^.
+    if (s.wgmma && s.group_tile == 1 && s.producers == 0) k_operand = most_of(k_operand, q_operand + out_bytes);
     v_operand = k_operand + most_of(s.k_parts(s.chunk) * operand_plane(s.chunk),
                                     s.k_parts(kSubChunk) * operand_plane(kSubChunk));
     // When the only query head stages its outputs, the operands are spent; with several they must outlive them, and

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "chunk_layout.h"
-#include "device/mma.cuh"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 #include "sequence.cuh"

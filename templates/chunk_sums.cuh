@@ -47,7 +47,8 @@ GLA_DEVICE void share_extremes(SumRange& range) {
   });
 }
 
-/// Inclusive sums, 16 tokens after 16 tokens; NaN where a gate before or there is NaN.
+/// Inclusive sums, 16 tokens after 16 tokens; NaN where a gate before or there is NaN, and for bf16 gates, whose products
+/// with zeros are NaN then, in all 16 tokens of it.
 template <class Gate>
 class GateSums;
 

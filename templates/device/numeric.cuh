@@ -125,6 +125,16 @@ template <>
 GLA_DEVICE Bits32 pack<bf16>(float low, float high) {
   return pack_bf16(low, high);
 }
+template <>
+GLA_DEVICE Bits32 pack<fp16>(float low, float high) {
+#if defined(GLA_EMULATOR)
+  return emulator::float_to_half(low) | static_cast<Bits32>(emulator::float_to_half(high)) << 16;
+#else
+  Bits32 result;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+#endif
+}
 template <class T>
 GLA_DEVICE Vector<float, 2> unpack(Bits32 packed) {
   return {to_float(T{static_cast<Bits16>(packed)}), to_float(T{static_cast<Bits16>(packed >> 16)})};
