@@ -15,6 +15,11 @@ struct Tensor {
   Index stride_head = 0;
 };
 
+/// What a tensor copy knows of a tensor: opaque, as cuTensorMapEncodeTiled or the emulator's tensor_map.h writes it.
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+
 /// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.
 struct KernelArgs {
   Tensor q, k, v, gk, gv, o;

@@ -2,9 +2,12 @@
 // owe to the fp64 reference is tested elsewhere; this is about whether the emulator can be believed. Without a GPU the
 // emulator stands in for it, its threads in another order, so that all but the GPU's own part is exercised.
 #include <bit>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "args.h"
 #include "catch.h"
 #include "compiler.h"
 #include "fidelity/comparison.h"
@@ -12,6 +15,8 @@
 #include "fidelity/primitive_program.h"
 #include "gpu_needed.h"
 #include "small_variants.h"
+#include "source_toolchain.h"
+#include "tensor_map.h"
 
 using namespace gla;
 using namespace gla::test;
@@ -19,6 +24,12 @@ using emulator::Options;
 using emulator::Order;
 
 namespace {
+
+/// As tensor_copy_primitives.cuh has it.
+struct TensorCopyArgs {
+  TensorMap in, out;
+  int tiles;
+};
 
 /// Every entry of primitives.cuh on two machines.
 void expect_same_primitives(const RunPrimitive& gpu, const RunPrimitive& emulated) {
@@ -116,7 +127,8 @@ TEST_CASE("the programs of the primitives compile for a GPU and keep everything 
     return;
   }
   CHECK(compile(primitive_source(), architecture("sm_80")).status().message() == "");
-  for (const Source& source : {primitive_source(), warpgroup_source()}) {
+  CHECK(compile(tensor_copy_source(), architecture("sm_100a")).status().message() == "");
+  for (const Source& source : {primitive_source(), warpgroup_source(), tensor_copy_source()}) {
     const Result<Cubin> cubin = compile(source, architecture("sm_90a"));
     INFO(cubin.status().message());
     REQUIRE(cubin.ok());
@@ -130,6 +142,33 @@ TEST_CASE("primitives do not depend on the order in which the emulator runs thre
                          emulated_primitives(primitive_source(), backward));
   expect_same_warpgroups(emulated_primitives(warpgroup_source(), random),
                          emulated_primitives(warpgroup_source(), backward));
+}
+
+TEST_CASE("the emulator runs the program of tensor copies in any order", "[emulator]") {
+  constexpr int kRows = 200;
+  alignas(16) static std::uint16_t in[kRows][64], out[kRows][64];
+  for (int i = 0; i < kRows * 64; ++i) in[i / 64][i % 64] = static_cast<std::uint16_t>(i);
+  const auto map_of = [](void* data) {
+    TensorMap map;
+    emulator::encode_tensor_map(&map, {data,
+                                       {64, kRows, 1, 1},
+                                       {128, kRows * 128, kRows * 128},
+                                       {64, 64, 1, 1},
+                                       sizeof(std::uint16_t),
+                                       emulator::Swizzle::bytes_128});
+    return map;
+  };
+  const Source source = tensor_copy_source();
+  const auto program = emulator::Program::build(source.name, source.text, source_toolchain());
+  for (const Options& options : {Options{}, Options{Order::backward}, Options{Order::random, 7}}) {
+    std::memset(out, 0, sizeof out);
+    program.run("copy_boxes", {1, 64, 2 * 64 * 128 + 32}, TensorCopyArgs{map_of(in), map_of(out), 4},
+                options);
+    int wrong = 0;
+    for (int i = 0; i < kRows * 64; ++i)
+      wrong += out[i / 64][i % 64] == static_cast<std::uint16_t>(i + 1) ? 0 : 1;
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("a variant does not depend on the order in which the emulator runs threads", "[emulator]") {

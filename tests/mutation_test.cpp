@@ -1,4 +1,4 @@
-// Mutation testing of synchronisation: each barrier, vote, fence, wait and commit of the templates is deleted in turn, and the
+// Mutation testing of synchronisation: each barrier, vote, fence, arrival, wait and commit of the templates is deleted in turn, and the
 // emulator must object to every mutant, by a Fault or by a wrong result. One that nobody objects to is a gap in the
 // tests, or needless in the kernel.
 #include <fmt/format.h>
@@ -36,13 +36,15 @@ struct Site {
 };
 
 /// Of two that begin alike the longer comes first.
-constexpr const char* kPrimitives[] = {"block_sync_and",  "block_sync",        "warp_sync",
-                                       "copy_async_wait", "copy_async_commit", "fence_for_warpgroup",
-                                       "warpgroup_fence", "warpgroup_commit",  "warpgroup_wait"};
+constexpr const char* kPrimitives[] = {
+    "block_sync_and",      "block_sync",      "warp_sync",        "copy_async_wait", "copy_async_commit",
+    "fence_for_warpgroup", "warpgroup_fence", "warpgroup_commit", "warpgroup_wait",  "barrier_arrive_expect",
+    "barrier_arrive",      "barrier_wait",    "bulk_commit",      "bulk_wait_read"};
 
-/// With the call deleted; of a vote the thread's own value is left.
+/// With the call deleted; of a vote the thread's own value is left. Calls with other values are of one line.
 std::string without_synchronisation(const std::string& line) {
-  static const std::regex statement(fmt::format(R"(({})(<[^;]*>)?\(\);)", fmt::join(kPrimitives, "|")));
+  static const std::regex statement(
+      fmt::format(R"(({})(<[^;]*>)?\(\);|barrier_\w+\([^;]*\);)", fmt::join(kPrimitives, "|")));
   static const std::regex vote(R"(block_sync_and\((\w+)\))");
   return std::regex_replace(std::regex_replace(line, statement, ";"), vote, "$1");
 }
@@ -57,7 +59,8 @@ std::vector<std::string> lines_of(const fs::path& path) {
 /// All sites but in the primitives' own files.
 std::vector<Site> sites() {
   static const std::regex primitive(fmt::format("{}", fmt::join(kPrimitives, "|")));
-  static const std::set<fs::path> own{"device/thread.cuh", "device/async_copy.cuh", "device/warpgroup.cuh"};
+  static const std::set<fs::path> own{"device/thread.cuh", "device/async_copy.cuh", "device/warpgroup.cuh",
+                                      "device/tensor_copy.cuh"};
   std::vector<Site> found;
   for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
     const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);

@@ -3,9 +3,11 @@
 #include <string>
 #include <vector>
 
+#include "args.h"
 #include "catch.h"
 #include "machine.h"
 #include "source_toolchain.h"
+#include "tensor_map.h"
 
 using gla::emulator::Fault;
 using gla::emulator::Options;
@@ -18,16 +20,18 @@ namespace {
 struct Args {
   float* out;
   const float* in;
+  const gla::TensorMap* map;  ///< of `in`: boxes of two tokens of 32 channels
 };
 
 const std::string kBegin = R"(
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
+#include "device/tensor_copy.cuh"
 #include "device/thread.cuh"
 #include "device/tile.cuh"
 #include "device/warpgroup.cuh"
 using namespace gla;
-struct Args { float* out; const float* in; };
+struct Args { float* out; const float* in; const TensorMap* map; };
 GLA_KERNEL void kernel([[maybe_unused]] Args args) {
   [[maybe_unused]] float* values = reinterpret_cast<float*>(shared_memory());
   const int i = thread_index();
@@ -41,9 +45,12 @@ const Shape kWarps{2, 64, 1024}, kWarpgroup{2, 128, 8192};
 
 /// Runs `body`; `out` has 256 floats.
 void run(const std::string& body, const Options& options, float* out, const Shape& shape = kWarps) {
-  alignas(16) static float in[128];
+  alignas(16) static float in[32 * 32];
+  gla::TensorMap map;
+  gla::emulator::encode_tensor_map(&map,
+                                   {in, {32, 32, 1, 1}, {128, 4096, 4096}, {32, 2, 1, 1}, sizeof(float)});
   const Program program = Program::build("seeded", kBegin + body + "}\n", gla::source_toolchain());
-  program.run("kernel", shape, Args{out, in}, options);
+  program.run("kernel", shape, Args{out, in, &map}, options);
 }
 
 /// The message of the Fault that ends it, or none.
@@ -183,6 +190,126 @@ TEST_CASE("a product that is not fenced or not waited for is reported") {
       "warpgroup_multiply<64, Contraction::along_rows, Contraction::along_rows>(d, panel, panel, true);\n" +
           kFinish,
       {"wgmma without a warpgroup_fence"}, kWarpgroup);
+}
+
+/// Two warps; a barrier of one arrival, and tiles of 256 bytes before it.
+const std::string kBarrier = R"(
+  unsigned long long* barrier = reinterpret_cast<unsigned long long*>(shared_memory() + 768);
+  if (i == 0) barrier_init(barrier, 1);
+)";
+const std::string kLoad =
+    "if (i == 0) { barrier_arrive_expect(barrier, 256); tensor_load(values, args.map, 0, 0, 0, 0, barrier); "
+    "}\n";
+const std::string kLoaded = kBarrier + "block_sync();\n" + kLoad + "block_sync();\n";
+
+TEST_CASE("a barrier that others use before they know that it is one is reported") {
+  reports(kBarrier, "", "block_sync();\n", kLoad + "barrier_wait(barrier, 0);\n", {});
+}
+
+TEST_CASE("a read of a tensor copy that was not waited for is reported, whoever else has waited") {
+  reports(kLoaded, "", "barrier_wait(barrier, 0);\n", "args.out[i] = values[i];\n",
+          {"reads shared memory byte", "copies to at seeded.", "and nobody has waited for"});
+  reports(kLoaded, "barrier_wait(barrier, 1);\n", "barrier_wait(barrier, 0);\n", "args.out[i] = values[i];\n",
+          {"and nobody has waited for"});
+  reports(kLoaded, "if (i != 5)\n", "", "barrier_wait(barrier, 0);\nargs.out[i] = values[i];\n",
+          {"thread 5: reads shared memory byte 20", "waited for"});
+}
+
+TEST_CASE("a barrier of the block hands on what one thread has waited for") {
+  reports(kLoaded + "if (i == 5) barrier_wait(barrier, 0);\n", "", "block_sync();\n",
+          "args.out[i] = values[i];\n", {"reads shared memory byte", "waited for"});
+}
+
+TEST_CASE("a tensor copy into what others still read is reported") {
+  reports(kLoaded + "barrier_wait(barrier, 0); block_sync(); args.out[i] = values[next];\n", "",
+          "block_sync();\n", kLoad + "barrier_wait(barrier, 1);\n", {"shared memory byte"});
+}
+
+TEST_CASE("a tensor copy over what was written needs the fence") {
+  reports(kLoaded + "barrier_wait(barrier, 0); values[i] = 1;\n", "block_sync();\n",
+          "fence_for_warpgroup(); block_sync();\n", kLoad + "barrier_wait(barrier, 1);\n",
+          {"thread 0: writes shared memory byte 0, which thread 0 wrote", "no fence_for_warpgroup"});
+}
+
+TEST_CASE("what a ring of tensor copies needs is missed") {
+  const std::string begin = R"(
+    unsigned long long* full = reinterpret_cast<unsigned long long*>(shared_memory() + 768);
+    unsigned long long* empty = full + 2;
+    if (i < 2) { barrier_init(full + i, 1); barrier_init(empty + i, 1); }
+    block_sync();
+    float sum = 0;
+    for (int n = 0; n < 7; ++n) {
+      const int slot = n % 2, parity = n / 2 % 2;
+      float* tile = values + 64 * slot;
+      if (i == 32) {
+  )";
+  const std::string wait_empty = "barrier_wait(empty + slot, 1 - parity);\n";
+  const std::string fill = R"(
+        barrier_arrive_expect(full + slot, 256);
+        tensor_load(tile, args.map, 0, n, 0, 0, full + slot);
+      } else if (i < 32) {
+  )";
+  const std::string wait_full = "barrier_wait(full + slot, parity);\n";
+  const std::string use = "sum += tile[i] + tile[(i + 1) % 32 + 32];\n";
+  const std::string write = "warp_sync(); tile[i] = 2;\n", fence = "fence_for_warpgroup();\n";
+  const std::string meet = "warp_sync();\n", arrive = "if (i == 0) barrier_arrive(empty + slot);\n";
+  const std::string end = "}\n}\nargs.out[i] = sum;\n";
+  reports(begin, "", wait_empty, fill + wait_full + use + meet + arrive + end, {});
+  reports(begin + wait_empty + fill, "", wait_full, use + meet + arrive + end, {"reads shared memory byte"});
+  reports(begin + wait_empty + fill, "if (i != 9)\n", "", wait_full + use + meet + arrive + end,
+          {"thread 9: reads shared memory byte"});
+  reports(begin + wait_empty + fill + wait_full + use, "", meet, arrive + end,
+          {"read at seeded.", "no barrier has followed"});
+  reports(begin + wait_empty + fill + wait_full, arrive + use + meet, use + meet + arrive, end, {});
+  reports(begin + wait_empty + fill + wait_full + use + meet, "", arrive, end,
+          {"cannot go on", "waiting at barrier_wait", "0 of 1 arrivals"});
+  reports(begin + wait_empty + fill + wait_full + use + write, "", fence, meet + arrive + end,
+          {"no fence_for_warpgroup"});
+}
+
+TEST_CASE("several warps that hand a tile back are all waited for") {
+  const std::string begin = kBarrier + R"(
+    unsigned long long* empty = barrier + 1;
+    if (i == 0) barrier_init(empty, ARRIVALS);
+    block_sync();
+    if (i == 0) { barrier_arrive_expect(barrier, 256); tensor_load(values, args.map, 0, 0, 0, 0, barrier); }
+    barrier_wait(barrier, 0);
+    args.out[i] = values[i] + values[next];
+    warp_sync();
+  )";
+  const auto with = [&](const std::string& arrivals) {
+    std::string text = begin;
+    return text.replace(text.find("ARRIVALS"), 8, arrivals);
+  };
+  const std::string again = "if (i == 0) barrier_wait(empty, 0);\n" + kLoad + "barrier_wait(barrier, 1);\n";
+  reports("", with("1") + "if (i == 0) barrier_arrive(empty);\n",
+          with("2") + "if (i % 32 == 0) barrier_arrive(empty);\n", again, {});
+}
+
+TEST_CASE("a tensor store of what nobody has shown, or that is not waited for, is reported") {
+  const std::string write = kZero + "values[i] = 1;\n", show = "fence_for_warpgroup(); block_sync();\n";
+  const std::string store = "if (i == 0) { tensor_store(args.map, values, 0, 0, 0, 0); bulk_commit();\n";
+  const std::string wait = "bulk_wait_read<0>();\n";
+  for (const std::string bug : {"", "block_sync();\n", "fence_for_warpgroup();\n"})
+    reports(write, bug, show, store + wait + "}\n", {"reads shared memory byte", "followed at seeded."});
+  reports(write + show + store, "", wait, "}\n", {"ends before it has waited for its tensor_store"});
+  reports(write + show + store, "}\nblock_sync(); if (i == 0) values[0] = 2; if (i == 0) {\n" + wait,
+          wait + "}\nblock_sync(); if (i == 0) { values[0] = 2;\n", "}\n",
+          {"writes shared memory byte 0", "a tensor copy reads at seeded.", "nobody has waited for"});
+  reports(write + show + store + wait + "}\n", "", "block_sync();\n", "values[i] = 2;\n",
+          {"shared memory byte", "no barrier has followed"});
+}
+
+TEST_CASE("a product needs no fence for what a tensor copy has brought, and one for what has changed since") {
+  const std::string begin = kWritePanel + kShow + R"(
+    unsigned long long* barrier = reinterpret_cast<unsigned long long*>(shared_memory() + 8192);
+    if (i == 0) barrier_init(barrier, 1);
+    block_sync();
+    if (i == 0) { barrier_arrive_expect(barrier, 256); tensor_load(values, args.map, 0, 0, 0, 0, barrier); }
+    barrier_wait(barrier, 0);
+  )";
+  reports(begin, "block_sync(); if (i == 3) values[3] = 0; block_sync();\n", "", kMultiply + kFinish,
+          {"no fence_for_warpgroup"}, {2, 128, 8192 + 128});
 }
 
 TEST_CASE("an access one element past a tile is reported") {

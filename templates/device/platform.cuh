@@ -7,6 +7,7 @@
 #define GLA_HOST_DEVICE __host__ __device__
 #define GLA_DEVICE __device__ __forceinline__
 #define GLA_KERNEL extern "C" __global__
+#define GLA_GRID_CONSTANT __grid_constant__
 #define GLA_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define GLA_PRAGMA(text) _Pragma(#text)
 #define GLA_UNROLL GLA_PRAGMA(unroll)
@@ -16,6 +17,7 @@
 #define GLA_HOST_DEVICE
 #define GLA_DEVICE inline
 #define GLA_KERNEL extern "C"
+#define GLA_GRID_CONSTANT
 #define GLA_LAUNCH_BOUNDS(threads, blocks)
 #define GLA_UNROLL
 #define GLA_UNROLL_BY(count)

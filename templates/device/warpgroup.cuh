@@ -198,7 +198,7 @@ GLA_DEVICE void warpgroup_pin([[maybe_unused]] Bits32 (&a)[N][4]) {
 #endif
 }
 
-/// Shows what this thread has written to shared memory to the products that follow the next block_sync.
+/// Shows what this thread has written to shared memory to the products and tensor copies that follow the next barrier.
 GLA_DEVICE void fence_for_warpgroup() {
 #if defined(GLA_EMULATOR)
   emulator::fence_proxy_async();

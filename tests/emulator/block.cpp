@@ -44,6 +44,7 @@ void Block::run(long long index) {
   index_ = index;
   fault_.clear();
   barrier_ = {};
+  transaction_barriers_.clear();
   for (Group& warp : warps_) warp = {{}, std::vector<void*>(kLanes)};
   for (Group& warpgroup : warpgroups_) warpgroup = {{}, std::vector<void*>(kWarpgroupThreads)};
   for (int i = 0; i < shape_.threads; ++i) {
@@ -62,6 +63,9 @@ void Block::run(long long index) {
     if (!shared_.end_intact()) {
       fault_ = name() + ": a write past the end of shared memory";
     }
+    for (const auto& [offset, barrier] : transaction_barriers_) {
+      if (const std::string left = left_over(barrier); !left.empty()) fault_ = name() + " " + left;
+    }
   }
   if (!fault_.empty()) throw Fault(fault_);
 }
@@ -79,6 +83,8 @@ void Block::run_thread() {
   program_();
   if (!thread().products.empty())
     fail("ends before it has waited for its wgmma", thread().products.front().call_site);
+  if (!thread().stores.empty())
+    fail("ends before it has waited for its tensor_store", thread().stores.front().call_site);
   thread().finished = true;
   set_ready(running_, false);
   give_way(thread().context);
@@ -121,23 +127,30 @@ bool Block::meet_block(const char* name, void* call_site, bool value) {
   return barrier_result_;
 }
 
-void Block::require_shared(const char* name, const void* address, int bytes, void* call_site) {
-  const std::ptrdiff_t offset = static_cast<const unsigned char*>(address) - shared_.data();
+void Block::wait(const char* name, void* call_site) {
+  thread().waits_at = name;
+  thread().call_site = call_site;
+  set_ready(running_, false);
+  give_way(thread().context);
+}
+
+void Block::require_shared(const char* name, const void* address, int bytes, int alignment, void* call_site) {
+  const std::ptrdiff_t offset = offset_of(address);
   if (!shared_.contains(address, static_cast<std::size_t>(bytes))) {
     fail(std::string(name) + " outside shared memory (byte " + std::to_string(offset) + " of " +
              std::to_string(shared_.size()) + ")",
          call_site);
   }
-  if (offset % bytes != 0) {
+  if (offset % alignment != 0) {
     fail(std::string(name) + " at byte " + std::to_string(offset) + " of shared memory, not a multiple of " +
-             std::to_string(bytes),
+             std::to_string(alignment),
          call_site);
   }
 }
 
 void Block::note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
   if (!shadow_ || !shared_.contains(address, bytes)) return;
-  const auto first = static_cast<std::size_t>(static_cast<const unsigned char*>(address) - shared_.data());
+  const auto first = static_cast<std::size_t>(offset_of(address));
   const std::string fault = shadow_->note(kind, running_, first, bytes, call_site);
   if (!fault.empty()) fail(fault, call_site);
 }
@@ -148,6 +161,38 @@ void Block::note_warp_barrier() {
 
 void Block::note_fence() {
   if (shadow_) shadow_->fence(running_);
+}
+
+TransactionBarrier* Block::barrier_at(const void* address) {
+  const auto found = transaction_barriers_.find(offset_of(address));
+  return found == transaction_barriers_.end() ? nullptr : &found->second;
+}
+
+void Block::add_barrier(const void* address, int arrivals) {
+  const auto number = static_cast<int>(transaction_barriers_.size());
+  if (shadow_) shadow_->add_barrier();
+  transaction_barriers_[offset_of(address)] = {offset_of(address), number, arrivals, 0, 0, 0, {}, {}};
+}
+
+void Block::note_arrival(const TransactionBarrier& barrier) {
+  if (shadow_) shadow_->arrive(running_, barrier.number);
+}
+
+void Block::note_load(const TransactionBarrier& barrier, const PendingBox& load) {
+  if (!shadow_) return;
+  shadow_->note(AccessKind::finish_tensor_load, shadow_->loads_of(barrier.number),
+                static_cast<std::size_t>(offset_of(load.shared)),
+                static_cast<std::size_t>(load.tensor.box_bytes()), load.call_site);
+}
+
+void Block::note_complete(TransactionBarrier& barrier) {
+  if (shadow_) shadow_->complete(barrier.number);
+  for (const int thread : barrier.waiting) set_ready(thread, true);
+  barrier.waiting.clear();
+}
+
+void Block::note_pass(const TransactionBarrier& barrier) {
+  if (shadow_) shadow_->pass(running_, barrier.number);
 }
 
 void Block::arrive(Meeting& meeting, const char* name, void* call_site) {
@@ -237,6 +282,9 @@ std::string Block::deadlock() const {
                what.first + source_line(what.second) + ";";
   }
   message.pop_back();
+  for (const auto& [offset, barrier] : transaction_barriers_) {
+    if (!barrier.waiting.empty()) message += "; " + state_of(barrier);
+  }
   return message;
 }
 

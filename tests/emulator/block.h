@@ -5,6 +5,7 @@
 #include <csetjmp>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include "guarded_memory.h"
 #include "machine.h"
 #include "shadow.h"
+#include "tensor_map.h"
 
 namespace gla::emulator {
 
@@ -49,6 +51,31 @@ struct PendingSums {
   int products;
 };
 
+/// A tensor copy under way.
+struct PendingBox {
+  unsigned char* shared;
+  TiledTensor tensor;
+  std::array<int, kTensorDimensions> place;
+  int group;  ///< of a store
+  void* call_site;
+};
+
+/// An mbarrier.
+struct TransactionBarrier {
+  std::ptrdiff_t offset;  ///< in shared memory
+  int number;             ///< among the block's
+  int arrivals;           ///< that end a phase, with
+  int expected_bytes = 0;
+  int arrived = 0;
+  int phase = 0;  ///< how many are complete
+  std::vector<PendingBox> loads;
+  std::vector<int> waiting;  ///< threads
+};
+/// In words: what it has and lacks.
+std::string state_of(const TransactionBarrier& barrier);
+/// In words: what the block should not have left behind; empty if it did not.
+std::string left_over(const TransactionBarrier& barrier);
+
 struct Thread {
   Context context;
   const char* waits_at = nullptr;  ///< the collective it waits in; null: it can run or is finished
@@ -61,6 +88,8 @@ struct Thread {
   int pending_groups = 0;        ///< that its latest wait left
   std::vector<PendingProduct> products;
   std::vector<PendingSums> sums;
+  int store_group = 0;  ///< groups committed so far
+  std::vector<PendingBox> stores;
 };
 
 /// Lanes or threads that wait for each other.
@@ -94,14 +123,32 @@ class Block {
   /// The same for all threads of the block; the result is whether `value` was true in all.
   bool meet_block(const char* name, void* call_site, bool value);
 
+  /// Returns when the running thread has been made ready again.
+  void wait(const char* name, void* call_site);
+
   /// `address` must lie in shared memory, aligned to `bytes`; `name` is who uses it.
-  void require_shared(const char* name, const void* address, int bytes, void* call_site);
+  void require_shared(const char* name, const void* address, int bytes, void* call_site) {
+    require_shared(name, address, bytes, bytes, call_site);
+  }
+  void require_shared(const char* name, const void* address, int bytes, int alignment, void* call_site);
   /// The running thread reads or writes memory; gives the block up if that is wrong.
   void note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
   /// The running thread's warp has met in a barrier.
   void note_warp_barrier();
-  /// The running thread shows wgmma what it has written.
+  /// The running thread shows wgmma and tensor copies what it has written.
   void note_fence();
+
+  /// The transaction barrier there; null if there is none.
+  TransactionBarrier* barrier_at(const void* address);
+  void add_barrier(const void* address, int arrivals);
+  /// The running thread has arrived.
+  void note_arrival(const TransactionBarrier& barrier);
+  /// The load writes.
+  void note_load(const TransactionBarrier& barrier, const PendingBox& load);
+  /// A phase is complete: who waits can go on.
+  void note_complete(TransactionBarrier& barrier);
+  /// The running thread has waited.
+  void note_pass(const TransactionBarrier& barrier);
 
   /// Gives the block up with a Fault that blames the running thread. Does not return to it.
   [[noreturn]] void fail(const std::string& what, void* call_site);
@@ -129,6 +176,9 @@ class Block {
   void give_way(Context& from);
   std::string name() const;
   std::string deadlock() const;
+  std::ptrdiff_t offset_of(const void* address) const {
+    return static_cast<const unsigned char*>(address) - shared_.data();
+  }
 
   Shape shape_;
   Options options_;
@@ -138,7 +188,8 @@ class Block {
   StackPool stacks_;
   std::vector<Thread> threads_;
   std::vector<Group> warps_, warpgroups_;
-  std::vector<std::uint64_t> ready_;  ///< one bit per thread
+  std::vector<std::uint64_t> ready_;                                   ///< one bit per thread
+  std::map<std::ptrdiff_t, TransactionBarrier> transaction_barriers_;  ///< by their place in shared memory
   Meeting barrier_;
   bool barrier_all_ = true;
   bool barrier_result_ = true;

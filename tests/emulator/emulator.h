@@ -53,6 +53,21 @@ void wgmma_commit_group();
 void wgmma_wait_group(int pending);
 void fence_proxy_async();
 
+void mbarrier_init(unsigned long long* barrier, int arrivals);
+void mbarrier_arrive_expect_tx(unsigned long long* barrier, int bytes);
+void mbarrier_arrive(unsigned long long* barrier);
+void mbarrier_wait_parity(unsigned long long* barrier, int parity);
+
+struct TensorPlace {
+  int channel, token, head, batch;
+};
+/// `map` is what tensor_map.h encodes. The target reads as NaN until the data arrives, which is when nothing else keeps a
+/// thread that waits at the barrier; a store reads in the last wait that allows it.
+void tensor_load(void* shared, const void* map, TensorPlace place, unsigned long long* barrier);
+void tensor_store(const void* map, const void* shared, TensorPlace place);
+void bulk_commit_group();
+void bulk_wait_group_read(int pending);
+
 void atomic_add(unsigned long long* address, unsigned long long value);
 
 inline float bits_to_float(unsigned int bits) {

@@ -1,5 +1,7 @@
 // What has happened to each byte of a block's shared memory, and between which barriers: tells races, reads of what
 // nobody wrote, and uses of a tile that an asynchronous copy is still filling, whatever the order of the threads.
+// Barriers of block and warp order all that came before; transaction barriers order what those who have arrived knew of
+// before what those do who have waited (vector clocks, kept once there is such a barrier).
 #pragma once
 
 #include <cstddef>
@@ -15,8 +17,12 @@ enum class AccessKind {
   read,
   read_as_operand,  ///< by wgmma, which sees only what its writer has fenced
   write,
-  start_copy,   ///< an asynchronous copy writes at some time from here
-  finish_copy,  ///< to here, the wait for it
+  start_copy,           ///< an asynchronous copy writes at some time from here
+  finish_copy,          ///< to here, the wait for it
+  start_tensor_load,    ///< the same for a tensor copy, which overwrites only what its writer has fenced
+  finish_tensor_load,   ///< by the copies of a barrier
+  start_tensor_store,   ///< a tensor copy reads, as wgmma does, at some time from here
+  finish_tensor_store,  ///< to here
 };
 
 class Shadow {
@@ -29,9 +35,19 @@ class Shadow {
   /// All threads of the block have met: what came before is ordered before what comes now.
   void barrier() { last_barrier_ = ++now_; }
   /// The same among the lanes of `warp`.
-  void warp_barrier(int warp) { last_warp_barrier_[static_cast<std::size_t>(warp)] = ++now_; }
-  /// After the next barrier, wgmma sees what `thread` has written.
+  void warp_barrier(int warp);
+  /// After the next barrier, wgmma and tensor copies see what `thread` has written.
   void fence(int thread);
+
+  /// A new transaction barrier: the number by which the following know it.
+  int add_barrier();
+  /// In the place of a thread: the tensor loads that complete on `barrier`.
+  int loads_of(int barrier) const { return first_load_ + barrier; }
+  void arrive(int thread, int barrier);
+  /// All have arrived, and the loads are finished.
+  void complete(int barrier);
+  /// `thread` has waited for what is complete.
+  void pass(int thread, int barrier);
 
   /// `thread` accesses bytes [first, first + bytes) from `site`. Returns what is wrong with that, as "reads shared
   /// memory byte 64, which thread 3 wrote at chunk_gates.cuh:80 and no barrier has followed"; empty if nothing is.
@@ -47,31 +63,48 @@ class Shadow {
     std::uint32_t time = 0;
     void* site = nullptr;
   };
+  enum class Copying : unsigned char { no, by_thread, by_tensor_load };
   struct Cell {
     Access write, read;
-    bool copying = false;
+    int readers =
+        -1;  ///< where readers of several warps are, with transaction barriers; `read` is kSeveral then
+    Copying copying = Copying::no;
+    unsigned char stores = 0;  ///< tensor stores that may still read it
   };
 
-  /// A thread's latest fences: of all, and of those that a barrier has followed. 0: none.
-  struct Fences {
-    std::uint32_t latest = 0, shown = 0;
+  /// By thread, or tensor loads of a barrier: accesses before this time are ordered before what the clock is of.
+  using Clock = std::vector<std::uint32_t>;
+  struct TransactionBarrier {
+    Clock arriving, complete;
   };
 
   static bool is_of_warp(const Access& access, int warp);
+  static void merge(Clock& into, const Clock& from);
+  bool is_load(const Access& access) const { return access.thread >= first_load_; }
   /// Whether nothing orders it before an access by `thread` now.
   bool collides(const Access& earlier, int thread) const;
-  bool is_fenced(const Access& write) const;
+  /// The reader of the cell that collides; null if none does.
+  const Access* colliding_reader(const Cell& cell, int thread) const;
+  void add_reader(Cell& cell, int thread, void* site);
+  void add_reader_of_several(Cell& cell, const Access& reader);
+  /// Whether wgmma or a tensor copy that `thread` starts sees what was written.
+  bool is_fenced(const Access& write, int thread) const;
   /// What is wrong with an access to a cell, in words that follow "which".
   std::string fault_of_read(const Cell& cell, int thread, AccessKind kind) const;
-  std::string fault_of_write(const Cell& cell, int thread) const;
-  static std::string still_copying(const Access& copy);
-  static std::string did_without(const Access& earlier, const char* did, const char* missing);
+  std::string fault_of_write(const Cell& cell, int thread, AccessKind kind) const;
+  static std::string still_copying(const Cell& cell);
+  std::string did_without(const Access& earlier, const char* did, const char* missing) const;
 
   std::vector<Cell> cells_;
-  std::uint32_t now_ = 0;  ///< how many barriers, of block or warp, and fences there have been
+  std::uint32_t now_ = 0;  ///< how many barriers, of all kinds, and fences there have been
   std::uint32_t last_barrier_ = 0;
   std::vector<std::uint32_t> last_warp_barrier_;
-  std::vector<Fences> fences_;  ///< of each thread
+  std::vector<Clock>
+      fences_;      ///< of each thread: when, from the last one that a barrier of the block has followed
+  int first_load_;  ///< above all lanes of all warps
+  std::vector<Clock> known_;  ///< of each thread; empty without transaction barriers
+  std::vector<TransactionBarrier> barriers_;
+  std::vector<std::vector<Access>> readers_;  ///< one for each warp of a cell's readers
 };
 
 }  // namespace gla::emulator

@@ -100,6 +100,12 @@ Source warpgroup_source() {
                    {"products_32", "products_64", "products_128", "products_256", "store_tile"});
 }
 
+Source tensor_copy_source() {
+  Source source = source_of("tensor_copy_primitives.cu", {GLA_TENSOR_COPY_PRIMITIVES}, {});
+  source.entries = {"copy_boxes"};
+  return source;
+}
+
 RunPrimitive emulated_primitives(const Source& source, const emulator::Options& options) {
   const emulator::Program program = emulator::Program::build(source.name, source.text, source_toolchain());
   return [=](const PrimitiveCall& call) {

@@ -26,6 +26,8 @@ using RunPrimitive = std::function<std::vector<Word>(const PrimitiveCall&)>;
 Source primitive_source();
 /// For sm_90a alone.
 Source warpgroup_source();
+/// The entry copy_boxes of tensor_copy_primitives.cuh, for sm_90 and later; its arguments are its own.
+Source tensor_copy_source();
 /// On the emulator, its threads in an order of choice.
 RunPrimitive emulated_primitives(const Source& source, const emulator::Options& options);
 
