@@ -1,6 +1,6 @@
-// Mutation testing of synchronisation: each barrier, vote, fence, arrival, wait and commit of the templates is deleted in turn, and the
-// emulator must object to every mutant, by a Fault or by a wrong result. One that nobody objects to is a gap in the
-// tests, or needless in the kernel.
+// Mutation testing of synchronisation: each barrier, vote, fence, arrival, wait and commit of the templates is deleted in
+// turn, and the emulator must object to every mutant, by a Fault or by a wrong result. One that nobody objects to is a gap
+// in the tests, or needless in the kernel.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -60,8 +60,8 @@ GLA_DEVICE void barrier_arrive(unsigned long long* barrier) {
 #endif
 }
 
-/// Waits until the latest phase of this parity is complete: the phases count from 0, and the one before the first is
-/// complete.
+/// Waits for the end of the phase under way if it is of this parity; else the one before it is, and has ended. Phases count
+/// from 0, so parity 1 does not wait at first.
 GLA_DEVICE void barrier_wait(unsigned long long* barrier, int parity) {
 #if defined(GLA_EMULATOR)
   emulator::mbarrier_wait_parity(barrier, parity);

@@ -33,7 +33,8 @@ struct Shape {
 /// A kernel that cannot go on. The message names the block, the threads, what they did and the source line.
 /// Reported: threads that wait for others which never come (also because those finished), different
 /// collectives in one warp or at one barrier, an unaligned or foreign shared address in copy_async or
-/// ldmatrix, a write past the shared memory, what shadow.h tells, and whatever the CPU traps.
+/// ldmatrix, misused barriers and tensor copies, a write past the shared memory, what shadow.h tells, and
+/// whatever the CPU traps.
 class Fault : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
