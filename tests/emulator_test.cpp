@@ -13,6 +13,7 @@
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/thread.cuh"
+#include "device/warpgroup.cuh"
 #include "machine.h"
 #include "program.h"
 #include "random.h"
@@ -214,6 +215,106 @@ TEST_CASE("a barrier that some threads miss is reported with its source line") {
   CHECK(contains(fault, "block 0 cannot go on"));
   CHECK(contains(fault, "24 threads (first: 40) finished"));
   CHECK(contains(fault, "40 threads (first: 0) waiting at block_sync"));
+}
+
+TEST_CASE("a named barrier orders what its warps do while others wait elsewhere, run on or finish") {
+  for (const Options& options : all_orders()) {
+    int wrong = 0;
+    launch({2, 192, 192 * sizeof(int)}, options, [&] {
+      auto* values = reinterpret_cast<int*>(shared_memory());
+      const int pair = warp_index() / 2, first = pair * 64;
+      if (warp_index() == 5) return;
+      if (pair < 2) {
+        for (int round = 0; round < 3 + pair; ++round) {
+          values[thread_index()] = thread_index() + 1000 * round;
+          part_sync<64>(1 + pair);
+          const int other = first + (thread_index() + 33) % 64;
+          wrong += values[other] == other + 1000 * round ? 0 : 1;
+          part_sync<64>(1 + pair);
+        }
+      }
+      part_sync<160>(15);
+      if (warp_index() == 3) return;
+      if (warp_index() == 4) values[160] = 7;
+      part_sync<128>(3);
+      wrong += values[160] == 7 ? 0 : 1;
+    });
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("a named barrier of the whole block is not block_sync") {
+  CHECK(fault_of({1, 64, 0}, {}, [] {
+          part_sync<64>(1);
+          block_sync();
+        }).empty());
+  const std::string fault = fault_of({1, 64, 0}, {}, [] {
+    if (warp_index() == 0) {
+      part_sync<64>(1);
+    } else {
+      block_sync();
+    }
+  });
+  CHECK(contains(fault, "32 threads (first: 0) waiting at part_sync 1"));
+  CHECK(contains(fault, "32 threads (first: 32) waiting at block_sync"));
+}
+
+TEST_CASE("part_sync_and tells its own threads whether they agreed, again and again") {
+  Expectations expect;
+  for (const Options& options : all_orders()) {
+    launch({1, 128, 0}, options, [&] {
+      const int part = thread_index() / 64;
+      for (int round = 0; round < 6; ++round)
+        expect(part_sync_and<64>(7 + part, thread_index() != round * 31) == (round * 31 / 64 != part));
+    });
+  }
+  CHECK(expect.broken == 0);
+}
+
+TEST_CASE("a named barrier that some of its threads miss is reported") {
+  const std::string fault = fault_of({1, 96, 0}, {}, [] {
+    if (warp_index() < 2 && thread_index() != 5) part_sync<64>(4);
+  });
+  CHECK(contains(fault, "63 threads (first: 0) waiting at part_sync 4"));
+  CHECK(contains(fault, "33 threads (first: 5) finished"));
+  const std::string crossed = fault_of({1, 64, 0}, {}, [] {
+    part_sync<64>(1 + warp_index());
+    part_sync<64>(2 - warp_index());
+  });
+  CHECK(contains(crossed, "32 threads (first: 0) waiting at part_sync 1"));
+  CHECK(contains(crossed, "32 threads (first: 32) waiting at part_sync 2"));
+}
+
+TEST_CASE("a misused named barrier is reported") {
+  for (const Options& options : all_orders()) {
+    const auto fault = [&](auto kernel) { return fault_of({1, 128, 0}, options, kernel); };
+    CHECK(contains(fault([] { part_sync<128>(0); }), "part_sync at barrier 0, not 1 to 15"));
+    CHECK(contains(fault([] { part_sync_and<128>(16, true); }), "part_sync_and at barrier 16, not 1 to 15"));
+    CHECK(
+        contains(fault([] { part_sync<256>(1); }), "part_sync of 256 threads, not whole warps of the block"));
+    CHECK(contains(fault([] { warp_index() == 0 ? part_sync<96>(1) : part_sync<128>(1); }),
+                   "threads, while others wait there for"));
+    CHECK(contains(fault([] {
+                     if (lane_index() < 16) part_sync<64>(1);
+                   }),
+                   "part_sync: lanes of warp"));
+    CHECK(contains(fault([] { warp_index() == 0 ? void(part_sync_and<128>(1, true)) : part_sync<128>(1); }),
+                   "while others of its group wait at part_sync"));
+  }
+}
+
+TEST_CASE("registers are taken and given by whole warpgroups") {
+  CHECK(fault_of({1, 256, 0}, {Order::random, 4}, [] {
+          thread_index() < 128 ? take_registers<240>() : give_registers<24>();
+        }).empty());
+  CHECK(contains(fault_of({1, 128, 0}, {},
+                          [] {
+                            if (warp_index() != 2) take_registers<240>();
+                          }),
+                 "96 threads (first: 0) waiting at set_registers"));
+  CHECK(contains(
+      fault_of({1, 128, 0}, {}, [] { warp_index() < 2 ? take_registers<240>() : give_registers<24>(); }),
+      "set_registers of 240 and 24 in one warpgroup"));
 }
 
 TEST_CASE("different collectives in one warp or at one barrier are reported") {

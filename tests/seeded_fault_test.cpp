@@ -117,6 +117,60 @@ TEST_CASE("a barrier of the warp orders its lanes and nobody else") {
           "block_sync();\n", "values[i] = 2;\n", {"no barrier has followed"});
 }
 
+/// Four warps, in two pairs.
+const Shape kPairs{2, 128, 2048};
+const std::string kZeroOfPairs =
+    "for (int j = i; j < 512; j += 128) values[j] = 0;\nblock_sync();\n[[maybe_unused]] const int pair = i / "
+    "64, mate = i ^ 32;\n";
+
+TEST_CASE("a named barrier orders its threads and nobody else") {
+  const std::string write = kZeroOfPairs + "values[i] = 1;\n";
+  const std::vector<std::string> words{"shared memory byte", "no barrier has followed"};
+  const std::string meet = "part_sync<64>(1 + pair);\n", read = "args.out[i] = values[mate];\n";
+  reports(write, "", meet, read, words, kPairs);
+  reports(write, "warp_sync();\n", meet, read, words, kPairs);
+  reports(write, meet, "part_sync<128>(1);\n", "args.out[i] = values[i ^ 64];\n", words, kPairs);
+  reports(write, meet, "block_sync();\n", "args.out[i] = values[i ^ 96];\n", words, kPairs);
+  reports(write, "", "part_sync_and<64>(1 + pair, i > 3);\n", read, words, kPairs);
+}
+
+TEST_CASE("a named barrier orders reads before it and the next write, of its threads alone") {
+  const std::string read = kZeroOfPairs + "args.out[i] = values[128 + pair] + values[130];\n";
+  const std::string meet = "part_sync<64>(1 + pair);\n";
+  reports(read, "", meet, "if (i % 64 == 40) values[128 + pair] = 2;\n",
+          {"shared memory byte", "no barrier has followed"}, kPairs);
+  reports(read, meet, "part_sync<128>(1);\n", "if (i == 40) values[130] = 2;\n",
+          {"shared memory byte", "no barrier has followed"}, kPairs);
+}
+
+TEST_CASE("a named barrier hands on what others have handed on") {
+  const std::string begin = kZeroOfPairs + "if (i == 0) values[0] = 1;\nif (pair == 0) part_sync<64>(1);\n";
+  reports(begin, "if (pair == 1) part_sync<64>(3);\n",
+          "if (i >= 32 && i < 96) part_sync<64>(2);\nif (pair == 1) part_sync<64>(3);\n",
+          "args.out[i] = values[0];\n", {"shared memory byte 0", "no barrier has followed"}, kPairs);
+}
+
+TEST_CASE("warps that come to a named barrier which others have left, and know nothing of it, are reported") {
+  reports("", "part_sync<64>(1);\n", "part_sync<64>(1 + i / 64);\n", "", {": part_sync"}, kPairs);
+  const std::string first = "if (i < 64) part_sync<64>(1);\n", second = "if (i >= 64) part_sync<64>(1);\n";
+  reports(first, "", "block_sync();\n", second, {": part_sync"}, kPairs);
+  CHECK(contains(fault_of(first + second, {Order::forward, 0}, kPairs),
+                 "thread 64: part_sync at barrier 1, which others have used and no barrier has followed"));
+}
+
+TEST_CASE("a product of what one warpgroup shows to another needs the fence before the named barrier") {
+  const std::string write = "for (int j = 0; j < 8; ++j) values[8 * i + j] = 1;\n";
+  const std::string multiply = "if (i < 128) {\n" + std::string(R"(
+  float d[8][4] = {};
+  const MatrixDescriptor panel = row_major_descriptor(shared_memory());
+  warpgroup_fence();
+  warpgroup_multiply<64, Contraction::along_rows, Contraction::along_rows>(d, panel, panel, false);
+  warpgroup_commit(); warpgroup_wait<0>(); args.out[i] = d[0][0]; })");
+  for (const std::string bug : {"part_sync<256>(1);\n", "part_sync<256>(1); fence_for_warpgroup();\n"})
+    reports(write, bug, "fence_for_warpgroup(); part_sync<256>(1);\n", multiply,
+            {"no fence_for_warpgroup and then a barrier"}, {2, 256, 8192});
+}
+
 TEST_CASE("a read of shared memory that nobody wrote is reported") {
   reports("if (i > 0) values[i] = 1;\n", "", "if (i == 0) values[i] = 1;\n",
           "block_sync(); args.out[i] = values[next];\n",

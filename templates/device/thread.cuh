@@ -66,6 +66,36 @@ GLA_DEVICE bool block_sync_and(bool value) {
 #endif
 }
 
+/// Barrier `id` (1..15; 0 is block_sync's) of `Threads` threads of the block, all of their warps; orders shared and
+/// global memory among them. Who uses a barrier again, or in another's place, must know that its last use is over.
+template <int Threads>
+GLA_DEVICE void part_sync(int id) {
+  static_assert(Threads % kWarpSize == 0 && Threads >= kWarpSize && Threads <= 1024);
+#if defined(GLA_EMULATOR)
+  emulator::part_sync(id, Threads);
+#else
+  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
+#endif
+}
+
+/// The same, and tells each of them whether `value` is true in all. Not beside part_sync in one use of a barrier.
+template <int Threads>
+GLA_DEVICE bool part_sync_and(int id, bool value) {
+  static_assert(Threads % kWarpSize == 0 && Threads >= kWarpSize && Threads <= 1024);
+#if defined(GLA_EMULATOR)
+  return emulator::part_sync_and(id, Threads, value);
+#else
+  int all;
+  asm volatile(
+      "{\n.reg .pred mine, all;\nsetp.ne.b32 mine, %1, 0;\nbar.red.and.pred all, %2, %3, mine;\n"
+      "selp.b32 %0, 1, 0, all;\n}\n"
+      : "=r"(all)
+      : "r"(static_cast<int>(value)), "r"(id), "n"(Threads)
+      : "memory");
+  return all != 0;
+#endif
+}
+
 /// Barrier of the warp; orders shared and global memory among its lanes.
 GLA_DEVICE void warp_sync() {
 #if defined(GLA_EMULATOR)

@@ -198,6 +198,29 @@ GLA_DEVICE void warpgroup_pin([[maybe_unused]] Bits32 (&a)[N][4]) {
 #endif
 }
 
+/// Lets each thread of the warpgroup use up to `Registers` registers, and waits until others have given that many. For
+/// kernels whose registers are bounded when they are compiled, by __launch_bounds__ too; ptxas says so where it ignores it.
+template <int Registers>
+GLA_DEVICE void take_registers() {
+  static_assert(Registers >= 24 && Registers <= 256 && Registers % 8 == 0);
+#if defined(GLA_EMULATOR)
+  emulator::set_registers(Registers);
+#else
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
+#endif
+}
+
+/// Leaves each thread of the warpgroup `Registers` registers.
+template <int Registers>
+GLA_DEVICE void give_registers() {
+  static_assert(Registers >= 24 && Registers <= 256 && Registers % 8 == 0);
+#if defined(GLA_EMULATOR)
+  emulator::set_registers(Registers);
+#else
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Registers));
+#endif
+}
+
 /// Shows what this thread has written to shared memory to the products and tensor copies that follow the next barrier.
 GLA_DEVICE void fence_for_warpgroup() {
 #if defined(GLA_EMULATOR)

@@ -1,5 +1,6 @@
 #include "block.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <map>
@@ -13,6 +14,13 @@ namespace {
 
 constexpr int kWordBits = 64;
 constexpr std::size_t kSharedAlignment = 128;  // what device/thread.cuh promises
+
+/// In words: what it waits for.
+std::string state_of(const Thread& thread) {
+  std::string state = std::string("waiting at ") + thread.waits_at;
+  if (thread.part > 0) state.append(" ").append(std::to_string(thread.part));
+  return state;
+}
 
 void thread_entry() {
   fiber_entered();
@@ -44,6 +52,7 @@ void Block::run(long long index) {
   index_ = index;
   fault_.clear();
   barrier_ = {};
+  parts_ = {};
   transaction_barriers_.clear();
   for (Group& warp : warps_) warp = {{}, std::vector<void*>(kLanes)};
   for (Group& warpgroup : warpgroups_) warpgroup = {{}, std::vector<void*>(kWarpgroupThreads)};
@@ -125,6 +134,48 @@ bool Block::meet_block(const char* name, void* call_site, bool value) {
   }
   give_way(thread().context);
   return barrier_result_;
+}
+
+bool Block::meet_part(const char* name, void* call_site, int id, int threads, bool value) {
+  const auto refuse = [&](const std::string& why) { fail(std::string(name) + why, call_site); };
+  if (id < 1 || id >= kPartBarriers) refuse(" at barrier " + std::to_string(id) + ", not 1 to 15");
+  if (threads < 1 || threads % kLanes != 0 || threads > shape_.threads)
+    refuse(" of " + std::to_string(threads) + " threads, not whole warps of the block");
+  PartBarrier& part = parts_[static_cast<std::size_t>(id)];
+  if (part.meeting.arrived == 0) part.threads = threads;
+  if (part.threads != threads)
+    refuse(" of " + std::to_string(threads) + " threads, while others wait there for " +
+           std::to_string(part.threads));
+  if (shadow_ && !shadow_->may_use_part(running_, id))
+    refuse(" at barrier " + std::to_string(id) + ", which others have used and no barrier has followed");
+  arrive(part.meeting, name, call_site);
+  thread().part = id;
+  part.waiting.push_back(running_);
+  part.all_agree = part.all_agree && value;
+  if (part.meeting.arrived == threads) {
+    require_whole_warps(part, name, call_site);
+    if (shadow_) shadow_->part_barrier(part.waiting, id);
+    const PartBarrier met = std::exchange(part, {});
+    for (const int i : met.waiting) {
+      threads_[static_cast<std::size_t>(i)].all_agree = met.all_agree;
+      threads_[static_cast<std::size_t>(i)].part = 0;
+      set_ready(i, true);
+    }
+  }
+  give_way(thread().context);
+  return thread().all_agree;
+}
+
+void Block::require_whole_warps(PartBarrier& part, const char* name, void* call_site) {
+  std::sort(part.waiting.begin(), part.waiting.end());
+  for (std::size_t i = 0; i < part.waiting.size(); ++i) {
+    const std::size_t first = i / kLanes * kLanes;
+    if (part.waiting[first] % kLanes != 0 ||
+        part.waiting[i] != part.waiting[first] + static_cast<int>(i - first))
+      fail(std::string(name) + ": lanes of warp " + std::to_string(part.waiting[i] / kLanes) +
+               " are missing, or more warps come than meet",
+           call_site);
+  }
 }
 
 void Block::wait(const char* name, void* call_site) {
@@ -269,9 +320,8 @@ std::string Block::deadlock() const {
       groups;  // what, where -> how many, the first of them
   for (int i = 0; i < shape_.threads; ++i) {
     const Thread& thread = threads_[static_cast<std::size_t>(i)];
-    const auto what = thread.finished
-                          ? std::pair(std::string("finished"), static_cast<void*>(nullptr))
-                          : std::pair(std::string("waiting at ") + thread.waits_at, thread.call_site);
+    const auto what = thread.finished ? std::pair(std::string("finished"), static_cast<void*>(nullptr))
+                                      : std::pair(state_of(thread), thread.call_site);
     auto& [count, first] = groups[what];
     if (count++ == 0) first = i;
   }

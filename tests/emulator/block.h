@@ -21,6 +21,8 @@
 namespace gla::emulator {
 
 inline constexpr int kWarpgroupThreads = 128;
+/// Named barriers, the first of which is block_sync's.
+inline constexpr int kPartBarriers = 16;
 /// Of the threads that meet, in their order.
 using Operands = std::span<void* const>;
 
@@ -90,12 +92,22 @@ struct Thread {
   std::vector<PendingSums> sums;
   int store_group = 0;  ///< groups committed so far
   std::vector<PendingBox> stores;
+  int part = 0;           ///< the named barrier it waits in
+  bool all_agree = true;  ///< in its latest named barrier
 };
 
 /// Lanes or threads that wait for each other.
 struct Meeting {
   const char* name = nullptr;
   int arrived = 0;
+};
+
+/// A named barrier.
+struct PartBarrier {
+  Meeting meeting;
+  int threads = 0;  ///< that meet
+  std::vector<int> waiting;
+  bool all_agree = true;
 };
 
 /// A warp or a warpgroup.
@@ -122,6 +134,8 @@ class Block {
   void meet_warpgroup(const char* name, void* call_site, void* operand, GroupAction action);
   /// The same for all threads of the block; the result is whether `value` was true in all.
   bool meet_block(const char* name, void* call_site, bool value);
+  /// The same for `threads` threads, whole warps, at named barrier `id`.
+  bool meet_part(const char* name, void* call_site, int id, int threads, bool value);
 
   /// Returns when the running thread has been made ready again.
   void wait(const char* name, void* call_site);
@@ -168,6 +182,8 @@ class Block {
   /// Until none can run; a trap comes back here too.
   void run_fibers();
   void arrive(Meeting& meeting, const char* name, void* call_site);
+  /// Fails unless whole warps wait.
+  void require_whole_warps(PartBarrier& part, const char* name, void* call_site);
   void set_ready(int thread, bool ready);
   template <int Size>
   void meet(std::vector<Group>& groups, const char* name, void* call_site, void* operand, GroupAction action);
@@ -191,6 +207,7 @@ class Block {
   std::vector<std::uint64_t> ready_;                                   ///< one bit per thread
   std::map<std::ptrdiff_t, TransactionBarrier> transaction_barriers_;  ///< by their place in shared memory
   Meeting barrier_;
+  std::array<PartBarrier, kPartBarriers> parts_;
   bool barrier_all_ = true;
   bool barrier_result_ = true;
   Context scheduler_;

@@ -21,6 +21,8 @@ void expect(bool holds);
 
 void block_sync();
 bool block_sync_and(bool value);
+void part_sync(int id, int threads);
+bool part_sync_and(int id, int threads, bool value);
 void warp_sync();
 
 bool warp_any(bool value);
@@ -52,6 +54,8 @@ void wgmma_fence();
 void wgmma_commit_group();
 void wgmma_wait_group(int pending);
 void fence_proxy_async();
+/// Does nothing, but the whole warpgroup must do it.
+void set_registers(int count);
 
 void mbarrier_init(unsigned long long* barrier, int arrivals);
 void mbarrier_arrive_expect_tx(unsigned long long* barrier, int bytes);

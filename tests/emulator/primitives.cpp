@@ -158,6 +158,14 @@ bool block_sync_and(bool value) {
   return current_block()->meet_block("block_sync_and", __builtin_return_address(0), value);
 }
 
+void part_sync(int id, int threads) {
+  current_block()->meet_part("part_sync", __builtin_return_address(0), id, threads, true);
+}
+
+bool part_sync_and(int id, int threads, bool value) {
+  return current_block()->meet_part("part_sync_and", __builtin_return_address(0), id, threads, value);
+}
+
 void warp_sync() {
   current_block()->meet_warp("warp_sync", __builtin_return_address(0), nullptr,
                              [](Block& block, const Operands&) { block.note_warp_barrier(); });

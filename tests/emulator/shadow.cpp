@@ -14,6 +14,10 @@ std::size_t at(int index) {
   return static_cast<std::size_t>(index);
 }
 
+std::uint32_t bit_of(int warp) {
+  return std::uint32_t{1} << warp;
+}
+
 }  // namespace
 
 Shadow::Shadow(std::size_t shared_bytes, int threads)
@@ -29,6 +33,7 @@ void Shadow::reset() {
   for (Clock& fences : fences_) fences.clear();
   known_.clear();
   barriers_.clear();
+  parts_.clear();
   readers_.clear();
 }
 
@@ -41,6 +46,32 @@ void Shadow::warp_barrier(int warp) {
   std::fill(known_.begin() + warp * kLanes, known_.begin() + static_cast<std::ptrdiff_t>(last), all);
 }
 
+void Shadow::part_barrier(const std::vector<int>& threads, int id) {
+  Clock all;
+  for (const int thread : threads) merge(all, known_[at(thread)]);
+  parts_[id] = {threads.front(), now_++, nullptr};
+  for (const int thread : threads) all[at(thread)] = now_;
+  for (const int thread : threads) known_[at(thread)] = all;
+}
+
+bool Shadow::may_use_part(int thread, int id) {
+  if (known_.empty()) keep_clocks();
+  const auto last = parts_.find(id);
+  return last == parts_.end() || !collides(last->second, thread);
+}
+
+void Shadow::keep_clocks() {
+  known_.assign(fences_.size(), Clock(at(loads_of(static_cast<int>(barriers_.size())))));
+  for (Cell& cell : cells_) {
+    if (cell.read.thread != kSeveral || cell.read.time < last_barrier_) continue;
+    cell.readers = static_cast<int>(readers_.size());
+    std::vector<Access>& readers = readers_.emplace_back();
+    for (int warp = 0; warp < static_cast<int>(last_warp_barrier_.size()); ++warp)
+      if ((cell.reading_warps >> warp & 1u) != 0)
+        readers.push_back({kSeveralOfWarp - warp, cell.read.time, cell.read.site});
+  }
+}
+
 void Shadow::fence(int thread) {
   Clock& fences = fences_[at(thread)];
   const auto open = std::lower_bound(fences.begin(), fences.end(), last_barrier_);
@@ -49,7 +80,7 @@ void Shadow::fence(int thread) {
 }
 
 int Shadow::add_barrier() {
-  if (known_.empty()) known_.resize(fences_.size());
+  if (known_.empty()) keep_clocks();
   barriers_.emplace_back();
   const std::size_t size = at(loads_of(static_cast<int>(barriers_.size())));
   for (Clock& clock : known_) clock.resize(size);
@@ -135,7 +166,12 @@ void Shadow::add_reader(Cell& cell, int thread, void* site) {
   } else if (is_of_warp(cell.read, warp)) {
     cell.read = {kSeveralOfWarp - warp, now_, site};
   } else {
-    if (!known_.empty()) add_reader_of_several(cell, reader);
+    if (!known_.empty()) {
+      add_reader_of_several(cell, reader);
+    } else {
+      if (cell.read.thread != kSeveral) cell.reading_warps = bit_of(warp_of(cell.read));
+      cell.reading_warps |= bit_of(warp);
+    }
     cell.read = {kSeveral, now_, site};
   }
 }
@@ -161,8 +197,12 @@ void Shadow::add_reader_of_several(Cell& cell, const Access& reader) {
   }
 }
 
+int Shadow::warp_of(const Access& access) {
+  return access.thread >= 0 ? access.thread / kLanes : kSeveralOfWarp - access.thread;
+}
+
 bool Shadow::is_of_warp(const Access& access, int warp) {
-  return access.thread >= 0 ? access.thread / kLanes == warp : access.thread == kSeveralOfWarp - warp;
+  return warp_of(access) == warp;
 }
 
 bool Shadow::collides(const Access& earlier, int thread) const {

@@ -1,11 +1,13 @@
 // What has happened to each byte of a block's shared memory, and between which barriers: tells races, reads of what
 // nobody wrote, and uses of a tile that an asynchronous copy is still filling, whatever the order of the threads.
 // Barriers of block and warp order all that came before; transaction barriers order what those who have arrived knew of
-// before what those do who have waited (vector clocks, kept once there is such a barrier).
+// before what those do who have waited, and named barriers what came before among those who meet (vector clocks, kept
+// once there is such a barrier).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,10 @@ class Shadow {
   void barrier() { last_barrier_ = ++now_; }
   /// The same among the lanes of `warp`.
   void warp_barrier(int warp);
+  /// The same among `threads`, whole warps, who meet in named barrier `id`.
+  void part_barrier(const std::vector<int>& threads, int id);
+  /// Whether `thread` comes there after those who met there last, so that it cannot have been in their place.
+  bool may_use_part(int thread, int id);
   /// After the next barrier, wgmma and tensor copies see what `thread` has written.
   void fence(int thread);
 
@@ -66,8 +72,8 @@ class Shadow {
   enum class Copying : unsigned char { no, by_thread, by_tensor_load };
   struct Cell {
     Access write, read;
-    int readers =
-        -1;  ///< where readers of several warps are, with transaction barriers; `read` is kSeveral then
+    int readers = -1;  ///< where readers of several warps are, with clocks; `read` is kSeveral then
+    std::uint32_t reading_warps = 0;  ///< the same without, a bit for each
     Copying copying = Copying::no;
     unsigned char stores = 0;  ///< tensor stores that may still read it
   };
@@ -78,8 +84,12 @@ class Shadow {
     Clock arriving, complete;
   };
 
+  /// Of one warp's lanes; negative if that is not so.
+  static int warp_of(const Access& access);
   static bool is_of_warp(const Access& access, int warp);
   static void merge(Clock& into, const Clock& from);
+  /// Keeps clocks from now on.
+  void keep_clocks();
   bool is_load(const Access& access) const { return access.thread >= first_load_; }
   /// Whether nothing orders it before an access by `thread` now.
   bool collides(const Access& earlier, int thread) const;
@@ -102,8 +112,9 @@ class Shadow {
   std::vector<Clock>
       fences_;      ///< of each thread: when, from the last one that a barrier of the block has followed
   int first_load_;  ///< above all lanes of all warps
-  std::vector<Clock> known_;  ///< of each thread; empty without transaction barriers
+  std::vector<Clock> known_;  ///< of each thread; empty without transaction or named barriers
   std::vector<TransactionBarrier> barriers_;
+  std::map<int, Access> parts_;               ///< by named barrier: one of those who met there last, and when
   std::vector<std::vector<Access>> readers_;  ///< one for each warp of a cell's readers
 };
 

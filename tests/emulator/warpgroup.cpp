@@ -162,6 +162,15 @@ void issue(PendingProduct product) {
 
 void only_meet(Block&, const Operands&) {}
 
+void require_same_count(Block& block, const Operands& operands) {
+  const auto count = [](const void* operand) { return *static_cast<const int*>(operand); };
+  for (const void* operand : operands)
+    if (count(operand) != count(operands[0]))
+      block.fail("set_registers of " + std::to_string(count(operands[0])) + " and " +
+                     std::to_string(count(operand)) + " in one warpgroup",
+                 block.thread().call_site);
+}
+
 }  // namespace
 
 unsigned int shared_address(const void* shared) {
@@ -200,6 +209,10 @@ void wgmma_wait_group(int pending) {
 
 void fence_proxy_async() {
   current_block()->note_fence();
+}
+
+void set_registers(int count) {
+  current_block()->meet_warpgroup("set_registers", __builtin_return_address(0), &count, require_same_count);
 }
 
 }  // namespace gla::emulator
