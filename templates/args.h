@@ -43,6 +43,18 @@ struct KernelArgs {
   unsigned long long* path_counts = nullptr;
 };
 
+/// Maps of KernelArgs' tensors, one for all tokens: dimensions as tensor_load takes them, channel, token, head, batch. A box
+/// is LaunchPlan's boxes.rows tokens of 128 bytes of channels, swizzled as warpgroup.cuh's panels. What is absent or
+/// empty has no map.
+struct TensorMaps {
+  TensorMap q, k, v, gk, o;
+};
+
+/// Arguments of forward kernels that copy tensors by their maps.
+struct TensorArgs : KernelArgs {
+  TensorMaps maps;
+};
+
 /// What a random input is for; it decides the distribution.
 enum class Fill : int {
   normal = 0,    ///< standard normal * scale

@@ -26,9 +26,10 @@ std::string_view type_name(DType dtype) {
 void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
                std::string_view args_type) {
   source.begins.push_back(source.text.size());
+  const std::string_view qualifiers = args_type == "TensorArgs" ? "const GLA_GRID_CONSTANT " : "";
   source.text +=
-      fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {}) {}(gla::{} args) {{\n  gla::{};\n}}\n", threads,
-                  min_blocks, entry, args_type, call);
+      fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n  gla::{};\n}}\n",
+                  threads, min_blocks, entry, qualifiers, args_type, call);
   source.entries.emplace_back(entry);
 }
 

@@ -15,7 +15,8 @@ std::string_view type_name(DType dtype);
 /// `#include "header"` and a Config that says everything about the problem; `more` holds further lines of it.
 std::string config_text(const Problem& problem, std::string_view header, std::string_view more);
 
-/// Appends a kernel that calls gla::`call` with its argument struct `args`.
+/// Appends a kernel that calls gla::`call` with its argument struct `args`. TensorArgs stay where they are passed, since
+/// copies take the addresses of the maps.
 void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
                std::string_view args_type = "KernelArgs");
 

@@ -15,6 +15,7 @@
 #include "catch.h"
 #include "gla/generator/space.h"
 #include "problems.h"
+#include "render_common.h"
 
 using namespace gla;
 using namespace gla::test;
@@ -45,7 +46,7 @@ bool is_embedded(const std::string& name) {
 
 /// The line that declares kernel `entry`, without what it calls.
 std::string declaration(const Source& source, const std::string& entry) {
-  const std::size_t name = source.text.find(fmt::format(" {}(gla::", entry));
+  const std::size_t name = source.text.find(fmt::format(" {}(", entry));
   if (name == std::string::npos) return "";
   const std::size_t line = source.text.rfind('\n', name) + 1;
   return source.text.substr(line, name - line);
@@ -124,6 +125,17 @@ TEST_CASE("the tools are fill, compare and naive, with the threads that tool_sha
   const Source tools = render_tools(recurrent_of(37, 100));
   CHECK(tools.entries == std::vector<std::string>{"fill", "compare", "naive"});
   has_bounds(tools, tool_shapes());
+}
+
+TEST_CASE("arguments with tensor maps stay in the parameter, others may be copied") {
+  Source source;
+  add_entry(source, "plain", 64, 1, "forward(args)");
+  add_entry(source, "mapped", 128, 2, "forward(args)", "TensorArgs");
+  CHECK(source.entries == std::vector<std::string>{"plain", "mapped"});
+  CHECK(source.text ==
+        "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n  gla::forward(args);\n}\n"
+        "GLA_KERNEL void GLA_LAUNCH_BOUNDS(128, 2) mapped(const GLA_GRID_CONSTANT gla::TensorArgs args) {\n"
+        "  gla::forward(args);\n}\n");
 }
 
 TEST_CASE("every include of a rendered source names an embedded template") {

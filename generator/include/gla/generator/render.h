@@ -38,7 +38,8 @@ struct Source {
 /// The kernels of a variant. Precondition: check(problem, architecture, variant) is ok.
 Source render(const Problem& problem, const Variant& variant);
 
-/// One launch: entry `entry` of the source, with one KernelArgs (templates/args.h) as its only parameter.
+/// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), or with boxes in the plan
+/// a TensorArgs.
 struct Launch {
   int entry = 0;
   std::int64_t grid = 1;  ///< blocks, all along x
@@ -65,13 +66,25 @@ class Launches {
   std::size_t count_ = 0;
 };
 
-/// The launches of one call, in order on one stream, and the workspace they share.
+/// What the tensor maps of a launch (templates/args.h) depend on besides its KernelArgs.
+struct TensorBoxes {
+  int rows = 0;  ///< tokens of a box, 256 at most; 0: the kernels take KernelArgs
+  int head_dim_k = 0, head_dim_v = 0;
+  int group = 1;          ///< HQ / H
+  int element_bytes = 0;  ///< of q, k, v and o
+  int gate_bytes = 0;     ///< of gk; 0: no gates
+
+  bool operator==(const TensorBoxes&) const = default;
+};
+
+/// The launches of one call, in order on one stream, the workspace they share and the tensor maps that they need.
 struct LaunchPlan {
   Launches launches;
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
   std::int64_t segments = 0;        ///< KernelArgs.segments
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
+  TensorBoxes boxes;
 
   bool operator==(const LaunchPlan&) const = default;
 };
