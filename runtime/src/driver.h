@@ -22,7 +22,7 @@ struct Api {
   X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSetCurrent) X(cuCtxGetCurrent) X(cuCtxSynchronize)  \
   X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction)                                      \
   X(cuFuncSetAttribute) X(cuFuncGetAttribute) X(cuOccupancyMaxActiveBlocksPerMultiprocessor)        \
-  X(cuLaunchKernel)                                                                                 \
+  X(cuLaunchKernel) X(cuTensorMapEncodeTiled)                                                       \
   X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoDAsync)   \
   X(cuMemsetD8Async) X(cuMemsetD32Async)                                                            \
   X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuPointerGetAttribute)          \

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "tensor_maps.h"
+
 namespace gla {
 namespace {
 
@@ -81,6 +83,13 @@ LoadedKernels& LoadedKernels::operator=(LoadedKernels&& other) noexcept {
 
 LoadedKernels::~LoadedKernels() {
   for (const CUmodule module : modules_) (void)api_->cuModuleUnload(module);
+}
+
+Status LoadedKernels::launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const {
+  if (plan.boxes.rows == 0) return launch_raw(plan.launches, &args, stream);
+  TensorArgs with_maps{args, {}};
+  if (Status status = encode_maps(*api_, plan.boxes, args, with_maps.maps); !status.ok()) return status;
+  return launch_raw(plan.launches, &with_maps, stream);
 }
 
 Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {

@@ -22,11 +22,13 @@ class LoadedKernels {
   LoadedKernels& operator=(LoadedKernels&& other) noexcept;
   ~LoadedKernels();
 
-  /// Enqueues every launch of the plan with the same arguments. `args` is a KernelArgs (or a tool's struct).
+  /// Enqueues every launch of the plan with the same arguments.
   template <class Args>
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
     return launch_raw(plan.launches, &args, stream);
   }
+  /// Where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before anything is enqueued.
+  Status launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const;
 
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 

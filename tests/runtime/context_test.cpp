@@ -15,6 +15,7 @@
 #include "driver.h"
 #include "files.h"
 #include "gla/generator/render.h"
+#include "kernel.h"
 #include "sample_table.h"
 
 using namespace gla;
@@ -249,6 +250,55 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
                                                        std::size_t{1} << 60, fixture.stream);
   CHECK(status.code() == StatusCode::unsupported);
   CHECK(*counter("fake_launches") == before);
+}
+
+TEST_CASE("kernels that take boxes are launched with their tensor maps, others without") {
+  if (cannot_run()) return;
+  static TensorArgs seen;
+  using Observer = std::atomic<void (*)(const void*)>;
+  Observer& observer =
+      *static_cast<Observer*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_launch_observer"));
+  const Fixture fixture;
+  const Result<LoadedKernels> kernels = LoadedKernels::load({{"\x7f"
+                                                              "ELF"},
+                                                             {"kernel"},
+                                                             {}},
+                                                            {});
+  REQUIRE(kernels.ok());
+  const auto address_in = [](const TensorMap& map) {
+    void* address = nullptr;
+    std::memcpy(&address, map.bytes, sizeof address);
+    return address;
+  };
+  KernelArgs args = kernel_args(decode_call());
+  LaunchPlan plan;
+  plan.launches.add({.entry = 0, .grid = 3, .threads = 128});
+
+  observer = [](const void* parameter) {
+    static_cast<KernelArgs&>(seen) = *static_cast<const KernelArgs*>(parameter);
+  };
+  REQUIRE(kernels->launch(plan, args, fixture.stream).ok());
+  CHECK(seen.o.data == args.o.data);
+
+  plan.boxes = {.rows = 64, .head_dim_k = 128, .head_dim_v = 128, .element_bytes = 2, .gate_bytes = 2};
+  observer = [](const void* parameter) { seen = *static_cast<const TensorArgs*>(parameter); };
+  const long before = allocations();
+  REQUIRE(kernels->launch(plan, args, fixture.stream).ok());
+  CHECK(allocations() == before);
+  CHECK(seen.scale == args.scale);
+  CHECK(address_in(seen.maps.q) == args.q.data);
+  CHECK(address_in(seen.maps.k) == args.k.data);
+  CHECK(address_in(seen.maps.v) == args.v.data);
+  CHECK(address_in(seen.maps.gk) == args.gk.data);
+  CHECK(address_in(seen.maps.o) == args.o.data);
+  observer = nullptr;
+
+  const long launches = *counter("fake_launches");
+  args.o.stride_batch = std::int64_t{1} << 39;
+  const Status refused = kernels->launch(plan, args, fixture.stream);
+  CHECK(refused.code() == StatusCode::unsupported);
+  CHECK(refused.message().find("o.stride_batch is 1099511627776 bytes") == 0);
+  CHECK(*counter("fake_launches") == launches);
 }
 
 TEST_CASE("without tokens the final state is the initial one, without sequences nothing happens") {

@@ -1,5 +1,6 @@
 // A libcuda.so.1 with two H100s that compute nothing, so that contexts can be tested without a GPU. Device memory is host
-// memory, streams know their context and whether they are captured, launches are counted.
+// memory, streams know their context and whether they are captured, launches are counted and may be watched, a tensor map is
+// its tensor's address.
 //
 // cuda.h is not included: the symbols are defined under the names that its macros lead to, of CUDA 12 and 13.
 #include <atomic>
@@ -44,6 +45,8 @@ extern "C" {
 
 std::atomic<long> fake_launches = 0;
 std::atomic<long> fake_loads = 0;
+/// Sees the only parameter of each launch.
+std::atomic<void (*)(const void*)> fake_launch_observer = nullptr;
 
 int cuInit(unsigned) {
   return 0;
@@ -130,6 +133,14 @@ int cuLaunchKernel(void*, unsigned x, unsigned, unsigned, unsigned threads, unsi
                    void*, void** parameters, void**) {
   if (contexts.empty() || x == 0 || threads == 0 || parameters == nullptr) return kInvalidValue;
   ++fake_launches;
+  if (const auto observer = fake_launch_observer.load()) observer(parameters[0]);
+  return 0;
+}
+int cuTensorMapEncodeTiled(void* map, int, unsigned, void* address, const std::uint64_t*,
+                           const std::uint64_t*, const unsigned*, const unsigned*, int, int, int, int) {
+  if (reinterpret_cast<std::uintptr_t>(map) % 64 != 0 || reinterpret_cast<std::uintptr_t>(address) % 16 != 0)
+    return kInvalidValue;
+  std::memcpy(map, &address, sizeof address);
   return 0;
 }
 int cuMemcpyDtoDAsync_v2(std::uintptr_t to, std::uintptr_t from, std::size_t bytes, void*) {

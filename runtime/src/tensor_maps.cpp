@@ -1,0 +1,110 @@
+#include "tensor_maps.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+namespace gla {
+namespace {
+
+constexpr int kRowBytes = 128;           // of a box, and of the swizzle
+constexpr std::int64_t kAlignment = 16;  // of addresses and strides, as cuTensorMapEncodeTiled demands
+constexpr std::int64_t kStrideLimit = std::int64_t{1} << 40;
+constexpr std::int64_t kMostTokens = std::numeric_limits<int>::max();  // tensor_load's coordinates
+
+/// The extents of a tensor.
+struct Extents {
+  std::int64_t channels, tokens, heads, batch;
+  int element_bytes;
+};
+
+std::optional<TensorGeometry> geometry_of(const Tensor& tensor, const Extents& extents, int rows) {
+  if (tensor.data == nullptr || extents.tokens == 0 || extents.batch == 0) return {};
+  const int element_bytes = extents.element_bytes;
+  const std::int64_t row_bytes = extents.channels * element_bytes;
+  // A stride that is never stepped over may be anything in a call, but not in a map.
+  const auto bytes = [&](std::int64_t size, std::int64_t stride) {
+    return size > 1 ? stride * element_bytes : (row_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  return TensorGeometry{tensor.data,
+                        {extents.channels, extents.tokens, extents.heads, extents.batch},
+                        {bytes(extents.tokens, tensor.stride_token), bytes(extents.heads, tensor.stride_head),
+                         bytes(extents.batch, tensor.stride_batch)},
+                        {kRowBytes / element_bytes, rows, 1, 1},
+                        element_bytes};
+}
+
+/// What validation.cpp lets pass and tensor copies do not. A stride of 0 is all right for both.
+Status check_encodable(const char* name, const TensorGeometry& tensor) {
+  constexpr std::array kDimensions{"token", "head", "batch"};
+  for (std::size_t i = 0; i < kDimensions.size(); ++i) {
+    if (tensor.stride_bytes[i] % kAlignment != 0 || tensor.stride_bytes[i] >= kStrideLimit) {
+      return {
+          StatusCode::unsupported,
+          fmt::format("{}.stride_{} is {} bytes; the kernel that was chosen takes multiples of {} below 2^40",
+                      name, kDimensions[i], tensor.stride_bytes[i], kAlignment)};
+    }
+  }
+  if (tensor.sizes[1] > kMostTokens) {
+    return {StatusCode::unsupported,
+            fmt::format("{} has {} tokens; the kernel that was chosen takes up to {}", name, tensor.sizes[1],
+                        kMostTokens)};
+  }
+  return {};
+}
+
+template <class To, class From, std::size_t Size>
+std::array<To, Size> converted(const std::array<From, Size>& values) {
+  std::array<To, Size> result;
+  for (std::size_t i = 0; i < Size; ++i) result[i] = static_cast<To>(values[i]);
+  return result;
+}
+
+CUresult encode(const driver::Api& api, const TensorGeometry& tensor, TensorMap& map) {
+  static_assert(sizeof(TensorMap) ==
+                sizeof(CUtensorMap));  // which needs 64-byte alignment, whatever cuda.h gives it
+  // Bits are copied as they are, whatever the type of that size.
+  const CUtensorMapDataType type =
+      tensor.element_bytes == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const auto sizes = converted<cuuint64_t>(tensor.sizes);
+  const auto strides = converted<cuuint64_t>(tensor.stride_bytes);
+  const auto box = converted<cuuint32_t>(tensor.box);
+  constexpr std::array<cuuint32_t, 4> kSteps{1, 1, 1, 1};
+  return api.cuTensorMapEncodeTiled(
+      reinterpret_cast<CUtensorMap*>(&map), type, static_cast<cuuint32_t>(sizes.size()), tensor.data,
+      sizes.data(), strides.data(), box.data(), kSteps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+}  // namespace
+
+std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, const KernelArgs& args) {
+  const std::int64_t heads = args.heads;
+  const std::int64_t query_heads = heads * boxes.group;
+  const std::int64_t batch = args.cu_seqlens == nullptr ? args.sequences : 1;
+  const auto geometry = [&](const Tensor& tensor, int channels, std::int64_t of_heads, int element_bytes) {
+    return geometry_of(tensor, {channels, args.tokens, of_heads, batch, element_bytes}, boxes.rows);
+  };
+  const Tensor gk = boxes.gate_bytes == 0 ? Tensor{} : args.gk;
+  return {{
+      {"q", &TensorMaps::q, geometry(args.q, boxes.head_dim_k, query_heads, boxes.element_bytes)},
+      {"k", &TensorMaps::k, geometry(args.k, boxes.head_dim_k, heads, boxes.element_bytes)},
+      {"v", &TensorMaps::v, geometry(args.v, boxes.head_dim_v, heads, boxes.element_bytes)},
+      {"gk", &TensorMaps::gk, geometry(gk, boxes.head_dim_k, heads, boxes.gate_bytes)},
+      {"o", &TensorMaps::o, geometry(args.o, boxes.head_dim_v, query_heads, boxes.element_bytes)},
+  }};
+}
+
+Status encode_maps(const driver::Api& api, const TensorBoxes& boxes, const KernelArgs& args,
+                   TensorMaps& maps) {
+  for (const MappedTensor& tensor : mapped_tensors(boxes, args)) {
+    if (!tensor.geometry) continue;
+    if (Status status = check_encodable(tensor.name, *tensor.geometry); !status.ok()) return status;
+    const CUresult result = encode(api, *tensor.geometry, maps.*tensor.map);
+    if (result != CUDA_SUCCESS)
+      return driver::check(api, result, fmt::format("cuTensorMapEncodeTiled of {}", tensor.name).c_str());
+  }
+  return {};
+}
+
+}  // namespace gla
