@@ -13,6 +13,8 @@
 #include "gla/generator/render.h"
 #include "guarded_memory.h"
 #include "kernel.h"
+#include "tensor_map.h"
+#include "tensor_maps.h"
 #include "verification.cuh"
 
 namespace gla {
@@ -131,6 +133,18 @@ GuardedMemory cumulative_lengths(const std::vector<std::int64_t>& lengths, bool 
     }
   }
   return memory;
+}
+
+/// A call's tensor maps in the emulator's encoding.
+TensorMaps emulated_maps(const TensorBoxes& boxes, const KernelArgs& args) {
+  TensorMaps maps{};
+  for (const MappedTensor& each : mapped_tensors(boxes, args)) {
+    if (!each.geometry) continue;
+    const auto& [data, sizes, stride_bytes, box, element_bytes] = *each.geometry;
+    emulator::encode_tensor_map(
+        &(maps.*each.map), {data, sizes, stride_bytes, box, element_bytes, emulator::Swizzle::bytes_128});
+  }
+  return maps;
 }
 
 /// Tokens that belong to a sequence.
@@ -288,6 +302,20 @@ KernelOutcome run_case(const Problem& problem, const KernelCase& c, const Launch
   return judge(in, run_kernel(in, c, launch));
 }
 
+void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
+              const LaunchPlan& plan, const KernelArgs& args, const emulator::Options& options) {
+  const auto run = [&](const auto& parameter) {
+    for (const Launch& one : plan.launches) {
+      const emulator::Shape shape{one.grid, one.threads, one.shared_bytes};
+      program.run(entries[static_cast<std::size_t>(one.entry)], shape, parameter, options);
+    }
+  };
+  if (plan.boxes.rows > 0)
+    run(TensorArgs{args, emulated_maps(plan.boxes, args)});
+  else
+    run(args);
+}
+
 LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emulator::Toolchain& toolchain) {
   const Source source = render(problem, variant);
   const auto program =
@@ -296,10 +324,7 @@ LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emu
     const LaunchPlan launches = plan(problem, variant, workload);
     const GuardedMemory workspace(launches.workspace_bytes, 256);
     place_workspace(args, launches, workspace.data());
-    for (const Launch& one : launches.launches) {
-      const emulator::Shape shape{one.grid, one.threads, one.shared_bytes};
-      program->run(source.entries[static_cast<std::size_t>(one.entry)], shape, args, options);
-    }
+    run_plan(*program, source.entries, launches, args, options);
   };
 }
 

@@ -11,6 +11,7 @@
 #include "args.h"
 #include "bars.h"
 #include "gla/generator/problem.h"
+#include "gla/generator/render.h"
 #include "gla/generator/variant.h"
 #include "machine.h"
 #include "program.h"
@@ -75,6 +76,10 @@ KernelOutcome judge(const ReferenceInput& inputs, const KernelResult& result);
 
 /// All of that.
 KernelOutcome run_case(const Problem& problem, const KernelCase& kernel_case, const LaunchKernel& launch);
+
+/// Runs the launches of a plan, with tensor maps where it has boxes: LoadedKernels::launch for the emulator.
+void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
+              const LaunchPlan& plan, const KernelArgs& args, const emulator::Options& options);
 
 /// Compiles a variant for the emulator and returns what launches it, workspace included. Throws std::runtime_error with the
 /// compiler's messages.

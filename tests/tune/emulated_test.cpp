@@ -123,3 +123,52 @@ TEST_CASE("a kernel that does not compile is refused with the compiler's words")
   CHECK(answer.refusal.reason == "compile");
   CHECK(answer.refusal.detail.find("recurrent_forward.cuh") != std::string::npos);
 }
+
+TEST_CASE("kernels that take boxes find the tensors of the call in their maps") {
+  const emulator::Program program = emulator::Program::build("boxes", R"(
+#include "device/tensor_copy.cuh"
+#include "device/thread.cuh"
+namespace gla {
+/// o = q, one block per batch row and head: two boxes of 64 channels, of which the second has 16.
+GLA_DEVICE void copy(const TensorArgs& args) {
+  unsigned char* tile = shared_memory();
+  auto* barrier = reinterpret_cast<unsigned long long*>(tile + 1024);
+  const int head = static_cast<int>(block_index()) % 3, batch = static_cast<int>(block_index()) / 3;
+  barrier_init(barrier, 1);
+  for (int i = 0; i < 6; ++i) {
+    const int channel = i / 3 * 64, token = i % 3 * 8;
+    barrier_arrive_expect(barrier, 1024);
+    tensor_load(tile, &args.maps.q, channel, token, head, batch, barrier);
+    barrier_wait(barrier, i % 2);
+    tensor_store(&args.maps.o, tile, channel, token, head, batch);
+    bulk_commit();
+    bulk_wait_read<0>();
+  }
+}
+}  // namespace gla
+GLA_KERNEL void boxes(const GLA_GRID_CONSTANT gla::TensorArgs args) {
+  gla::copy(args);
+}
+)",
+                                                             source_toolchain());
+  constexpr int kElements = 2 * 3 * 20 * 80;
+  alignas(16) static unsigned short in[kElements], out[kElements];
+  for (int i = 0; i < kElements; ++i) in[i] = static_cast<unsigned short>(i);
+  KernelArgs args;
+  args.q = {in, 4800, 240, 80};
+  args.o = {out, 4800, 80, 1600};  // [B, H, T, D]
+  args.sequences = 2;
+  args.tokens = 20;
+  args.heads = 3;
+  LaunchPlan plan;
+  plan.boxes = {.rows = 8, .head_dim_k = 80, .head_dim_v = 80, .element_bytes = 2};
+  plan.launches.add({.entry = 0, .grid = 6, .threads = 1, .shared_bytes = 1024 + 16});
+  run_plan(program, {"boxes"}, plan, args, {});
+  int wrong = 0;
+  for (int b = 0; b < 2; ++b)
+    for (int h = 0; h < 3; ++h)
+      for (int t = 0; t < 20; ++t)
+        for (int c = 0; c < 80; ++c)
+          wrong += out[b * 4800 + h * 1600 + t * 80 + c] == in[b * 4800 + t * 240 + h * 80 + c] ? 0 : 1;
+  CHECK(wrong == 0);
+}
