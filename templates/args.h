@@ -2,6 +2,8 @@
 // One struct is a kernel's only parameter, passed by value.
 #pragma once
 
+#include "device/tensor_map.h"
+
 namespace gla {
 
 using Index = long long;
@@ -13,11 +15,6 @@ struct Tensor {
   Index stride_batch = 0;
   Index stride_token = 0;
   Index stride_head = 0;
-};
-
-/// What a tensor copy knows of a tensor: opaque, as cuTensorMapEncodeTiled or the emulator's tensor_map.h writes it.
-struct alignas(64) TensorMap {
-  unsigned char bytes[128];
 };
 
 /// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.

@@ -2,8 +2,7 @@
 // inclusive sum of the gates in log2 units, m a pivot per channel and b_C the last sum,
 //   q^_i = scale q_i exp2(b_i - m)     k^_j = k_j exp2(m - b_j)     before = exp2(m)     after = exp2(b_C - m)
 // The pivot is b_C + n with an integer n: it lies mid-range and makes `after` an exact power of two.
-// A warp takes 16 channels of all tokens, in the layout of MMA accumulators (chunk_sums.cuh), so that nothing but the
-// decision about the path crosses warps.
+// A warp takes 16 channels of all tokens, in the layout of chunk_sums.cuh, so that operands need nothing of other warps.
 #pragma once
 
 #include "chunk_layout.h"
@@ -17,24 +16,16 @@ namespace gla {
 /// exp2 of half this range, squared by a product, still leaves room for small gradients (DESIGN section 5).
 inline constexpr float kMaxRange = 140.0f;
 
-template <class Config>
+/// By the warps of `Team` (team.cuh).
+template <class Config, class Tiles, class Team>
 struct ChunkGates {
   static constexpr ChunkShape kShape = Config::shape;
-  static constexpr ChunkLayout kLayout{kShape};
   static constexpr int kPaddedK = kShape.padded_k();
-  static constexpr int kWarps = kShape.operand_warps();  ///< that make operands
   static constexpr bool kGated = kShape.gate_bytes != 0;
-  using Element = typename Config::Element;
   using Gate = typename Config::Gate;
-
-  using Tiles = ChunkTiles<kShape, Element, Gate>;
 
   Tiles tiles;
   float scale;
-  int slot;  ///< of the raw tiles of the chunk in work
-
-  GLA_DEVICE float* vector(int offset) const { return tiles.vector(offset); }
-  GLA_DEVICE float* scaling(int offset) const { return tiles.scaling(offset); }
 
   static constexpr int kPartsQ = kShape.operand_parts();
   /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
@@ -43,190 +34,230 @@ struct ChunkGates {
 
   /// One pivot per channel of the lane, and what follows from it.
   struct Pivots {
-    float pivot[2][2], last[2][2];  ///< log2 units; an integer apart, but for rounding
+    float pivot[2], last[2];  ///< log2 units; an integer apart, but for rounding
+    GLA_DEVICE float after(int c) const { return rintf(last[c] - pivot[c]); }
   };
 
   /// Channel block `n` of this warp: its first channel, from kPaddedK on if there is none.
-  static constexpr int kChannelBlocks = (kPaddedK / 16 + kWarps - 1) / kWarps;
-  GLA_DEVICE static int channel_of(int n) {
-    return 16 * (warp_index() - (kShape.producers ? kShape.warps() : 0) + n * kWarps);
-  }
-
+  static constexpr int kChannelBlocks = (kPaddedK / 16 + Team::kWarps - 1) / Team::kWarps;
+  GLA_DEVICE static int channel_of(int n) { return 16 * (Team::warp() + n * Team::kWarps); }
   /// False if rows with sums of this range may not share a pivot.
   GLA_DEVICE static bool find_pivots(Pivots& pivots, const SumRange& range) {
     bool within = true;
-    each_channel([&](int j, int c) {
-      const float last = kLog2E * range.last[j][c];
-      const float spread = kLog2E * (range.most[j][c] - range.least[j][c]);
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      const float last = kLog2E * range.last[c];
+      const float spread = kLog2E * (range.most[c] - range.least[c]);
       // fminf and fmaxf drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
       within &= spread <= kMaxRange && last - last == 0.0f;
-      pivots.pivot[j][c] = last + rintf(0.5f * kLog2E * (range.most[j][c] + range.least[j][c]) - last);
-      pivots.last[j][c] = last;
-    });
+      pivots.pivot[c] = last + rintf(0.5f * kLog2E * (range.most[c] + range.least[c]) - last);
+      pivots.last[c] = last;
+    }
     return within;
   }
 
-  /// The vectors that the state is scaled with.
-  GLA_DEVICE void store_pivots(const Pivots& pivots, int channel) const {
-    if (lane_index() >= 4) return;
-    each_channel([&](int j, int c) {
-      const int at = channel + 8 * j + lane_index() * 2 + c;
-      scaling(kLayout.before)[at] = exp2_fast(pivots.pivot[j][c]);
-      scaling(kLayout.after)[at] = exp2_fast(rintf(pivots.last[j][c] - pivots.pivot[j][c]));
-      scaling(kLayout.last)[at] = pivots.last[j][c];
-    });
+  /// The lane's two channels of a vector over K; all lanes of a quad have the same.
+  GLA_DEVICE static void store_channels(float* vector, int channel, const float (&values)[2]) {
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) vector[channel + lane_channel(c)] = values[c];
   }
 
-  template <int Parts>
-  GLA_DEVICE static void split(Words<Parts>& words, const float (&x)[2][4]) {
+  /// The vectors that the state is scaled with, before and after.
+  GLA_DEVICE void store_scaling(const Pivots& pivots, int channel) const {
+    const int which = lane_index() % 4;
+    float before[2], after[2];
     GLA_UNROLL
-    for (int pair = 0; pair < 4; ++pair) {
+    for (int c = 0; c < 2; ++c) {
+      before[c] = exp2_fast(pivots.pivot[c]);
+      after[c] = exp2_fast(pivots.after(c));
+    }
+    if (which == 0) store_channels(tiles.before(), channel, before);
+    if (which == 1) store_channels(tiles.after(), channel, after);
+    if (which == 2) store_channels(tiles.last(), channel, pivots.last);
+  }
+
+  /// Words of two tokens each of an octet pair, as bf16 parts.
+  template <int Parts>
+  GLA_DEVICE static void split(Words<Parts>& words, const float (&x)[2][2][2]) {
+    GLA_UNROLL
+    for (int word = 0; word < 4; ++word) {
       Bits32 parts[Parts];
-      split_bf16(x[pair / 2][pair % 2 * 2], x[pair / 2][pair % 2 * 2 + 1], parts);
+      split_bf16(x[word / 2][word % 2][0], x[word / 2][word % 2][1], parts);
       GLA_UNROLL
-      for (int part = 0; part < Parts; ++part) words[part][pair] = parts[part];
+      for (int part = 0; part < Parts; ++part) words[part][word] = parts[part];
     }
   }
 
-  /// 16 rows of k^ from raw row `row` on, and of q^; `relative` is b - m.
-  template <int Parts>
-  GLA_DEVICE void make_k(Words<Parts>& words, int row, int channel, const float (&relative)[2][4]) const {
-    float x[2][4];
-    load_block(x, tiles.raw_k(slot), row, channel);
+  /// An octet pair of k^ and of q^ from rows row0 on; `relative` is b - m.
+  template <int Tokens, int Parts>
+  GLA_DEVICE void make_k(Words<Parts>& words, int row0, int channel, int pair,
+                         const LaneValues<Tokens>& relative) const {
+    float x[2][2][2];
+    load_octets<Tokens>(x, tiles.raw_k(), row0, channel, pair);
     GLA_UNROLL
-    for (int e = 0; e < 8; ++e)
-      if constexpr (kGated) x[e / 4][e % 4] *= exp2_fast(-relative[e / 4][e % 4]);
+    for (int i = 0; i < 8; ++i)
+      if constexpr (kGated)
+        x[i / 4][i / 2 % 2][i % 2] *= exp2_fast(-relative[2 * pair + i / 4][i / 2 % 2][i % 2]);
     split<Parts>(words, x);
   }
-  GLA_DEVICE void make_q(Words<kPartsQ>& words, int head, int row, int channel,
-                         const float (&relative)[2][4]) const {
-    float x[2][4];
-    load_block(x, tiles.raw_q(slot, head), row, channel);
+  template <int Tokens>
+  GLA_DEVICE void make_q(Words<kPartsQ>& words, int head, int row0, int channel, int pair,
+                         const LaneValues<Tokens>& relative) const {
+    float x[2][2][2];
+    load_octets<Tokens>(x, tiles.raw_q(head), row0, channel, pair);
     GLA_UNROLL
-    for (int e = 0; e < 8; ++e) x[e / 4][e % 4] *= kGated ? scale * exp2_fast(relative[e / 4][e % 4]) : scale;
+    for (int i = 0; i < 8; ++i)
+      x[i / 4][i / 2 % 2][i % 2] *=
+          kGated ? scale * exp2_fast(relative[2 * pair + i / 4][i / 2 % 2][i % 2]) : scale;
     split<kPartsQ>(words, x);
   }
 
-  /// Parts from `First` on.
-  template <int Tokens, int First, int Parts>
-  GLA_DEVICE void store_k(const Words<Parts>& words, int row, int channel) const {
+  template <int Tokens, int Parts>
+  GLA_DEVICE void store_k(const Words<Parts>& words, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = First; part < Parts; ++part)
-      store_a(words[part], tiles.template k<Tokens>(part), row, channel);
+    for (int part = 0; part < Parts; ++part)
+      store_octets<Tokens>(words[part], tiles.template k<Tokens>(part), channel, pair);
   }
-  template <int Tokens, int First>
-  GLA_DEVICE void store_q(const Words<kPartsQ>& words, int head, int row, int channel) const {
+  template <int Tokens>
+  GLA_DEVICE void store_q(const Words<kPartsQ>& words, int head, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = First; part < kPartsQ; ++part)
-      store_a(words[part], tiles.template q<Tokens>(head, part), row, channel);
+    for (int part = 0; part < kPartsQ; ++part)
+      store_octets<Tokens>(words[part], tiles.template q<Tokens>(head, part), channel, pair);
   }
 
-  /// Sums in nats become b - m in log2 units.
-  GLA_DEVICE static void subtract(float (&sums)[2][4], const float (&pivot)[2][2]) {
-    GLA_UNROLL
-    for (int e = 0; e < 8; ++e) sums[e / 4][e % 4] = sums[e / 4][e % 4] * kLog2E - pivot[e / 4][e % 2];
-  }
+  /// `Blocks` times 16 channels of `Tokens` tokens on their way to operands with one pivot, at once so that their latencies
+  /// overlap.
+  template <int Tokens, int Blocks>
+  struct Channels {
+    int row0, first;  ///< row; channel block of this warp
+    Pivots pivots[Blocks];
+    LaneValues<Tokens> sums[Blocks];
 
-  /// Operands with one pivot, and the state factors, of rows [row0, row0 + Tokens). False in some thread if they may not
-  /// share a pivot: then what was written is of no use. A barrier must follow.
-  template <int Tokens, bool WithQueries>
-  GLA_DEVICE bool make_operands(int row0) const {
-    constexpr int kParts = kShape.k_parts(Tokens);
-    bool within = true;
-    for (int n = 0, channel = channel_of(0); channel < kPaddedK; channel = channel_of(++n)) {
-      float sums[Tokens / 16][2][4];
-      Pivots pivots;
-      if constexpr (kGated) {
-        SumRange range;
-        sum_gates(sums, range, tiles.raw_gates(slot), row0, channel);
-        within &= find_pivots(pivots, range);
-        if (warp_any(!within)) return false;  // nobody will read what this warp would make
-        store_pivots(pivots, channel);
-      }
-      GLA_UNROLL
-      for (int i = 0; i < Tokens / 16; ++i) {
-        if constexpr (kGated) subtract(sums[i], pivots.pivot);
-        Words<kParts> k;
-        make_k<kParts>(k, row0 + 16 * i, channel, sums[i]);
-        store_k<Tokens, 0, kParts>(k, 16 * i, channel);
-        if constexpr (WithQueries) {
-          GLA_UNROLL
-          for (int head = 0; head < kShape.group_tile; ++head) {
-            Words<kPartsQ> q;
-            make_q(q, head, row0 + 16 * i, channel, sums[i]);
-            store_q<Tokens, 0>(q, head, 16 * i, channel);
-          }
-        }
-      }
-    }
-    return within;
-  }
+    GLA_DEVICE int channel(int b) const { return channel_of(first + b); }
 
-  /// The operands of a chunk on their way, in three steps: the pivots, for which no tile need be free; the operands, whose
-  /// lesser parts go where those of the chunk before were read by its scores alone; and the first parts, kept until then.
-  template <bool WithQueries>
-  struct Ahead {
-    static constexpr int kChunk = kShape.chunk;
-    static constexpr int kParts = kShape.k_parts(kChunk);
-    float pivot[kChannelBlocks][2][2];
-    Bits32 k[kChannelBlocks][kChunk / 16][4], q[kChannelBlocks][kChunk / 16][4];
-
+    /// False if these channels may not have one pivot. All lanes agree.
     GLA_DEVICE bool find_pivots(const ChunkGates& gates) {
+      if constexpr (!kGated) return true;
+      SumRange ranges[Blocks];
+      bool rise = false;
+      GLA_UNROLL
+      for (int b = 0; b < Blocks; ++b)
+        rise |= sum_gates<Tokens>(sums[b], ranges[b], gates.tiles.raw_gates(), row0, channel(b));
+      if (warp_any(rise)) {
+        GLA_UNROLL
+        for (int b = 0; b < Blocks; ++b) widen<Tokens>(ranges[b], sums[b]);
+      }
       bool within = true;
-      each([&](int n, int channel) {
-        SumRange range;
-        find_range<kChunk / 16>(range, gates.tiles.raw_gates(gates.slot), 0, channel);
-        Pivots pivots;
-        within &= ChunkGates::find_pivots(pivots, range);
-        gates.store_pivots(pivots, channel);
-        each_channel([&](int j, int c) { pivot[n][j][c] = pivots.pivot[j][c]; });
-      });
-      return within;
-    }
-    GLA_DEVICE void make(const ChunkGates& gates) {
-      each([&](int n, int channel) {
-        GateSums<Gate> running;
-        GLA_UNROLL
-        for (int i = 0; i < kChunk / 16; ++i) {
-          float relative[2][4];
-          if constexpr (kGated) {
-            running.next(relative, gates.tiles.raw_gates(gates.slot), 16 * i, channel);
-            subtract(relative, pivot[n]);
-          }
-          Words<kParts> words;
-          gates.template make_k<kParts>(words, 16 * i, channel, relative);
-          keep_first(k[n][i], words);
-          gates.template store_k<kChunk, 1, kParts>(words, 16 * i, channel);
-          if constexpr (WithQueries) {
-            gates.make_q(words, 0, 16 * i, channel, relative);
-            keep_first(q[n][i], words);
-            gates.template store_q<kChunk, 1>(words, 0, 16 * i, channel);
-          }
-        }
-      });
-    }
-    GLA_DEVICE void store(const ChunkGates& gates) const {
-      each([&](int n, int channel) {
-        GLA_UNROLL
-        for (int i = 0; i < kChunk / 16; ++i) {
-          store_a(k[n][i], gates.tiles.template k<kChunk>(0), 16 * i, channel);
-          if constexpr (WithQueries) store_a(q[n][i], gates.tiles.template q<kChunk>(0, 0), 16 * i, channel);
-        }
-      });
+      GLA_UNROLL
+      for (int b = 0; b < Blocks; ++b) within &= ChunkGates::find_pivots(pivots[b], ranges[b]);
+      return !warp_any(!within);
     }
 
-   private:
-    GLA_DEVICE static void keep_first(Bits32 (&first)[4], const Words<kParts>& words) {
+    /// `InPlace`: the operands lie where gates, k and q do, of which each octet pair is read before it is written.
+    template <bool WithQueries, bool InPlace>
+    GLA_DEVICE void make(const ChunkGates& gates) {
+      constexpr int kParts = kShape.k_parts(Tokens);
+      constexpr int kHeads = WithQueries ? kShape.group_tile : 0;
+      if constexpr (kGated) {
+        GLA_UNROLL
+        for (int i = 0; i < Blocks * Tokens / 2; ++i) {  // sums in nats become b - m in log2 units
+          const int b = i / (Tokens / 2), c = i / 2 % 2;
+          float& sum = sums[b][i % (Tokens / 2) / 4][c][i % 2];
+          sum = sum * kLog2E - pivots[b].pivot[c];
+        }
+      }
       GLA_UNROLL
-      for (int pair = 0; pair < 4; ++pair) first[pair] = words[0][pair];
-    }
-    template <class Visit>
-    GLA_DEVICE static void each(Visit visit) {
-      GLA_UNROLL
-      for (int n = 0; n < kChannelBlocks; ++n)
-        if (kPaddedK / 16 % kWarps == 0 || channel_of(n) < kPaddedK) visit(n, channel_of(n));
+      for (int pair = 0; pair < Tokens / 16; ++pair) {
+        GLA_UNROLL
+        for (int b = 0; b < Blocks; ++b) {
+          Words<kParts> k;
+          gates.template make_k<Tokens, kParts>(k, row0, channel(b), pair, sums[b]);
+          if constexpr (!InPlace) gates.template store_k<Tokens>(k, channel(b), pair);
+          GLA_UNROLL
+          for (int head = 0; head < kHeads; ++head) {
+            Words<kPartsQ> q;
+            gates.template make_q<Tokens>(q, head, row0, channel(b), pair, sums[b]);
+            if constexpr (InPlace) warp_sync();
+            gates.template store_q<Tokens>(q, head, channel(b), pair);
+          }
+          if constexpr (InPlace && kHeads == 0) warp_sync();
+          if constexpr (InPlace) gates.template store_k<Tokens>(k, channel(b), pair);
+        }
+      }
     }
   };
+
+  /// Operands with one pivot, and the state factors, of rows [row0, row0 + Tokens), none of which lies where something is
+  /// read. False in some thread if they may not share a pivot: then what was written is of no use. A barrier must follow.
+  template <int Tokens, bool WithQueries>
+  GLA_DEVICE bool make_operands(int row0) const {
+    for (int n = 0; channel_of(n) < kPaddedK; ++n) {
+      Channels<Tokens, 1> channels;
+      channels.row0 = row0;
+      channels.first = n;
+      if (!channels.find_pivots(*this)) return false;  // nobody will read what this warp would make
+      if constexpr (kGated) store_scaling(channels.pivots[0], channel_of(n));
+      channels.template make<WithQueries, false>(*this);
+    }
+    return true;
+  }
+
+  /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`. False if this warp's
+  /// channels may not have one pivot.
+  template <bool WithQueries>
+  GLA_DEVICE bool replace_by_operands(float (&pivots)[kChannelBlocks][2], float* carried) const {
+    constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
+    constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
+    static_assert(kPaddedK / 16 % Team::kWarps == 0);
+    bool all_within = true;
+    GLA_UNROLL
+    for (int n = 0; n < kChannelBlocks; n += kAtOnce) {
+      Channels<kShape.chunk, kAtOnce> channels;
+      channels.row0 = 0;
+      channels.first = n;
+      if constexpr (kGated) {
+        const bool within = channels.find_pivots(*this);
+        GLA_UNROLL
+        for (int b = 0; b < kAtOnce; ++b) {
+          const Pivots& found = channels.pivots[b];
+          float after[2];
+          GLA_UNROLL
+          for (int c = 0; c < 2; ++c) {
+            pivots[n + b][c] = found.pivot[c];
+            after[c] = within ? found.after(c) : 0.0f;
+          }
+          if (lane_index() % 4 == 0) store_channels(carried, channels.channel(b), after);
+          if (lane_index() % 4 == 1) store_channels(tiles.last(), channels.channel(b), found.last);
+        }
+        all_within &= within;
+        if (!within) continue;
+      }
+      channels.template make<WithQueries, true>(*this);
+    }
+    return all_within;
+  }
+
+  /// How far below 2^0 and above it one factor of the state may lie that is no zero.
+  static constexpr float kMostScaling = 126;
+
+  /// Leaves `before`, which takes in what the chunk before left `carried`, if any. False if that is no factor for floats.
+  GLA_DEVICE bool join_scaling(const float (&pivots)[kChannelBlocks][2], const float* carried) const {
+    bool within = true;
+    GLA_UNROLL
+    for (int n = 0; n < kChannelBlocks; ++n) {
+      float before[2];
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        const float exponent =
+            pivots[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
+        // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with.
+        within &= fabsf(exponent) <= kMostScaling || pivots[n][c] < -kMostScaling;
+        before[c] = exp2_fast(exponent);
+      }
+      if (lane_index() % 4 == 0) store_channels(tiles.before(), channel_of(n), before);
+    }
+    return !warp_any(!within);
+  }
 
   /// Operands without a pivot, for a sub-chunk that fails the guard: q~_i = scale q_i exp2(b_i) and
   /// k~_j = k_j exp2(b_C - b_j) never exceed q and k for gates of at most 0. `before` becomes exp2(b_C), which the
@@ -235,34 +266,31 @@ struct ChunkGates {
   GLA_DEVICE void make_direct_operands(int row0) const {
     constexpr int kParts = kShape.k_parts(kSubChunk);
     for (int n = 0, channel = channel_of(0); channel < kPaddedK; channel = channel_of(++n)) {
-      float sums[1][2][4], rests[2][4];  // b_i; b_C - b_j, summed from the end because b may be large
+      LaneValues<kSubChunk> sums, rests;  // b_i; b_C - b_j, summed from the end because b may be large
       SumRange range;
-      sum_gates(sums, range, tiles.raw_gates(slot), row0, channel);
-      sum_gates_after(rests, tiles.raw_gates(slot), row0, channel);
+      (void)sum_gates<kSubChunk>(sums, range, tiles.raw_gates(), row0, channel);
+      sum_gates_after(rests, tiles.raw_gates(), row0, channel);
       GLA_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int row = lane_index() / 4 + e / 2 * 8;
-          const int at = channel + 8 * j + lane_index() % 4 * 2 + e % 2;
-          sums[0][j][e] *= kLog2E;
-          rests[j][e] *= -kLog2E;
-          vector(kLayout.cumulative)[row * kPaddedK + at] = sums[0][j][e];
-          if (row == 0) {
-            scaling(kLayout.before)[at] = exp2_fast(kLog2E * range.last[j][e % 2]);
-            scaling(kLayout.last)[at] = kLog2E * range.last[j][e % 2];
-          }
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        const int row = TokenMap<kSubChunk>::token(o, e), at = channel + lane_channel(c);
+        sums[o][c][e] *= kLog2E;
+        rests[o][c][e] *= -kLog2E;
+        tiles.cumulative()[row * kPaddedK + at] = sums[o][c][e];
+        if (row == 0) {
+          tiles.before()[at] = exp2_fast(kLog2E * range.last[c]);
+          tiles.last()[at] = kLog2E * range.last[c];
         }
       }
       Words<kParts> k;
-      make_k<kParts>(k, row0, channel, rests);
-      store_k<kSubChunk, 0, kParts>(k, 0, channel);
+      make_k<kSubChunk, kParts>(k, row0, channel, 0, rests);
+      store_k<kSubChunk>(k, channel, 0);
       if constexpr (WithQueries) {
         GLA_UNROLL
         for (int head = 0; head < kShape.group_tile; ++head) {
           Words<kPartsQ> q;
-          make_q(q, head, row0, channel, sums[0]);
-          store_q<kSubChunk, 0>(q, head, 0, channel);
+          make_q<kSubChunk>(q, head, row0, channel, 0, sums);
+          store_q<kSubChunk>(q, head, channel, 0);
         }
       }
     }
@@ -274,11 +302,11 @@ struct ChunkGates {
   GLA_DEVICE void direct_scores(int head, int row0, Store store) const {
     constexpr int kPerLane = (kPaddedK + 2 * kWarpSize - 1) / (2 * kWarpSize);
     constexpr int kColumns = 4;
-    constexpr int kWarps = kShape.warps();
+    constexpr int kWarps = Team::kWarps;
     static_assert(kSubChunk % kWarps == 0 || kWarps % kSubChunk == 0);
-    const float* cumulative = vector(kLayout.cumulative);
+    const float* cumulative = tiles.cumulative();
     const int lane = lane_index();
-    for (int n = warp_index(); n < kSubChunk; n += kWarps) {
+    for (int n = Team::warp(); n < kSubChunk; n += kWarps) {
       // Long rows and short ones alternate, so that every warp has the same number of elements.
       const int pass = n / kWarps;
       const int i = pass % 2 == 0 ? n : (pass + 1) * kWarps - 1 - n % kWarps;
@@ -289,7 +317,7 @@ struct ChunkGates {
         q[c] = {};
         b[c] = {};
         if (channel >= kPaddedK) continue;
-        q[c] = load_pair(tiles.raw_q(slot, head), row0 + i, channel);
+        q[c] = load_pair(tiles.raw_q(head), row0 + i, channel);
         b[c] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
       }
       for (int j0 = 0; j0 < kSubChunk; j0 += kColumns) {
@@ -301,7 +329,7 @@ struct ChunkGates {
             for (int c = 0; c < kPerLane; ++c) {
               const int channel = 2 * (lane + c * kWarpSize);
               if (channel >= kPaddedK) continue;
-              const Vector<float, 2> k = load_pair(tiles.raw_k(slot), row0 + j0 + j, channel);
+              const Vector<float, 2> k = load_pair(tiles.raw_k(), row0 + j0 + j, channel);
               const auto bj =
                   *reinterpret_cast<const Vector<float, 2>*>(cumulative + (j0 + j) * kPaddedK + channel);
               GLA_UNROLL

@@ -1,4 +1,4 @@
-// Sizes and shared-memory layout of the chunk kernels, for the kernel that uses them and the host that must reserve
+// Sizes and shared-memory layouts of the chunk kernels, for the kernels that use them and the host that must reserve
 // them. Plain C++: NVRTC, the generator and the emulator compile this one file.
 #pragma once
 
@@ -17,14 +17,21 @@ struct ChunkShape {
   bool element_is_bf16;  ///< then v is an MMA operand as it lies
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
-  bool wgmma;  ///< products of whole chunks by warpgroups (device/warpgroup.cuh)
-  int producers;  ///< warps besides those that multiply, which load and make operands a chunk ahead; 0: all do all
+  int producers;  ///< 0: every warp does everything (chunk_forward.cuh); else chunk_pipeline.cuh's warps for operands
 
   GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
   GLA_HOST_DEVICE constexpr int warps() const { return warps_v * warps_k; }  ///< that multiply
   GLA_HOST_DEVICE constexpr int threads() const { return 32 * (warps() + producers); }
-  GLA_HOST_DEVICE constexpr int operand_warps() const { return producers ? producers : warps(); }
-  GLA_HOST_DEVICE constexpr int v_slots() const { return producers ? stages : stages + 1; }
+  GLA_HOST_DEVICE constexpr int v_slots() const { return stages + 1; }
+  /// Registers per thread of a block that has a multiprocessor to itself: producers give some to consumers, which hold the
+  /// state, where an even share would not do for them.
+  GLA_HOST_DEVICE constexpr bool moves_registers() const { return producers > 0 && warps_v == 8; }
+  GLA_HOST_DEVICE constexpr int producer_registers() const { return producers == 4 ? 88 : 96; }
+  GLA_HOST_DEVICE constexpr int consumer_registers() const { return producers == 4 ? 208 : 160; }
+  /// Producers that turn a chunk into operands, each 16 of its channels at a time; what is left takes the next chunk.
+  GLA_HOST_DEVICE constexpr int team() const {
+    return padded_k() < 16 * producers ? producers / 2 : producers;
+  }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -36,13 +43,11 @@ struct ChunkShape {
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
 };
 
-/// Byte offsets into the block's dynamic shared memory. Tiles that ldmatrix reads have rows an odd multiple of 16 bytes
-/// apart, so that its eight rows lie in different banks; those that wgmma reads are panels of 64 columns, 128 bytes a row,
-/// at multiples of 1024 bytes.
+/// Byte offsets into the dynamic shared memory of chunk_forward.cuh's kernels. Tiles have rows an odd multiple of 16 bytes
+/// apart, so that the eight rows that ldmatrix reads lie in different banks.
 struct ChunkLayout {
-  int q_row, k_row, gate_row, v_row;  ///< bytes per row of the raw tiles
-  int operand_row, v_part_row, score_row,
-      out_row;     ///< bytes per row of the operands and of the staged output
+  int q_row, k_row, gate_row, v_row;                ///< bytes per row of the raw tiles
+  int operand_row, v_part_row, score_row, out_row;  ///< of the operands and of the staged output
   int q, k, gate;  ///< raw tiles in a ring of `stages` slots, stage_bytes apart
   int v;  ///< raw tiles in a ring of `v_slots` slots, v_bytes apart: v is in use after its slot's q, k, gate
   int stage_bytes, v_bytes;
@@ -50,28 +55,24 @@ struct ChunkLayout {
   int q_operand, k_operand, v_operand, scores, out;
   int v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
   int cumulative;                       ///< fp32 [kSubChunk][K], behind the q operands of a sub-chunk
-  int before, after, last, decay;  ///< fp32 vectors over K; of the first three as many sets as are in use
-  int scaling_bytes;               ///< per set
+  int before, after, last, decay;       ///< fp32 vectors over K
   int total;
 
   /// Bytes of an operand [tokens][K], of one query head and part.
   GLA_HOST_DEVICE constexpr int operand_plane(int tokens) const { return tokens * operand_row; }
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
-  GLA_HOST_DEVICE static constexpr int panel_row(int columns) { return (columns + 63) / 64 * 128; }
   GLA_HOST_DEVICE static constexpr int most_of(int a, int b) { return a > b ? a : b; }
 
   GLA_HOST_DEVICE explicit constexpr ChunkLayout(const ChunkShape& s)
       : q_row(odd_16(s.padded_k() * s.element_bytes)),
         k_row(q_row),
         gate_row(s.gate_bytes ? odd_16(s.padded_k() * s.gate_bytes) : 0),
-        v_row(s.wgmma ? panel_row(s.tile_v) : odd_16(s.tile_v * s.element_bytes)),
-        operand_row(s.wgmma ? panel_row(s.padded_k()) : odd_16(2 * s.padded_k())),
+        v_row(odd_16(s.tile_v * s.element_bytes)),
+        operand_row(odd_16(2 * s.padded_k())),
         v_part_row(odd_16(2 * s.tile_v)),
-        score_row(s.wgmma ? panel_row(s.chunk) : odd_16(2 * s.chunk)),
-        out_row(s.wgmma                                  ? panel_row(s.tile_v)
-                : s.warps_k == 1 && s.element_bytes == 2 ? odd_16(2 * s.tile_v)
-                                                         : 4 * s.tile_v + 16),
+        score_row(odd_16(2 * s.chunk)),
+        out_row(s.warps_k == 1 && s.element_bytes == 2 ? odd_16(2 * s.tile_v) : 4 * s.tile_v + 16),
         q(0),
         k(q + s.group_tile * s.chunk * q_row),
         gate(k + s.chunk * k_row),
@@ -92,12 +93,10 @@ struct ChunkLayout {
         after(0),
         last(0),
         decay(0),
-        scaling_bytes(3 * 4 * s.padded_k()),
         total(0) {
-    const int align = s.wgmma ? 1024 : 16;
     const int vector = 4 * s.padded_k();
     const int out_bytes = s.warps_k * out_plane;
-    v = (s.stages * stage_bytes + align - 1) / align * align;
+    v = s.stages * stage_bytes;
     raw_bytes = v + s.v_slots() * v_bytes;
     q_operand = raw_bytes;
     const int q_planes = s.operand_parts() * s.group_tile;
@@ -105,24 +104,108 @@ struct ChunkLayout {
     cumulative = q_operand + (q_planes - 1) * operand_plane(s.chunk) + operand_plane(kSubChunk);
     const int cumulative_end = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
     k_operand = most_of(q_operand + q_planes * operand_plane(s.chunk), cumulative_end);
-    k_operand = q_operand + (k_operand - q_operand + align - 1) / align * align;
-    // Outputs may be staged while the other warpgroup's update still reads k^.
-    if (s.wgmma && s.group_tile == 1 && s.producers == 0) k_operand = most_of(k_operand, q_operand + out_bytes);
     v_operand = k_operand + most_of(s.k_parts(s.chunk) * operand_plane(s.chunk),
                                     s.k_parts(kSubChunk) * operand_plane(kSubChunk));
-    // When the only query head stages its outputs, the operands are spent; with several they must outlive them, and
-    // producers put the next ones there.
-    const bool out_on_operands = s.group_tile == 1 && s.producers == 0;
-    if (out_on_operands) v_operand = most_of(v_operand, q_operand + out_bytes);
+    // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
+    if (s.group_tile == 1) v_operand = most_of(v_operand, q_operand + out_bytes);
     scores = v_operand + s.v_parts() * v_plane;
     const int scores_end = scores + s.state_parts * score_plane;
-    out = out_on_operands ? q_operand : scores_end;
-    before = out_on_operands ? scores_end : scores_end + out_bytes;
+    out = s.group_tile == 1 ? q_operand : scores_end;
+    before = s.group_tile == 1 ? scores_end : scores_end + out_bytes;
     after = before + vector;
     last = after + vector;
-    decay = before + (s.producers ? 2 : 1) * scaling_bytes;
+    decay = last + vector;
     total = decay + vector;
   }
 };
+
+/// The same of chunk_pipeline.cuh's kernels: panels as wgmma and tensor copies have them (device/warpgroup.cuh), in a ring
+/// of `stages` stages. Operands take the place of what they are made of.
+struct PipelineLayout {
+  static constexpr int kCarried = 4;  ///< the chunk before the one in work, and as many as there are stages
+  static constexpr int kMostStages = kCarried - 1;
+  static constexpr int kPanelRow = 128;  ///< bytes
+
+  int k_panels, v_panels;  ///< of 64 bf16 channels
+  int q, k, gate, q_rest, k_rest, v,
+      scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
+  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
+  int stage_bytes;
+  int out;                                   ///< staged outputs
+  int sub_q, sub_k, sub_scores, cumulative;  ///< a sub-chunk's operands, and fp32 [kSubChunk][K]
+  int decay;                                 ///< fp32 over K
+  int carried;                               ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
+  int failed;                                ///< int per stage and producer warp: PipelineTiles::failed()
+  int loaded, converted, made;               ///< barriers, one per stage each
+  int reloaded;                              ///< one more
+  int total;
+
+  GLA_HOST_DEVICE static constexpr int panels(int row_bytes) {
+    return (row_bytes + kPanelRow - 1) / kPanelRow;
+  }
+  GLA_HOST_DEVICE static constexpr int aligned(int offset) { return (offset + 1023) / 1024 * 1024; }
+
+  GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
+      : k_panels(panels(2 * s.padded_k())),
+        v_panels(panels(2 * s.tile_v)),
+        q(0),
+        k(0),
+        gate(0),
+        q_rest(0),
+        k_rest(0),
+        v(0),
+        scores(0),
+        before(0),
+        after(0),
+        last(0),
+        stage_bytes(0),
+        out(0),
+        sub_q(0),
+        sub_k(0),
+        sub_scores(0),
+        cumulative(0),
+        decay(0),
+        carried(0),
+        failed(0),
+        loaded(0),
+        converted(0),
+        made(0),
+        reloaded(0),
+        total(0) {
+    const int plane = k_panels * s.chunk * kPanelRow, v_plane = v_panels * s.chunk * kPanelRow;
+    const int gate_plane = panels(s.gate_bytes * s.padded_k()) * s.chunk * kPanelRow;
+    const int rest = s.score_parts > 1 ? plane : 0;
+    const int vector = 4 * s.padded_k();
+    k = q + plane;
+    gate = k + plane;
+    // The second part of k^ takes the place of gates of its size.
+    k_rest = gate_plane == plane ? gate : gate + gate_plane;
+    q_rest = gate_plane == plane ? gate + gate_plane : k_rest + rest;
+    v = q_rest + rest;
+    scores = v + v_plane;
+    before = scores + s.chunk * kPanelRow;
+    after = before + vector;
+    last = after + vector;
+    stage_bytes = aligned(last + vector);
+    out = s.stages * stage_bytes;
+    sub_q = out + v_plane;
+    sub_k = sub_q + s.operand_parts() * k_panels * kSubChunk * kPanelRow;
+    sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
+    cumulative = sub_scores + kSubChunk * kPanelRow;
+    decay = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
+    carried = decay + vector;
+    loaded = carried + kCarried * vector;
+    converted = loaded + 8 * s.stages;
+    made = converted + 8 * s.stages;
+    reloaded = made + 8 * s.stages;
+    failed = reloaded + 8;
+    total = failed + 4 * s.stages * s.producers;
+  }
+};
+
+/// Dynamic shared memory of a chunk kernel in bytes.
+GLA_HOST_DEVICE constexpr int shared_bytes(const ChunkShape& shape) {
+  return shape.producers ? PipelineLayout(shape).total : ChunkLayout(shape).total;
+}
 
 }  // namespace gla

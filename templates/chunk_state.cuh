@@ -37,18 +37,17 @@ struct ChunkState {
     });
   }
 
-  /// Multiplies the rows of S by a vector over K. Two calls stay two: their exponents may not be summed first.
+  /// Multiplies the rows of S by a vector over K. Two calls stay two: the sum of their exponents may be out of range
+  /// (ChunkGates::join_scaling).
   GLA_DEVICE void scale(const float* vector) {
-    const float* factors = vector + first_k() + lane_index() % 4 * 2;
-    GLA_UNROLL
-    for (int j = 0; j < kBlocksK; ++j) {
-      const auto factor = *reinterpret_cast<const Vector<float, 2>*>(factors + 8 * j);
-      GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) tiles[i][j][e] *= factor.item[e % 2];
-      }
-    }
+    scale_by(vector, [](float factor) { return factor; });
+  }
+  /// Multiplies them by powers of two, or divides.
+  GLA_DEVICE void scale_by_exponents(const float* exponents) {
+    scale_by(exponents, [](float exponent) { return exp2_fast(exponent); });
+  }
+  GLA_DEVICE void unscale_by_exponents(const float* exponents) {
+    scale_by(exponents, [](float exponent) { return exp2_fast(-exponent); });
   }
 
   /// Two neighbouring accumulator tiles of S^T are one A operand (mma.cuh), here as bf16 parts.
@@ -65,6 +64,21 @@ struct ChunkState {
   }
 
  private:
+  template <class Use>
+  GLA_DEVICE void scale_by(const float* vector, Use use) {
+    const float* factors = vector + first_k() + lane_index() % 4 * 2;
+    GLA_UNROLL
+    for (int j = 0; j < kBlocksK; ++j) {
+      const auto pair = *reinterpret_cast<const Vector<float, 2>*>(factors + 8 * j);
+      const float factor[2] = {use(pair.item[0]), use(pair.item[1])};
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) {
+        GLA_UNROLL
+        for (int e = 0; e < 4; ++e) tiles[i][j][e] *= factor[e % 2];
+      }
+    }
+  }
+
   /// Calls visit(element, k, v, whether the state has it) for every element that the thread holds.
   template <class Visit>
   GLA_DEVICE void each(int valid_v, Visit visit) {

@@ -1,10 +1,8 @@
-// Sums of gates over the tokens of a chunk, by one warp for 16 channels. Values lie as MMA accumulators do (mma.cuh):
-// x[i][j][e] of a lane is token 16 i + lane / 4 + e / 2 * 8 and channel 8 j + lane % 4 * 2 + e % 2.
-// bf16 gates are summed by the tensor cores, times triangles of ones: the products are exact, the sums fp32. Other gates
-// are summed in fp32 across the lanes that hold a channel.
+// Sums of gates over the tokens of a chunk, by one warp for 16 channels. The warp reads tiles transposed, eight tokens and
+// eight channels a matrix (mma.cuh, A operands): of octet o a lane has x[o][c][e], two tokens of each of two channels,
+// lane / 4 and lane / 4 + 8. Which token is which row of which matrix is free, and TokenMap's choice.
 #pragma once
 
-#include "device/mma.cuh"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 #include "device/tile.cuh"
@@ -14,234 +12,239 @@ namespace gla {
 /// A gate below this many nats is an exact reset: one step of 127 log2 units.
 inline constexpr float kMinGate = -88.0f;
 
-/// Of the inclusive sums of a lane's four channels, in nats: the last one, and their extremes.
-struct SumRange {
-  float last[2][2], least[2][2], most[2][2];
+/// The second index of what a lane has, as a channel of the 16.
+GLA_DEVICE int lane_channel(int c) {
+  return 8 * c + lane_index() / 4;
+}
+
+/// Of many tokens, a lane of a quad has a quarter, which it sums by itself: octet after octet, but each lane begins two
+/// tokens after the one before it, so that the rows of a matrix lie in different banks. Of 16 it has two of each eight.
+template <int Tokens>
+struct TokenMap {
+  static constexpr int kOctets = Tokens / 8;
+  static constexpr bool kQuarters = Tokens > 16;
+
+  /// Of lane `quad` of the quad.
+  GLA_DEVICE static int token(int octet, int quad, int e) {
+    if (!kQuarters) return 8 * octet + 2 * quad + e;
+    return Tokens / 4 * quad + (2 * octet + 2 * quad) % (Tokens / 4) + e;
+  }
+  GLA_DEVICE static int token(int octet, int e) { return token(octet, lane_index() % 4, e); }
+  /// The row whose address the lane gives for octets 2 * pair and 2 * pair + 1.
+  GLA_DEVICE static int row(int pair) {
+    const int lane = lane_index();
+    return token(2 * pair + lane / 16, lane % 8 / 2, lane % 2);
+  }
 };
 
-/// Calls visit(j, c) for the lane's channels 8 j + lane % 4 * 2 + c.
-template <class Visit>
-GLA_DEVICE void each_channel(Visit visit) {
-  GLA_UNROLL
-  for (int j = 0; j < 2; ++j) {
+/// What a lane has of `Tokens` tokens and 16 channels.
+template <int Tokens>
+using LaneValues = float[Tokens / 8][2][2];
+
+/// Octets 2 * pair and 2 * pair + 1 of the rows from row0 on.
+template <int Tokens, class T>
+GLA_DEVICE void load_octets(float (&x)[2][2][2], const RawTile<T>& tile, int row0, int channel, int pair) {
+  if constexpr (sizeof(T) == 2) {
+    Bits32 words[4];
+    load_rows_transposed(words, tile.operand(), row0 + TokenMap<Tokens>::row(pair), channel);
     GLA_UNROLL
-    for (int c = 0; c < 2; ++c) visit(j, c);
+    for (int word = 0; word < 4; ++word) {
+      const Vector<float, 2> values = unpack<T>(words[word]);
+      x[word / 2][word % 2][0] = values.item[0];
+      x[word / 2][word % 2][1] = values.item[1];
+    }
+  } else {
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int row = row0 + TokenMap<Tokens>::token(2 * pair + i / 4, i % 2);
+      x[i / 4][i / 2 % 2][i % 2] =
+          to_float(*reinterpret_cast<const T*>(tile.at(row, channel + lane_channel(i / 2 % 2))));
+    }
   }
 }
 
-/// Takes the sums of 16 tokens into the lane's extremes; share_extremes() then joins those of the lanes.
-GLA_DEVICE void widen(SumRange& range, const float (&sums)[2][4]) {
-  each_channel([&](int j, int c) {
-    range.least[j][c] = fminf(range.least[j][c], fminf(sums[j][c], sums[j][c + 2]));
-    range.most[j][c] = fmaxf(range.most[j][c], fmaxf(sums[j][c], sums[j][c + 2]));
-  });
-}
-
-GLA_DEVICE void share_extremes(SumRange& range) {
-  each_channel([&](int j, int c) {
+/// The way back, of 16-bit words of two tokens each.
+template <int Tokens>
+GLA_DEVICE void store_octets(const Bits32 (&words)[4], const OperandTile& tile, int channel, int pair) {
+  if constexpr (kStoresMatrices) {
+    store_rows_transposed(words, tile, TokenMap<Tokens>::row(pair), channel);
+  } else {
     GLA_UNROLL
-    for (int mask = 4; mask < kWarpSize; mask *= 2) {
-      range.least[j][c] = fminf(range.least[j][c], shuffle_xor(range.least[j][c], mask));
-      range.most[j][c] = fmaxf(range.most[j][c], shuffle_xor(range.most[j][c], mask));
+    for (int i = 0; i < 8; ++i) {
+      const int word = i / 2;
+      unsigned char* target =
+          tile.at(TokenMap<Tokens>::token(2 * pair + word / 2, i % 2), channel + lane_channel(word % 2));
+      *reinterpret_cast<Bits16*>(target) = static_cast<Bits16>(words[word] >> 16 * (i % 2));
     }
-  });
+  }
 }
 
-/// Inclusive sums, 16 tokens after 16 tokens; NaN where a gate before or there is NaN, and for bf16 gates, whose products
-/// with zeros are NaN then, in all 16 tokens of it.
+/// Clamped gates of an octet pair, NaN where they are; `most` becomes at least the greatest of them.
+template <int Tokens, class Gate>
+GLA_DEVICE void load_gates(float (&gates)[2][2][2], float& most, const RawTile<Gate>& tile, int row0,
+                           int channel, int pair) {
+  load_octets<Tokens>(gates, tile, row0, channel, pair);
+  GLA_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    float& gate = gates[i / 4][i / 2 % 2][i % 2];
+    gate = gate < kMinGate ? kMinGate : gate;
+    most = fmaxf(most, gate);
+  }
+}
+/// bf16: two at a time.
+template <int Tokens>
+GLA_DEVICE void load_gates(float (&gates)[2][2][2], Bits32& most, const RawTile<bf16>& tile, int row0,
+                           int channel, int pair) {
+  Bits32 words[4];
+  load_rows_transposed(words, tile.operand(), row0 + TokenMap<Tokens>::row(pair), channel);
+  GLA_UNROLL
+  for (int word = 0; word < 4; ++word) {
+    words[word] = max_bf16(words[word], pack_bf16(kMinGate, kMinGate));
+    most = max_bf16(most, words[word]);
+    gates[word / 2][word % 2][0] = low_of(words[word]);
+    gates[word / 2][word % 2][1] = high_of(words[word]);
+  }
+}
+
+/// What load_gates keeps the greatest gates in.
 template <class Gate>
-class GateSums;
-
-// ---- bf16: products with ones --------------------------------------------------------------------------------------
-
-inline constexpr Bits32 kOnes = 0x3f803f80u;  // two bf16 ones
-
-/// The lane's part of A operands (16 x 16) of zeros and ones.
-struct OnesOperands {
-  Bits32 through[4], after[4], first[4], all[4];  ///< column <= row; column > row; column 0; every column
-
-  GLA_DEVICE OnesOperands() {
-    const int row = lane_index() / 4, column = lane_index() % 4 * 2;
-    const Bits32 diagonal =
-        (column <= row ? kOnes & 0xffffu : 0) | (column + 1 <= row ? kOnes & 0xffff0000u : 0);
-    const Bits32 left = column == 0 ? kOnes & 0xffffu : 0;
-    GLA_UNROLL
-    for (int quarter = 0; quarter < 4; ++quarter) {  // (row, column), (row + 8, ..), (.., column + 8), both
-      const bool diagonal_quarter = quarter == 0 || quarter == 3;
-      through[quarter] = diagonal_quarter ? diagonal : quarter == 1 ? kOnes : 0;
-      after[quarter] = kOnes - through[quarter];
-      first[quarter] = quarter < 2 ? left : 0;
-      all[quarter] = kOnes;
-    }
-  }
+struct Most {
+  float value = 0;
+  GLA_DEVICE bool rises() const { return value > 0.0f; }
+};
+template <>
+struct Most<bf16> {
+  Bits32 value = 0;
+  GLA_DEVICE bool rises() const { return low_of(value) > 0.0f || high_of(value) > 0.0f; }
 };
 
-/// Clamped gates of 16 tokens and 16 channels as two B operands.
-GLA_DEVICE void load_gates(Bits32 (&gates)[4], const RawTile<bf16>& tile, int row, int channel) {
-  load_b_transposed(gates, tile.operand(), row, channel);
-  const Bits32 least = pack_bf16(kMinGate, kMinGate);
+template <int Tokens, class Gate>
+GLA_DEVICE void load_gates(LaneValues<Tokens>& gates, Most<Gate>& most, const RawTile<Gate>& tile, int row0,
+                           int channel) {
   GLA_UNROLL
-  for (int r = 0; r < 4; ++r) gates[r] = max_bf16(gates[r], least);
+  for (int pair = 0; pair < Tokens / 16; ++pair) {
+    float two[2][2][2];
+    load_gates<Tokens>(two, most.value, tile, row0, channel, pair);
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) gates[2 * pair + i / 4][i / 2 % 2][i % 2] = two[i / 4][i / 2 % 2][i % 2];
+  }
 }
 
-template <>
-class GateSums<bf16> {
- public:
-  GLA_DEVICE void next(float (&sums)[2][4], const RawTile<bf16>& tile, int row, int channel) {
-    add(tile, row, channel, [&](int j, const Bits32(&gates)[4]) {
-      GLA_UNROLL
-      for (int e = 0; e < 4; ++e) sums[j][e] = total[j][e];
-      multiply_accumulate(sums[j], ones.through, gates[2 * j], gates[2 * j + 1]);
-    });
-  }
-  /// The same without the sums on the way.
-  GLA_DEVICE void pass(const RawTile<bf16>& tile, int row, int channel) {
-    add(tile, row, channel, [](int, const Bits32(&)[4]) {});
-  }
+/// Sum over the quad.
+GLA_DEVICE float sum_quad(float value) {
+  value += shuffle_xor(value, 1);
+  return value + shuffle_xor(value, 2);
+}
 
-  /// Of all tokens so far; the extremes only where falls().
-  GLA_DEVICE void range(SumRange& range) const {
-    each_channel([&](int j, int c) {
-      range.last[j][c] = range.least[j][c] = total[j][c];
-      range.most[j][c] = first[j][c];
-    });
+/// The sum of the quad's lanes before this one, or, `Behind`, behind it; returns the sum of all.
+template <bool Behind>
+GLA_DEVICE float scan_quad(float& others, float value) {
+  others = 0;
+  GLA_UNROLL
+  for (int mask = 1; mask < 4; mask *= 2) {
+    const float other = shuffle_xor(value, mask);
+    const bool other_is_behind = (lane_index() & mask) == 0;
+    if (other_is_behind == Behind) others += other;
+    value += other;
   }
-  /// Whether no gate of the warp's channels was above 0: then the sums fall from the first to the last.
-  GLA_DEVICE bool falls() const { return !warp_any(low_of(most) > 0.0f || high_of(most) > 0.0f); }
+  return value;
+}
 
- private:
-  template <class Visit>
-  GLA_DEVICE void add(const RawTile<bf16>& tile, int row, int channel, Visit visit) {
-    Bits32 gates[4];
-    load_gates(gates, tile, row, channel);
+/// Values of channel c become their inclusive sums; returns the last one.
+template <int Tokens>
+GLA_DEVICE float sum_tokens(LaneValues<Tokens>& x, int c) {
+  constexpr int kOctets = Tokens / 8;
+  if constexpr (TokenMap<Tokens>::kQuarters) {
+    // In the order of octets first. Those from kOctets - quad on are the lane's first tokens.
+    const int quad = lane_index() % 4;
+    float sum = 0, end = 0;  // of all so far; behind the octet of the lane's last token
     GLA_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      visit(j, gates);
-      if (!started) multiply_accumulate(first[j], ones.first, gates[2 * j], gates[2 * j + 1]);
-      multiply_accumulate(total[j], ones.all, gates[2 * j], gates[2 * j + 1]);
+    for (int o = 0; o < kOctets; ++o) {
+      x[o][c][0] += sum;
+      x[o][c][1] += x[o][c][0];
+      sum = x[o][c][1];
+      if (o == kOctets - 1 - quad) end = sum;
+    }
+    float before;
+    const float all = scan_quad<false>(before, sum);
+    const float to_first = before - end, to_others = to_first + sum;
+    GLA_UNROLL
+    for (int o = 0; o < kOctets; ++o) {
+      const float more = o >= kOctets - 3 && o >= kOctets - quad ? to_first : to_others;
+      x[o][c][0] += more;
+      x[o][c][1] += more;
+    }
+    return all;
+  } else {
+    float total = 0;
+    GLA_UNROLL
+    for (int o = 0; o < kOctets; ++o) {
+      float before;
+      const float all = scan_quad<false>(before, x[o][c][0] + x[o][c][1]);
+      x[o][c][0] += total + before;
+      x[o][c][1] += x[o][c][0];
+      total += all;
+    }
+    return total;
+  }
+}
+
+/// Of the inclusive sums of a lane's two channels, in nats: the last one, and their extremes.
+struct SumRange {
+  float last[2], least[2], most[2];
+};
+
+/// Inclusive sums of the gates of rows [row0, row0 + Tokens), and their range if they fall from the first to the last.
+/// Returns whether they may do otherwise: then see widen(). Where a gate is NaN the last sum is, and others are.
+template <int Tokens, class Gate>
+GLA_DEVICE bool sum_gates(LaneValues<Tokens>& sums, SumRange& range, const RawTile<Gate>& tile, int row0,
+                          int channel) {
+  Most<Gate> most;
+  load_gates<Tokens>(sums, most, tile, row0, channel);
+  GLA_UNROLL
+  for (int c = 0; c < 2; ++c) {
+    range.most[c] = sum_quad(lane_index() % 4 == 0 ? sums[0][c][0] : 0.0f);  // the first gate
+    range.last[c] = range.least[c] = sum_tokens<Tokens>(sums, c);
+  }
+  return most.rises();
+}
+
+/// The range of sums that rise.
+template <int Tokens>
+GLA_DEVICE void widen(SumRange& range, const LaneValues<Tokens>& sums) {
+  GLA_UNROLL
+  for (int c = 0; c < 2; ++c) {
+    GLA_UNROLL
+    for (int i = 0; i < Tokens / 4; ++i) {
+      range.least[c] = fminf(range.least[c], sums[i / 2][c][i % 2]);
+      range.most[c] = fmaxf(range.most[c], sums[i / 2][c][i % 2]);
     }
     GLA_UNROLL
-    for (int r = 0; r < 4; ++r) most = max_bf16(most, gates[r]);
-    started = true;
+    for (int mask = 1; mask < 4; mask *= 2) {
+      range.least[c] = fminf(range.least[c], shuffle_xor(range.least[c], mask));
+      range.most[c] = fmaxf(range.most[c], shuffle_xor(range.most[c], mask));
+    }
   }
-
-  OnesOperands ones;
-  float total[2][4] = {}, first[2][4] = {};
-  Bits32 most = 0;
-  bool started = false;
-};
+}
 
 /// Sums of the gates of the 16 rows behind each row.
-GLA_DEVICE void sum_gates_after(float (&sums)[2][4], const RawTile<bf16>& tile, int row0, int channel) {
-  const OnesOperands ones;
-  Bits32 gates[4];
-  load_gates(gates, tile, row0, channel);
-  GLA_UNROLL
-  for (int j = 0; j < 2; ++j) {
-    GLA_UNROLL
-    for (int e = 0; e < 4; ++e) sums[j][e] = 0;
-    multiply_accumulate(sums[j], ones.after, gates[2 * j], gates[2 * j + 1]);
-  }
-}
-
-// ---- fp16, fp32: sums across lanes -----------------------------------------------------------------------------------
-
-/// Clamped gates of 16 tokens and 16 channels; NaN stays NaN.
 template <class Gate>
-GLA_DEVICE void load_gates(float (&gates)[2][4], const RawTile<Gate>& tile, int row, int channel) {
-  load_block(gates, tile, row, channel);
+GLA_DEVICE void sum_gates_after(LaneValues<16>& sums, const RawTile<Gate>& tile, int row0, int channel) {
+  LaneValues<16> gates;
+  Most<Gate> most;
+  load_gates<16>(gates, most, tile, row0, channel);
   GLA_UNROLL
-  for (int e = 0; e < 8; ++e) {
-    float& gate = gates[e / 4][e % 4];
-    gate = gate < kMinGate ? kMinGate : gate;
-  }
-}
-
-/// Sums over eight rows, one per group of four lanes: `value` becomes the sum of the rows up to the lane's own, or behind
-/// it; returns the sum of all.
-template <bool Behind>
-GLA_DEVICE float sum_rows(float& value) {
-  float total = value;
-  if (Behind) value = 0;
-  GLA_UNROLL
-  for (int mask = 4; mask < kWarpSize; mask *= 2) {
-    const float other = shuffle_xor(total, mask);
-    const bool other_is_behind = (lane_index() & mask) == 0;
-    if (other_is_behind == Behind) value += other;
-    total += other;
-  }
-  return total;
-}
-
-template <class Gate>
-class GateSums {
- public:
-  GLA_DEVICE void next(float (&sums)[2][4], const RawTile<Gate>& tile, int row, int channel) {
-    load_gates(sums, tile, row, channel);
+  for (int c = 0; c < 2; ++c) {
+    float total = 0;
     GLA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      each_channel([&](int j, int c) {
-        float& sum = sums[j][2 * half + c];
-        const float all = sum_rows<false>(sum);
-        sum += total[j][c];
-        total[j][c] += all;
-      });
+    for (int o = 1; o >= 0; --o) {
+      float behind;
+      const float all = scan_quad<true>(behind, gates[o][c][0] + gates[o][c][1]);
+      sums[o][c][1] = total + behind;
+      sums[o][c][0] = sums[o][c][1] + gates[o][c][1];
+      total += all;
     }
   }
-  GLA_DEVICE void pass(const RawTile<Gate>& tile, int row, int channel) {
-    float sums[2][4];
-    next(sums, tile, row, channel);
-  }
-  GLA_DEVICE void range(SumRange& range) const {
-    each_channel(
-        [&](int j, int c) { range.last[j][c] = range.least[j][c] = range.most[j][c] = total[j][c]; });
-  }
-  GLA_DEVICE bool falls() const { return false; }
-
- private:
-  float total[2][2] = {};
-};
-
-template <class Gate>
-GLA_DEVICE void sum_gates_after(float (&sums)[2][4], const RawTile<Gate>& tile, int row0, int channel) {
-  load_gates(sums, tile, row0, channel);
-  each_channel([&](int j, int c) {
-    sum_rows<true>(sums[j][c]);
-    sums[j][c] += sum_rows<true>(sums[j][c + 2]);
-  });
-}
-
-// ---- of a chunk ------------------------------------------------------------------------------------------------------
-
-/// Sums of the gates of rows [row0, row0 + 16 Blocks).
-template <int Blocks, class Gate>
-GLA_DEVICE void sum_gates(float (&sums)[Blocks][2][4], SumRange& range, const RawTile<Gate>& tile, int row0,
-                          int channel) {
-  GateSums<Gate> running;
-  GLA_UNROLL
-  for (int i = 0; i < Blocks; ++i) running.next(sums[i], tile, row0 + 16 * i, channel);
-  running.range(range);
-  if (running.falls()) return;
-  GLA_UNROLL
-  for (int i = 0; i < Blocks; ++i) widen(range, sums[i]);
-  share_extremes(range);
-}
-
-/// Their range alone.
-template <int Blocks, class Gate>
-GLA_DEVICE void find_range(SumRange& range, const RawTile<Gate>& tile, int row0, int channel) {
-  GateSums<Gate> running;
-  GLA_UNROLL
-  for (int i = 0; i < Blocks; ++i) running.pass(tile, row0 + 16 * i, channel);
-  running.range(range);
-  if (running.falls()) return;
-  GateSums<Gate> again;
-  for (int i = 0; i < Blocks; ++i) {
-    float sums[2][4];
-    again.next(sums, tile, row0 + 16 * i, channel);
-    widen(range, sums);
-  }
-  share_extremes(range);
 }
 
 }  // namespace gla

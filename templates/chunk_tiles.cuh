@@ -1,6 +1,8 @@
-// The tiles of a chunk kernel in shared memory, by name (chunk_layout.h has the offsets).
+// The tiles of a chunk kernel in shared memory, by name (chunk_layout.h has the offsets). ChunkTiles are those of
+// chunk_forward.cuh, PipelineTiles those of chunk_pipeline.cuh; what both have is named alike.
 #pragma once
 
+#include "args.h"
 #include "chunk_layout.h"
 #include "device/tile.cuh"
 
@@ -13,61 +15,58 @@ struct ChunkTiles {
   static constexpr int kPaddedK = kShape.padded_k();
 
   unsigned char* shared;
-  int scaling_set = 0;  ///< of the chunk in work
+  int slot = 0, v_slot = 0;  ///< of the raw tiles
 
-  GLA_DEVICE float* vector(int offset) const { return reinterpret_cast<float*>(shared + offset); }
-  /// What the state is scaled with: kLayout.before, after or last.
-  GLA_DEVICE float* scaling(int offset) const { return vector(offset + scaling_set * kLayout.scaling_bytes); }
+  /// Those of a chunk.
+  GLA_DEVICE ChunkTiles of(Index chunk) const {
+    return {shared, static_cast<int>(chunk % kShape.stages), static_cast<int>(chunk % kShape.v_slots())};
+  }
 
-  // ---- as loaded; q, k and gates of slot chunk % stages, v of slot chunk % v_slots -------------------------------
+  // ---- fp32 vectors over K ---------------------------------------------------------------------------------------
 
-  GLA_DEVICE RawTile<Element> raw_q(int slot, int head) const {
-    return {stage(slot) + kLayout.q + head * kChunk * kLayout.q_row, kLayout.q_row, kChunk, kPaddedK};
+  GLA_DEVICE float* before() const { return vector(kLayout.before); }
+  GLA_DEVICE float* after() const { return vector(kLayout.after); }
+  GLA_DEVICE float* last() const { return vector(kLayout.last); }
+  GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
+  GLA_DEVICE float* cumulative() const { return vector(kLayout.cumulative); }  ///< [kSubChunk][K]
+
+  // ---- as loaded -------------------------------------------------------------------------------------------------
+
+  GLA_DEVICE RawTile<Element> raw_q(int head) const {
+    return {stage() + kLayout.q + head * kChunk * kLayout.q_row, kLayout.q_row, kChunk, kPaddedK};
   }
-  GLA_DEVICE RawTile<Element> raw_k(int slot) const {
-    return {stage(slot) + kLayout.k, kLayout.k_row, kChunk, kPaddedK};
+  GLA_DEVICE RawTile<Element> raw_k() const { return {stage() + kLayout.k, kLayout.k_row, kChunk, kPaddedK}; }
+  GLA_DEVICE RawTile<Gate> raw_gates() const {
+    return {stage() + kLayout.gate, kLayout.gate_row, kChunk, kPaddedK};
   }
-  GLA_DEVICE RawTile<Gate> raw_gates(int slot) const {
-    return {stage(slot) + kLayout.gate, kLayout.gate_row, kChunk, kPaddedK};
-  }
-  GLA_DEVICE auto raw_v(int slot) const {
-    unsigned char* base = shared + kLayout.v + slot * kLayout.v_bytes;
-    if constexpr (kShape.wgmma) {
-      return OperandTile{base, kChunk, kShape.tile_v, kPanelRowBytes, kChunk * kPanelRowBytes};
-    } else {
-      return RawTile<Element>{base, kLayout.v_row, kChunk, kShape.tile_v};
-    }
+  GLA_DEVICE RawTile<Element> raw_v() const {
+    return {shared + kLayout.v + v_slot * kLayout.v_bytes, kLayout.v_row, kChunk, kShape.tile_v};
   }
 
   // ---- operands of `Tokens` tokens that share a pivot, part by part ----------------------------------------------
 
   template <int Tokens>
   GLA_DEVICE OperandTile q(int head, int part) const {
-    return operand<Tokens>(kLayout.q_operand +
-                           (part * kShape.group_tile + head) * kLayout.operand_plane(kChunk));
+    const int plane = (part * kShape.group_tile + head) * kLayout.operand_plane(kChunk);
+    return {shared + kLayout.q_operand + plane, Tokens, kPaddedK, kLayout.operand_row};
   }
   template <int Tokens>
   GLA_DEVICE OperandTile k(int part) const {
-    return operand<Tokens>(kLayout.k_operand + part * kLayout.operand_plane(Tokens));
+    return {shared + kLayout.k_operand + part * kLayout.operand_plane(Tokens), Tokens, kPaddedK,
+            kLayout.operand_row};
   }
   template <int Tokens>
   GLA_DEVICE OperandTile scores(int part) const {
-    return tile(kLayout.scores + part * kLayout.score_plane, Tokens, Tokens, kLayout.score_row);
+    return {shared + kLayout.scores + part * kLayout.score_plane, Tokens, Tokens, kLayout.score_row};
   }
   GLA_DEVICE OperandTile split_v(int part) const {
     return {shared + kLayout.v_operand + part * kLayout.v_plane, kChunk, kShape.tile_v, kLayout.v_part_row};
   }
   /// Rows [row0, row0 + Tokens) of v.
   template <int Tokens>
-  GLA_DEVICE OperandTile v(int slot, int row0, int part) const {
+  GLA_DEVICE OperandTile v(int row0, int part) const {
     if constexpr (kShape.element_is_bf16) {
-      OperandTile whole;
-      if constexpr (kShape.wgmma) {
-        whole = raw_v(slot);
-      } else {
-        whole = raw_v(slot).operand();
-      }
-      return {whole.base + row0 * whole.row_bytes, Tokens, whole.columns, whole.row_bytes, whole.panel_bytes};
+      return {raw_v().base + row0 * kLayout.v_row, Tokens, kShape.tile_v, kLayout.v_row};
     } else {
       return split_v(part);
     }
@@ -75,20 +74,104 @@ struct ChunkTiles {
   /// Staged output rows of 16-bit elements.
   template <int Tokens>
   GLA_DEVICE OperandTile out() const {
-    return tile(kLayout.out, Tokens, kShape.tile_v, kLayout.out_row);
+    return {shared + kLayout.out, Tokens, kShape.tile_v, kLayout.out_row};
+  }
+  /// Row of staged fp32 outputs, one plane per warp along K.
+  GLA_DEVICE float* out_row(int plane, int row) const {
+    return reinterpret_cast<float*>(shared + kLayout.out + plane * kLayout.out_plane + row * kLayout.out_row);
   }
 
  private:
-  GLA_DEVICE unsigned char* stage(int slot) const { return shared + slot * kLayout.stage_bytes; }
+  GLA_DEVICE float* vector(int offset) const { return reinterpret_cast<float*>(shared + offset); }
+  GLA_DEVICE unsigned char* stage() const { return shared + slot * kLayout.stage_bytes; }
+};
 
-  GLA_DEVICE OperandTile tile(int offset, int rows, int columns, int row_bytes) const {
-    if constexpr (kShape.wgmma)
-      return {shared + offset, rows, columns, kPanelRowBytes, rows * kPanelRowBytes};
-    return {shared + offset, rows, columns, row_bytes};
+template <ChunkShape kShape, class Element, class Gate>
+struct PipelineTiles {
+  static constexpr PipelineLayout kLayout{kShape};
+  static constexpr int kChunk = kShape.chunk;
+  static constexpr int kPaddedK = kShape.padded_k();
+
+  unsigned char* shared;
+  int slot = 0;  ///< of the ring
+
+  GLA_DEVICE PipelineTiles of(Index chunk) const { return {shared, static_cast<int>(chunk % kShape.stages)}; }
+
+  GLA_DEVICE float* before() const { return vector(slot * kLayout.stage_bytes + kLayout.before); }
+  GLA_DEVICE float* after() const { return vector(slot * kLayout.stage_bytes + kLayout.after); }
+  GLA_DEVICE float* last() const { return vector(slot * kLayout.stage_bytes + kLayout.last); }
+  GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
+  GLA_DEVICE float* cumulative() const { return vector(kLayout.cumulative); }
+
+  /// What the state that chunk `chunk` left is still to be scaled with: exponents of 2.
+  GLA_DEVICE float* carried(int chunk) const {
+    return vector(kLayout.carried + chunk % PipelineLayout::kCarried * 4 * kPaddedK);
+  }
+  /// Of this slot, by producer warp: one more than the last chunk that its channels deny one pivot or one factor.
+  GLA_DEVICE int* failed() const {
+    return reinterpret_cast<int*>(shared + kLayout.failed) + slot * kShape.producers;
+  }
+  /// Of this slot: its tiles have been loaded; turned into operands; its scores are made too.
+  GLA_DEVICE unsigned long long* loaded() const { return barrier(kLayout.loaded) + slot; }
+  GLA_DEVICE unsigned long long* converted() const { return barrier(kLayout.converted) + slot; }
+  GLA_DEVICE unsigned long long* made() const { return barrier(kLayout.made) + slot; }
+  /// Of any slot: what had been turned into operands has been loaded again.
+  GLA_DEVICE unsigned long long* reloaded() const { return barrier(kLayout.reloaded); }
+
+  // ---- as loaded -------------------------------------------------------------------------------------------------
+
+  GLA_DEVICE RawTile<Element> raw_q(int) const { return raw<Element>(kLayout.q, kPaddedK); }
+  GLA_DEVICE RawTile<Element> raw_k() const { return raw<Element>(kLayout.k, kPaddedK); }
+  GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK); }
+  GLA_DEVICE RawTile<Element> raw_v() const { return raw<Element>(kLayout.v, kShape.tile_v); }
+
+  // ---- operands of `Tokens` tokens that share a pivot, part by part: of a chunk where q, k and gates lay -----------
+
+  template <int Tokens>
+  GLA_DEVICE OperandTile q(int, int part) const {
+    if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_q, part), Tokens, kPaddedK);
+    return panels(stage() + (part == 0 ? kLayout.q : kLayout.q_rest), Tokens, kPaddedK);
   }
   template <int Tokens>
-  GLA_DEVICE OperandTile operand(int offset) const {
-    return tile(offset, Tokens, kPaddedK, kLayout.operand_row);
+  GLA_DEVICE OperandTile k(int part) const {
+    if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_k, part), Tokens, kPaddedK);
+    return panels(stage() + (part == 0 ? kLayout.k : kLayout.k_rest), Tokens, kPaddedK);
+  }
+  template <int Tokens>
+  GLA_DEVICE OperandTile scores(int) const {
+    if (Tokens == kSubChunk) return panels(shared + kLayout.sub_scores, Tokens, Tokens);
+    return panels(stage() + kLayout.scores, Tokens, Tokens);
+  }
+  /// Rows [row0, row0 + Tokens) of v.
+  template <int Tokens>
+  GLA_DEVICE OperandTile v(int row0, int) const {
+    const RawTile<Element> whole = raw_v();
+    return {whole.base + row0 * whole.row_bytes, Tokens, whole.columns, whole.row_bytes, whole.panel_bytes};
+  }
+  /// Staged output rows.
+  template <int Tokens>
+  GLA_DEVICE OperandTile out() const {
+    OperandTile whole = panels(shared + kLayout.out, kChunk, kShape.tile_v);
+    whole.rows = Tokens;
+    return whole;
+  }
+
+ private:
+  GLA_DEVICE float* vector(int offset) const { return reinterpret_cast<float*>(shared + offset); }
+  GLA_DEVICE unsigned long long* barrier(int offset) const {
+    return reinterpret_cast<unsigned long long*>(shared + offset);
+  }
+  GLA_DEVICE unsigned char* stage() const { return shared + slot * kLayout.stage_bytes; }
+  GLA_DEVICE static int sub(int offset, int part) {
+    return offset + part * kLayout.k_panels * kSubChunk * kPanelRowBytes;
+  }
+
+  template <class T>
+  GLA_DEVICE RawTile<T> raw(int offset, int columns) const {
+    return {stage() + offset, kPanelRowBytes, kChunk, columns, kChunk * kPanelRowBytes};
+  }
+  GLA_DEVICE static OperandTile panels(unsigned char* base, int rows, int columns) {
+    return {base, rows, columns, kPanelRowBytes, rows * kPanelRowBytes};
   }
 };
 

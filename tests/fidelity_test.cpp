@@ -51,6 +51,7 @@ void expect_same_primitives(const RunPrimitive& gpu, const RunPrimitive& emulate
   expect("mma", random_products, same_sum(magnitudes));
   expect("shuffles", shuffle_call(), same_bits);
   expect("votes", vote_call(), same_bits);
+  expect("named barriers", parts_call(), same_bits);
   expect("cp.async and rows", copy_call(), same_bits);
   expect("atomics and places", place_call(), same_bits);
 }

@@ -65,9 +65,10 @@ TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
   CHECK(paths(Gates::hundred) == std::vector<std::int64_t>{0, 0, 8});
 }
 
-TEST_CASE("warpgroups multiply what they are given") {
-  const auto tested = [](Problem problem, ChunkChoice choice, const KernelCase& c) {
-    choice.warps_k = choice.wgmma = 1;
+TEST_CASE("a pipeline of producers and warpgroups does what all warps together do") {
+  const auto tested = [](const Problem& problem, ChunkChoice choice, const KernelCase& c) {
+    choice.warps_k = 1;
+    choice.tile_v = 16 * choice.warps_v;
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
     for (const Gates gates : {Gates::sixteenth, Gates::ten}) {
       KernelCase with_gates = c;
@@ -76,18 +77,18 @@ TEST_CASE("warpgroups multiply what they are given") {
     }
   };
   const KernelCase dense{.batch = 2, .tokens = 150}, packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 150}};
-  // A whole chunk of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
-  tested(chunk_of(56, 120), {.chunk = 64, .tile_v = 128, .warps_v = 8, .stages = 1}, packed);
-  tested(chunk_of(64, 100), {.chunk = 64, .tile_v = 64, .warps_v = 4, .score_parts = 1}, dense);
-  // Two query heads, and gates of another dtype.
+  // Whole chunks of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
+  tested(chunk_of(56, 120), {.chunk = 64, .warps_v = 8, .producers = 8}, packed);
+  tested(chunk_of(64, 104), {.chunk = 64, .warps_v = 4, .score_parts = 1, .producers = 4}, dense);
+  // The queries of a group in blocks of their own, and gates of another dtype.
   Problem grouped = chunk_of(64, 64, DType::bf16, 2);
   grouped.gate_dtype = DType::fp32;
-  tested(grouped, {.chunk = 64, .tile_v = 64, .warps_v = 4, .group_tile = 2, .stages = 1}, packed);
-  // Producers, without gates.
+  tested(grouped, {.family = "segmented segments=2", .warps_v = 4, .producers = 4}, packed);
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
-  tested(ungated, {.tile_v = 64, .warps_v = 4, .producers = 4}, packed);
-  tested(chunk_of(64, 128), {.chunk = 64, .tile_v = 64, .warps_v = 4, .producers = 4}, dense);
+  tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
+  tested(chunk_of(64, 64), {.chunk = 64, .warps_v = 4, .stages = 3, .producers = 8}, packed);
+  tested(chunk_of(256, 128), {.warps_v = 8, .producers = 4}, dense);
 }
 
 TEST_CASE("tensors may lie head by head") {

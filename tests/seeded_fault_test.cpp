@@ -158,6 +158,22 @@ TEST_CASE("warps that come to a named barrier which others have left, and know n
                  "thread 64: part_sync at barrier 1, which others have used and no barrier has followed"));
 }
 
+TEST_CASE("a named barrier that lanes or warps miss, or whose sizes differ, is reported") {
+  const std::string right = "part_sync<128>(1);\n";
+  reports("", "if (i != 5)\n", "", right, {"cannot go on", "127 threads (first: 0) waiting at part_sync 1"},
+          kPairs);
+  reports("", "if (i % 32 < 16) part_sync<64>(1);\n", right, "", {": part_sync"}, kPairs);
+  reports("", "i < 64 ? part_sync<64>(1) : part_sync<96>(1);\n", right, "", {": part_sync"}, kPairs);
+}
+
+TEST_CASE("a warpgroup that does not change its registers as one is reported") {
+  const std::string right = "give_registers<24>();\n";
+  reports("", "if (i >= 32)\n", "", right,
+          {"cannot go on", "96 threads (first: 32) waiting at set_registers"}, kWarpgroup);
+  reports("", "i < 32 ? give_registers<32>() : give_registers<24>();\n", right, "",
+          {"set_registers of 32 and 24 in one warpgroup"}, kWarpgroup);
+}
+
 TEST_CASE("a product of what one warpgroup shows to another needs the fence before the named barrier") {
   const std::string write = "for (int j = 0; j < 8; ++j) values[8 * i + j] = 1;\n";
   const std::string multiply = "if (i < 128) {\n" + std::string(R"(

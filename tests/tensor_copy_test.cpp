@@ -241,6 +241,29 @@ TEST_CASE("a ring of slots turns through several phases of its barriers") {
   }
 }
 
+TEST_CASE("threads wait for a copy while others meet in a named barrier to ask for it") {
+  const Tensor4 tensor;
+  const TensorMap map = tensor.map({16, 8, 1, 1}, Swizzle::none);
+  for (const Options& options : {Options{}, Options{Order::backward, 0}, Options{Order::random, 1}}) {
+    int right = 0;
+    launch({2, 128, kSharedBytes}, options, [&] {
+      if (thread_index() == 0) barrier_init(barriers(), 1);
+      block_sync();
+      if (warp_index() < 2) {
+        barrier_wait(barriers(), 0);
+        right += element(0) == 1 ? 1 : 0;
+        part_sync<64>(1);
+      } else {
+        part_sync<64>(2);
+        if (thread_index() == 64) barrier_arrive_expect(barriers(), 256);
+        if (thread_index() == 64) load(map);
+        part_sync<64>(2);
+      }
+    });
+    CHECK(right == 2 * 64);
+  }
+}
+
 TEST_CASE("several loads complete one phase, wherever their bytes are expected") {
   CHECK(fault_of([](const TensorMap& map) {
           load(map, 256);

@@ -14,6 +14,7 @@ constexpr int kScanThreads = 256;
 constexpr int kLeastWarps = 4, kMostWarps = 8;  // a multiprocessor has four schedulers
 constexpr int kLeastThreadState = 8, kMostThreadState = 128;
 constexpr int kLeastTileV = 64;    // where V is that wide: each tile makes the operands of q, k and gk anew
+constexpr int kMostStages = 2;     // of copies without producers: they are not what the kernel waits for
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 ChunkShape shape_of(const Problem& problem, const Variant& variant) {
@@ -31,7 +32,6 @@ ChunkShape shape_of(const Problem& problem, const Variant& variant) {
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
           .async_copy = variant[Parameter::async_copy] != 0,
-          .wgmma = variant[Parameter::wgmma] != 0,
           .producers = variant[Parameter::producers]};
 }
 
@@ -60,49 +60,49 @@ bool copies_async(int channels, std::size_t element_bytes) {
   return channels * static_cast<int>(element_bytes) % 4 == 0;
 }
 
-/// What a warpgroup's products ask for: 64 value channels each, and as many columns as the instruction is used with.
-Status warpgroup_constraints(const ChunkShape& shape) {
-  const int k = shape.padded_k();
-  if (!shape.element_is_bf16 || shape.state_parts != 1)
-    return invalid_argument("wgmma=1 needs bf16 elements and state_parts=1");
-  if (shape.warps_k != 1 || shape.warps_v % 4 != 0 || shape.tile_v != 16 * shape.warps_v) {
-    return invalid_argument(
-        fmt::format("wgmma=1 needs warps_k=1 and 16 channels of tile_v for each of 4 or 8 warps_v;"
-                    " got warps_k={}, warps_v={}, tile_v={}",
-                    shape.warps_k, shape.warps_v, shape.tile_v));
+/// What chunk_pipeline.cuh asks for: one query head, rows that a tensor copy can fetch, 64 value channels for each
+/// warpgroup, and as many columns as wgmma is used with.
+Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
+  if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.group_tile != 1 || shape.warps_k != 1) {
+    return invalid_argument(fmt::format(
+        "producers={} goes with bf16 elements, state_parts=1, group_tile=1, warps_k=1; got {} bytes, {}, {}, "
+        "{}",
+        shape.producers, shape.element_bytes, shape.state_parts, shape.group_tile, shape.warps_k));
   }
-  if (shape.chunk != 32 && shape.chunk != 64)
-    return invalid_argument(fmt::format("wgmma=1 with chunk={}; accepted: 32, 64", shape.chunk));
+  if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
+    return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
+                                        shape.producers, int{PipelineLayout::kMostStages}, shape.stages,
+                                        int{shape.async_copy}));
+  }
+  if (shape.warps_v % 4 != 0 || shape.tile_v != 16 * shape.warps_v) {
+    return invalid_argument(fmt::format(
+        "producers={} needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v={}, tile_v={}",
+        shape.producers, shape.warps_v, shape.tile_v));
+  }
+  if (shape.chunk != 32 && shape.chunk != 64) {
+    return invalid_argument(
+        fmt::format("producers={} with chunk={}; accepted: 32, 64", shape.producers, shape.chunk));
+  }
+  const int k = shape.padded_k();
   if (k != 64 && k != 128 && k != 256) {
     return invalid_argument(
-        fmt::format("wgmma=1 with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.head_dim_k, k));
+        fmt::format("producers={} with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.producers,
+                    shape.head_dim_k, k));
   }
-  // Outputs are staged where q^ lay, while the other warpgroup's update may still read k^ behind it.
-  const ChunkLayout layout(shape);
-  const int q_bytes = shape.operand_parts() * layout.operand_plane(shape.chunk);
-  if (layout.out == layout.q_operand && layout.out_plane > q_bytes) {
-    return invalid_argument(
-        fmt::format("wgmma=1 stages {} bytes of outputs in the {} bytes of q^ with tile_v={}, score_parts={}",
-                    layout.out_plane, q_bytes, shape.tile_v, shape.score_parts));
-  }
-  return {};
-}
-
-/// Producers make whole operands of one query head for warpgroups, and have as many registers as one block leaves them.
-Status producer_constraints(const ChunkShape& shape, int min_blocks) {
-  if (!shape.wgmma || shape.group_tile != 1 || shape.stages != 2 || min_blocks != 1) {
+  if (k == 256 && shape.producers != 4) {
     return invalid_argument(fmt::format(
-        "producers={} goes with wgmma=1, group_tile=1, stages=2, min_blocks=1; got {}, {}, {}, {}",
-        shape.producers, int{shape.wgmma}, shape.group_tile, shape.stages, min_blocks));
+        "producers={} with head_dim_k={}; accepted: 4, which leave consumers the registers for the state",
+        shape.producers, shape.head_dim_k));
   }
-  if (shape.producers != shape.warps() || shape.padded_k() > 128) {
+  constexpr int kAlignment = 16;
+  if (shape.head_dim_k * 2 % kAlignment != 0 || shape.head_dim_v * 2 % kAlignment != 0) {
+    return invalid_argument(fmt::format("producers={} needs rows of whole {} bytes; head dims are {} and {}",
+                                        shape.producers, kAlignment, shape.head_dim_k, shape.head_dim_v));
+  }
+  if (shape.moves_registers() && min_blocks != 1) {
     return invalid_argument(fmt::format(
-        "producers={} with warps_v={}, head_dim_k={}; accepted: as many as warps_v, and head_dim_k up to 128",
-        shape.producers, shape.warps_v, shape.head_dim_k));
-  }
-  if (shape.head_dim_v % shape.tile_v != 0) {
-    return invalid_argument(fmt::format("producers={} with tile_v={}, no divisor of head_dim_v={}",
-                                        shape.producers, shape.tile_v, shape.head_dim_v));
+        "producers={} with warps_v={}, min_blocks={}; such blocks have a multiprocessor to themselves",
+        shape.producers, shape.warps_v, min_blocks));
   }
   return {};
 }
@@ -133,7 +133,7 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   if (warps < std::min(kLeastWarps, most_warps(shape)))
     return invalid_argument(
         fmt::format("warps_v*warps_k={} is below {}", warps, std::min(kLeastWarps, most_warps(shape))));
-  const int thread_state = shape.tile_v * shape.padded_k() / (32 * shape.warps());
+  const int thread_state = shape.tile_v * shape.padded_k() / (32 * warps);
   if (thread_state > kMostThreadState || (thread_state < kLeastThreadState && warps > 1)) {
     return invalid_argument(
         fmt::format("tile_v*head_dim_k/threads={} state elements per thread; accepted: {} to {}",
@@ -162,11 +162,10 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
                                         shape.stages, min_blocks));
   }
   if (shape.producers != 0) {
-    if (Status status = producer_constraints(shape, variant[Parameter::min_blocks]); !status.ok())
-      return status;
-  }
-  if (shape.wgmma) {
-    if (Status status = warpgroup_constraints(shape); !status.ok()) return status;
+    if (Status status = pipeline_constraints(shape, min_blocks); !status.ok()) return status;
+  } else if (shape.stages > kMostStages) {
+    return invalid_argument(
+        fmt::format("stages={} with producers=0; accepted: up to {}", shape.stages, kMostStages));
   }
   const auto element = static_cast<std::size_t>(shape.element_bytes),
              gate = static_cast<std::size_t>(shape.gate_bytes);
@@ -179,18 +178,20 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
         fmt::format("async_copy=1 needs rows of whole 4-byte words; head dims are {} and {}",
                     shape.head_dim_k, shape.head_dim_v));
   }
-  const auto shared = static_cast<std::size_t>(ChunkLayout(shape).total);
+  const auto shared = static_cast<std::size_t>(shared_bytes(shape));
   if (shared > architecture.shared_memory_per_block) {
     return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
                                         architecture.shared_memory_per_block));
   }
   const int registers = estimated_chunk_registers(problem, variant);
-  if (registers > 255 ||
-      registers * shape.threads() * min_blocks > architecture.registers_per_multiprocessor) {
+  const int most_registers = shape.moves_registers() ? shape.consumer_registers() : 255;
+  if (registers > most_registers ||
+      (!shape.moves_registers() &&
+       registers * shape.threads() * min_blocks > architecture.registers_per_multiprocessor)) {
     return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
                                         shape.threads() * min_blocks));
   }
-  if (min_blocks > 1 && shape.stages > 1) {
+  if (min_blocks > 1 && shape.stages > 1 && shape.producers == 0) {
     return invalid_argument(
         fmt::format("stages={} with min_blocks={}; a second stage and a second block hide the same latency",
                     shape.stages, min_blocks));
@@ -208,12 +209,10 @@ bool is_hopeless(const Variant& variant, Parameter parameter) {
       return tile_v % (16 * warps_v) != 0;
     case Parameter::warps_k:
       return warps_v * variant[Parameter::warps_k] > kMostWarps;
-    case Parameter::wgmma:
-      return variant[Parameter::wgmma] != 0 && (variant[Parameter::warps_k] != 1 || tile_v != 16 * warps_v ||
-                                                variant[Parameter::state_parts] != 1);
     case Parameter::producers:
       return variant[Parameter::producers] != 0 &&
-             (variant[Parameter::wgmma] == 0 || variant[Parameter::producers] != warps_v);
+             (variant[Parameter::warps_k] != 1 || tile_v != 16 * warps_v ||
+              variant[Parameter::state_parts] != 1 || variant[Parameter::stages] < 2);
     default:
       return false;
   }
@@ -258,13 +257,13 @@ ChunkCost cost_of(const ChunkShape& s) {
 
   ChunkCost cost;
   const double rest = operands + copies + state_scaling + output_rows + gate_sums;
-  if (s.wgmma) {
-    // The tensor cores' cycles as instructions: while they run, little else does.
+  if (s.producers) {
+    // The tensor cores' cycles as instructions: while they run, little else does. Scores are the producers' work.
     const double columns = std::max(c / 2, 24.0);
-    const double products = heads * terms(s.score_parts) * k / 16 * columns +
-                            v / 64 * (heads * (k + c) / 16 * c / 2 + c / 16 * k / 2);
-    const double ahead = operands + copies + gate_sums;
-    cost.instructions = s.producers ? std::max(ahead, products + rest - ahead) : rest + products;
+    const double score_products = terms(s.score_parts) * k / 16 * columns;
+    const double products = v / 64 * ((k + c) / 16 * c / 2 + c / 16 * k / 2);
+    cost.instructions =
+        std::max(operands + gate_sums + score_products, products + state_scaling + output_rows);
     return cost;
   }
   cost.score_instructions = heads * scores * kMma;
@@ -312,10 +311,10 @@ std::string shape_text(const ChunkShape& s) {
                                        .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
                                        .score_parts = {}, .state_parts = {}, .element_bytes = {},
                                        .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {},
-                                       .wgmma = {}, .producers = {}}};
+                                       .producers = {}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
-      s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.wgmma,
+      s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy,
       s.producers);
 }
 
@@ -329,14 +328,13 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::warps_v, {1, 2, 4, 8}},
       {Parameter::warps_k, {1, 2, 4}},
       {Parameter::group_tile, divisors(problem.group)},
-      {Parameter::stages, {1, 2}},
+      {Parameter::stages,
+       architecture.has_wgmma() ? std::vector<std::int16_t>{1, 2, 3} : std::vector<std::int16_t>{1, 2}},
       {Parameter::score_parts, parts(problem.dtype)},
       {Parameter::state_parts, parts(problem.dtype)},
       {Parameter::async_copy, {0, 1}},
-      {Parameter::wgmma,
-       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 1} : std::vector<std::int16_t>{0}},
       {Parameter::producers,
-       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4} : std::vector<std::int16_t>{0}},
+       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4, 8} : std::vector<std::int16_t>{0}},
       {Parameter::min_blocks, {1, 2}},
   };
   FamilySpace space{family,
@@ -352,18 +350,18 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
 }
 
 Source render_chunk(const Problem& problem, const Variant& variant) {
-  const int threads = shape_of(problem, variant).threads();
+  const ChunkShape shape = shape_of(problem, variant);
   const int blocks = variant[Parameter::min_blocks];
-  const std::string shape = shape_text(shape_of(problem, variant));
-  const bool fused = variant.family == Family::fused;
-  Source source{"chunk_forward.cu",
-                config_text(problem, fused ? "chunk_forward.cuh" : "chunk_segmented.cuh", shape),
-                {}};
+  const std::string_view walk = shape.producers ? "chunk_pipeline" : "chunk_forward";
+  std::vector<std::string_view> headers{shape.producers ? "chunk_pipeline.cuh" : "chunk_forward.cuh"};
+  if (variant.family == Family::segmented) headers.push_back("segment_scan.cuh");
+  Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape)), {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
-    add_entry(source, entry, threads, blocks,
-              fmt::format("chunk_forward<gla::Config, gla::Pass::{}>(args)", pass));
+    add_entry(source, entry, shape.threads(), blocks,
+              fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),
+              shape.producers ? "TensorArgs" : "KernelArgs");
   };
-  if (fused) {
+  if (variant.family == Family::fused) {
     add_pass("chunk_fused", "whole");
   } else {
     add_pass("chunk_segment_states", "segment_states");
@@ -376,7 +374,7 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
 
 std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
-  const EntryShape walk{shape.threads(), static_cast<std::size_t>(ChunkLayout(shape).total),
+  const EntryShape walk{shape.threads(), static_cast<std::size_t>(shared_bytes(shape)),
                         variant[Parameter::min_blocks]};
   if (variant.family == Family::fused) return {walk};
   return {walk, EntryShape{kScanThreads, 0, 1}, walk};
@@ -389,6 +387,14 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   const std::int64_t state_blocks = states * tiles_v(shape);
   const std::int64_t output_blocks = state_blocks * (problem.group / shape.group_tile);
   LaunchPlan plan;
+  if (shape.producers) {
+    plan.boxes = {.rows = shape.chunk,
+                  .head_dim_k = problem.head_dim_k,
+                  .head_dim_v = problem.head_dim_v,
+                  .group = problem.group,
+                  .element_bytes = shape.element_bytes,
+                  .gate_bytes = shape.gate_bytes};
+  }
   if (variant.family == Family::fused) {
     plan.launches.add({0, output_blocks, shapes[0].threads, shapes[0].shared_bytes});
     return plan;
@@ -412,14 +418,14 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
 }
 
 int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
-  constexpr int kAddressing = 48;
   const ChunkShape shape = shape_of(problem, variant);
+  const int addressing = shape.producers ? 24 : 48;
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
   const int outputs = rows * shape.chunk / 2;
-  const int operands = shape.wgmma ? std::min(shape.padded_k() / 4, 32)
-                                   : 4 * (rows * shape.state_parts + shape.operand_parts());
-  return state + outputs + operands + kAddressing;
+  const int operands = shape.producers ? std::min(shape.padded_k() / 4, 32)
+                                       : 4 * (rows * shape.state_parts + shape.operand_parts());
+  return state + outputs + operands + addressing;
 }
 
 double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
@@ -442,8 +448,8 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   constexpr int kUnasked = 32;
   const int registers =
       estimated_chunk_registers(problem, variant) + (variant[Parameter::min_blocks] == 1 ? kUnasked : 0);
-  const int resident = std::max(
-      1, occupancy(architecture, s.threads(), registers, static_cast<std::size_t>(ChunkLayout(s).total)));
+  const int resident =
+      std::max(1, occupancy(architecture, s.threads(), registers, static_cast<std::size_t>(shared_bytes(s))));
   double seconds = walk_cycles(s, cost, blocks, resident, architecture) * chunks / architecture.clock_hz;
   double moved = floor_bytes(problem, workload, true);
   if (segmented) {

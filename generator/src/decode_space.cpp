@@ -68,7 +68,7 @@ Source render_decode(const Problem& problem, const Variant& variant) {
       fmt::format("  static constexpr int lanes_k = {}, rows_v = {}, warps = {}, stages = {};\n",
                   variant[Parameter::lanes_k], variant[Parameter::rows_v], variant[Parameter::warps],
                   variant[Parameter::stages]);
-  Source source{"recurrent_forward.cu", config_text(problem, "recurrent_forward.cuh", parameters), {}};
+  Source source{"recurrent_forward.cu", config_text(problem, {"recurrent_forward.cuh"}, parameters), {}};
   add_entry(source, "recurrent_decode", threads_of(variant), variant[Parameter::min_blocks],
             "recurrent_forward<gla::Config>(args)");
   return source;

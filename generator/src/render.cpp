@@ -33,9 +33,11 @@ void add_entry(Source& source, std::string_view entry, int threads, int min_bloc
   source.entries.emplace_back(entry);
 }
 
-std::string config_text(const Problem& problem, std::string_view header, std::string_view more) {
-  return fmt::format(R"(#include "{}"
-
+std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
+                        std::string_view more) {
+  std::string includes;
+  for (const std::string_view header : headers) includes += fmt::format("#include \"{}\"\n", header);
+  return fmt::format(R"({}
 namespace gla {{
 
 struct Config {{
@@ -49,7 +51,7 @@ struct Config {{
 }}  // namespace gla
 
 )",
-                     header, type_name(problem.dtype), type_name(problem.gate_dtype),
+                     includes, type_name(problem.dtype), type_name(problem.gate_dtype),
                      type_name(problem.state_dtype), problem.head_dim_k, problem.head_dim_v, problem.group,
                      problem.gate_k, problem.gate_v, problem.reverse, problem.state_v_first, more);
 }
@@ -69,7 +71,7 @@ std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& vari
 }
 
 Source render_tools(const Problem& problem) {
-  Source source{"verification.cu", config_text(problem, "verification.cuh", ""), {}};
+  Source source{"verification.cu", config_text(problem, {"verification.cuh"}, ""), {}};
   add_entry(source, "fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs");
   add_entry(source, "compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs");
   add_entry(source, "naive", kToolThreads, 1, "naive_forward<gla::Config>(args)");

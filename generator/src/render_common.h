@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gla/generator/problem.h"
 #include "gla/generator/render.h"
@@ -12,8 +13,9 @@ namespace gla {
 /// The element type's name in templates/device/numeric.cuh.
 std::string_view type_name(DType dtype);
 
-/// `#include "header"` and a Config that says everything about the problem; `more` holds further lines of it.
-std::string config_text(const Problem& problem, std::string_view header, std::string_view more);
+/// The headers' #includes and a Config that says everything about the problem; `more` holds further lines of it.
+std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
+                        std::string_view more);
 
 /// Appends a kernel that calls gla::`call` with its argument struct `args`. TensorArgs stay where they are passed, since
 /// copies take the addresses of the maps.

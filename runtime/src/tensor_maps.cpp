@@ -10,28 +10,19 @@ namespace {
 constexpr int kRowBytes = 128;           // of a box, and of the swizzle
 constexpr std::int64_t kAlignment = 16;  // of addresses and strides, as cuTensorMapEncodeTiled demands
 constexpr std::int64_t kStrideLimit = std::int64_t{1} << 40;
-constexpr std::int64_t kMostTokens = std::numeric_limits<int>::max();  // tensor_load's coordinates
+constexpr std::int64_t kMostMappedTokens = std::numeric_limits<int>::max();  // tensor_load's coordinates
 
-/// The extents of a tensor.
-struct Extents {
-  std::int64_t channels, tokens, heads, batch;
-  int element_bytes;
-};
-
-std::optional<TensorGeometry> geometry_of(const Tensor& tensor, const Extents& extents, int rows) {
-  if (tensor.data == nullptr || extents.tokens == 0 || extents.batch == 0) return {};
-  const int element_bytes = extents.element_bytes;
-  const std::int64_t row_bytes = extents.channels * element_bytes;
+std::optional<TensorGeometry> geometry_of(const Tensor& tensor, const std::array<std::int64_t, 4>& sizes,
+                                          int element_bytes, int rows) {
+  const auto [channels, tokens, heads, batch] = sizes;
+  if (tensor.data == nullptr || tokens == 0 || batch == 0) return {};
   // A stride that is never stepped over may be anything in a call, but not in a map.
-  const auto bytes = [&](std::int64_t size, std::int64_t stride) {
-    return size > 1 ? stride * element_bytes : (row_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  };
-  return TensorGeometry{tensor.data,
-                        {extents.channels, extents.tokens, extents.heads, extents.batch},
-                        {bytes(extents.tokens, tensor.stride_token), bytes(extents.heads, tensor.stride_head),
-                         bytes(extents.batch, tensor.stride_batch)},
-                        {kRowBytes / element_bytes, rows, 1, 1},
-                        element_bytes};
+  const std::int64_t row_bytes = (channels * element_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::array<std::int64_t, 3> stride_bytes{tokens > 1 ? tensor.stride_token * element_bytes : row_bytes,
+                                                 heads > 1 ? tensor.stride_head * element_bytes : row_bytes,
+                                                 batch > 1 ? tensor.stride_batch * element_bytes : row_bytes};
+  return TensorGeometry{
+      tensor.data, sizes, stride_bytes, {kRowBytes / element_bytes, rows, 1, 1}, element_bytes};
 }
 
 /// What validation.cpp lets pass and tensor copies do not. A stride of 0 is all right for both.
@@ -45,10 +36,10 @@ Status check_encodable(const char* name, const TensorGeometry& tensor) {
                       name, kDimensions[i], tensor.stride_bytes[i], kAlignment)};
     }
   }
-  if (tensor.sizes[1] > kMostTokens) {
+  if (tensor.sizes[1] > kMostMappedTokens) {
     return {StatusCode::unsupported,
             fmt::format("{} has {} tokens; the kernel that was chosen takes up to {}", name, tensor.sizes[1],
-                        kMostTokens)};
+                        kMostMappedTokens)};
   }
   return {};
 }
@@ -61,8 +52,8 @@ std::array<To, Size> converted(const std::array<From, Size>& values) {
 }
 
 CUresult encode(const driver::Api& api, const TensorGeometry& tensor, TensorMap& map) {
-  static_assert(sizeof(TensorMap) ==
-                sizeof(CUtensorMap));  // which needs 64-byte alignment, whatever cuda.h gives it
+  // Of 128-byte alignment in CUDA 13's header; 64 is what the driver documents and GPUs need.
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
   // Bits are copied as they are, whatever the type of that size.
   const CUtensorMapDataType type =
       tensor.element_bytes == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -83,7 +74,7 @@ std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, const Kerne
   const std::int64_t query_heads = heads * boxes.group;
   const std::int64_t batch = args.cu_seqlens == nullptr ? args.sequences : 1;
   const auto geometry = [&](const Tensor& tensor, int channels, std::int64_t of_heads, int element_bytes) {
-    return geometry_of(tensor, {channels, args.tokens, of_heads, batch, element_bytes}, boxes.rows);
+    return geometry_of(tensor, {channels, args.tokens, of_heads, batch}, element_bytes, boxes.rows);
   };
   const Tensor gk = boxes.gate_bytes == 0 ? Tensor{} : args.gk;
   return {{

@@ -38,8 +38,8 @@ template <int Bytes>
 GLA_DEVICE void store_packet(void* global, const Packet<Bytes>& packet) {
 #if !defined(GLA_EMULATOR)
   if constexpr (Bytes == 16) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(__cvta_generic_to_global(global)), "r"(packet.item[0]),
-                 "r"(packet.item[1]), "r"(packet.item[2]), "r"(packet.item[3])
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"l"(__cvta_generic_to_global(global)),
+                 "r"(packet.item[0]), "r"(packet.item[1]), "r"(packet.item[2]), "r"(packet.item[3])
                  : "memory");
     return;
   }

@@ -14,8 +14,8 @@
 // rows are 128 bytes and lie as warpgroup.cuh's panels have them.
 #pragma once
 
-#include "args.h"
 #include "platform.cuh"
+#include "tensor_map.h"
 
 namespace gla {
 

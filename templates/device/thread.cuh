@@ -114,6 +114,18 @@ GLA_DEVICE bool warp_any(bool value) {
 #endif
 }
 
+/// True in one lane of the warp, all of which take part (sm_90 and later). What it guards the compiler knows to run in one
+/// thread: tensor copies take their operands from registers of the warp.
+GLA_DEVICE bool elect_lane() {
+#if defined(GLA_EMULATOR)
+  return emulator::thread_index() % kWarpSize == 0;
+#else
+  unsigned int elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n" : "=r"(elected));
+  return elected != 0;
+#endif
+}
+
 /// `value` of the lane whose index differs from this one's in the bits of `mask`. All 32 lanes take part.
 GLA_DEVICE float shuffle_xor(float value, int mask) {
 #if defined(GLA_EMULATOR)

@@ -28,20 +28,24 @@ struct OperandTile {
   }
 };
 
-/// A [rows, columns] tile as it was loaded, rows `row_bytes` apart.
+/// A [rows, columns] tile as it was loaded: rows `row_bytes` apart, or panels of 128 bytes a row.
 template <class T>
 struct RawTile {
   unsigned char* base;
   int row_bytes;
   int rows, columns;
+  int panel_bytes = 0;
 
+  /// Address of an element. In a panel only the elements of 16 aligned bytes are neighbours.
   GLA_DEVICE unsigned char* at(int row, int column) const {
     expect(row >= 0 && row < rows && column >= 0 && column < columns);
-    return base + row * row_bytes + column * static_cast<int>(sizeof(T));
+    const int byte = column * static_cast<int>(sizeof(T));
+    if (panel_bytes == 0) return base + row * row_bytes + byte;
+    return base + byte / kPanelRowBytes * panel_bytes + swizzled(row, byte % kPanelRowBytes);
   }
   GLA_DEVICE OperandTile operand() const {
     static_assert(sizeof(T) == 2);
-    return {base, rows, columns, row_bytes};
+    return {base, rows, columns, row_bytes, panel_bytes};
   }
 };
 
@@ -55,6 +59,17 @@ GLA_DEVICE void load_a(Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
 GLA_DEVICE void load_a_transposed(Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
   const int lane = lane_index();
   load_matrices_transposed(a, tile.at(k + lane % 8 + lane / 16 * 8, m + lane / 8 % 2 * 8));
+}
+
+/// A operand from a tile that stores its transpose, of any 16 rows: this lane's is the k that it gives an address for,
+/// lane % 8 of the first eight in lanes 0 to 15, of the last eight in the others.
+GLA_DEVICE void load_rows_transposed(Bits32 (&a)[4], const OperandTile& tile, int row, int m) {
+  load_matrices_transposed(a, tile.at(row, m + lane_index() / 8 % 2 * 8));
+}
+
+/// The way back (sm_90 and later).
+GLA_DEVICE void store_rows_transposed(const Bits32 (&a)[4], const OperandTile& tile, int row, int m) {
+  store_matrices_transposed(tile.at(row, m + lane_index() / 8 % 2 * 8), a);
 }
 
 /// Two neighbouring B operands (16 x 8 each): b[0], b[1] for columns n..n+7 and b[2], b[3] for n+8..n+15, from a tile
@@ -104,25 +119,6 @@ template <class T>
 GLA_DEVICE Vector<float, 2> load_pair(const RawTile<T>& tile, int row, int column) {
   const auto pair = *reinterpret_cast<const Vector<T, 2>*>(tile.at(row, column));
   return {to_float(pair.item[0]), to_float(pair.item[1])};
-}
-
-/// 16 x 16 elements as floats, in the layout of two D tiles (mma.cuh) side by side.
-template <class T>
-GLA_DEVICE void load_block(float (&x)[2][4], const RawTile<T>& tile, int row, int column) {
-  Bits32 words[4];
-  if constexpr (sizeof(T) == 2) load_a(words, tile.operand(), row, column);
-  GLA_UNROLL
-  for (int pair = 0; pair < 4; ++pair) {
-    Vector<float, 2> values;
-    if constexpr (sizeof(T) == 2) {
-      values = unpack<T>(words[pair]);
-    } else {
-      values = load_pair(tile, row + lane_index() / 4 + pair % 2 * 8,
-                         column + pair / 2 * 8 + lane_index() % 4 * 2);
-    }
-    x[pair / 2][pair % 2 * 2] = values.item[0];
-    x[pair / 2][pair % 2 * 2 + 1] = values.item[1];
-  }
 }
 
 /// A matrix written as a sum of bf16 parts: d[0..1] += sum over parts p + q < Parts of a[p] * b[q], two column blocks.

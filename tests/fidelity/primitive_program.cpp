@@ -92,7 +92,7 @@ Source source_of(const std::string& name, std::initializer_list<const char*> fil
 Source primitive_source() {
   return source_of("primitives.cu", {GLA_PRIMITIVES},
                    {"widen", "narrow", "split", "power", "greater", "read_tile", "product", "shuffle", "vote",
-                    "copy_ways", "place"});
+                    "parts", "copy_ways", "place"});
 }
 
 Source warpgroup_source() {
@@ -219,6 +219,19 @@ PrimitiveCall vote_call() {
   }
   call.count = static_cast<std::int64_t>(call.in.size());
   call.out_words = call.in.size();
+  return call;
+}
+
+PrimitiveCall parts_call() {
+  constexpr std::size_t kThreads = 2 * kPartThreads, kRounds = kThreads + 2;
+  PrimitiveCall call{"parts", {1, 2 * kPartThreads, 2 * kPartThreads * sizeof(Word)}};
+  for (std::size_t i = 0; i < kRounds * kThreads; ++i) call.in.push_back(random_word(37, i) | 1);
+  for (std::size_t thread = 0; thread < kThreads; ++thread) {
+    call.in[thread * kThreads + thread] = 0;
+    call.in[kThreads * kThreads + thread] = 0;
+  }
+  call.count = static_cast<std::int64_t>(call.in.size());
+  call.out_words = 2 * call.in.size();
   return call;
 }
 

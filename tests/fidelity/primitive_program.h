@@ -42,7 +42,8 @@ PrimitiveCall integer_products_call();  ///< operands whose sums are exact in an
 PrimitiveCall random_products_call();
 PrimitiveCall special_products_call();  ///< inf and NaN among the operands
 PrimitiveCall shuffle_call();
-PrimitiveCall vote_call();  ///< all agree, one does not, in every place of a block
+PrimitiveCall vote_call();   ///< all agree, one does not, in every place of a block
+PrimitiveCall parts_call();  ///< the same in each of two parts of a block
 PrimitiveCall copy_call();
 PrimitiveCall place_call();
 PrimitiveCall warpgroup_products_call(int n);  ///< integers, in all layouts, of n columns

@@ -30,7 +30,7 @@ GLA_DEVICE void each_item(const PrimitiveArgs& args, int threads, Item item) {
 inline constexpr int kTileRows = 32, kTileRowBytes = 80;
 /// Items of a lane: rounds of `count` use them one after another.
 inline constexpr int kLoadWords = 6 * 4, kProductWords = 4 + 2 + 4, kShuffleMasks = 6, kCopySlot = 16;
-inline constexpr int kElementwiseThreads = 128, kVoteThreads = 96, kCopyThreads = 64;
+inline constexpr int kElementwiseThreads = 128, kVoteThreads = 96, kPartThreads = 64, kCopyThreads = 64;
 
 /// In: 16-bit patterns. Out, two words each: the float of the pattern as fp16, as bf16.
 GLA_DEVICE void widen(const PrimitiveArgs& args) {
@@ -133,6 +133,20 @@ GLA_DEVICE void shuffle(const PrimitiveArgs& args) {
 GLA_DEVICE void vote(const PrimitiveArgs& args) {
   for (long long i = thread_index(); i < args.count; i += kVoteThreads)
     args.out[i] = block_sync_and(args.in[i] != 0) ? 1 : 0;
+}
+
+/// Two parts of a block, each on its own. In: a word per thread and round. Out, two each: the word of another thread of
+/// its part, and whether all words of the part were not 0.
+GLA_DEVICE void parts(const PrimitiveArgs& args) {
+  auto* shared = reinterpret_cast<Bits32*>(shared_memory());
+  const int part = thread_index() / kPartThreads, first = part * kPartThreads;
+  const int other = first + (thread_index() + kPartThreads / 2 + 1) % kPartThreads;
+  for (long long i = thread_index(); i < args.count; i += 2 * kPartThreads) {
+    shared[thread_index()] = args.in[i];
+    part_sync<kPartThreads>(1 + part);
+    args.out[2 * i] = shared[other];
+    args.out[2 * i + 1] = part_sync_and<kPartThreads>(14 + part, args.in[i] != 0) ? 1 : 0;
+  }
 }
 
 /// Thread t copies `Bytes` bytes to its slot, every third thread nothing but zeros; the slots become words of `out`.

@@ -155,15 +155,15 @@ std::vector<Case> covering_set() {
   };
 }
 
-/// What sm_90a alone has: warpgroups, with and without producers, two head dims, a chunk of half a product's rows.
-std::vector<Case> warpgroup_set() {
+/// What sm_90a alone has: pipelines, with both numbers of producers and of warpgroups, gates of two dtypes.
+std::vector<Case> pipeline_set() {
   using enum Family;
   using enum Parameter;
-  return {{chunk_of(128, 256, DType::bf16, 2), segmented, {{wgmma, 1}, {group_tile, 2}, {score_parts, 2}}},
-          {chunk_of(64, 64), fused, {{wgmma, 1}, {producers, 4}}},
+  return {{chunk_of(128, 256, DType::bf16, 2), segmented, {{producers, 8}, {warps_v, 8}, {score_parts, 2}}},
+          {chunk_of(64, 64), fused, {{producers, 4}, {min_blocks, 2}}},
           {changed(chunk_of(256, 512), [](Problem& p) { p.gate_dtype = DType::fp32; }),
            fused,
-           {{wgmma, 1}, {chunk, 32}, {score_parts, 2}}}};
+           {{producers, 4}, {warps_v, 4}}}};
 }
 
 /// Of the space of `name`; the smallest architecture's variants are legal on all.
@@ -192,7 +192,7 @@ TEST_CASE("every family compiles for every architecture in every dtype, split, g
       jobs.push_back({to_string(one.problem) + ": " + to_string(chosen), render(one.problem, chosen), name});
     }
   }
-  for (const Case& one : warpgroup_set()) {
+  for (const Case& one : pipeline_set()) {
     if (!is_known("sm_90a")) break;
     const Variant chosen = variant_of(one, "sm_90a");
     jobs.push_back(

@@ -17,7 +17,7 @@ namespace {
 
 const std::string kChunkParameters =
     " chunk=32 tile_v=64 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
-    "wgmma=0 producers=0 min_blocks=1";
+    "producers=0 min_blocks=1";
 
 Variant fused() {
   return variant("fused" + kChunkParameters);
@@ -60,12 +60,11 @@ ChunkShape shape_of(const Problem& problem, const Variant& one) {
   shape.element_is_bf16 = problem.dtype == DType::bf16;
   shape.gate_bytes = !problem.gate_k ? 0 : problem.gate_dtype == DType::fp32 ? 4 : 2;
   shape.async_copy = one[async_copy] == 1;
-  shape.wgmma = one[wgmma] == 1;
   shape.producers = one[producers];
   return shape;
 }
 
-/// First slot of sequence n as templates/chunk_segmented.cuh finds it.
+/// First slot of sequence n as templates/chunk_work.cuh finds it.
 std::int64_t first_slot(const std::vector<std::int64_t>& cu_seqlens, std::size_t n,
                         std::int64_t segment_tokens) {
   return cu_seqlens[n] / segment_tokens + static_cast<std::int64_t>(n);
@@ -217,7 +216,7 @@ TEST_CASE("the chunk kernels get the shared memory of their layout, within what 
       INFO(to_string(problem) << ": " << to_string(one));
       const std::vector<EntryShape> shapes = entry_shapes(problem, one);
       const ChunkShape shape = shape_of(problem, one);
-      const auto bytes = static_cast<std::size_t>(ChunkLayout(shape).total);
+      const auto bytes = static_cast<std::size_t>(shared_bytes(shape));
       CHECK(shapes.front().shared_bytes == bytes);
       CHECK(shapes.back().shared_bytes == bytes);
       CHECK(shapes.front().threads == shape.threads());
@@ -232,6 +231,7 @@ TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multip
     for (const Variant& one : some_variants(problem, 101)) {
       if (one.family == Family::decode) continue;
       const ChunkShape shape = shape_of(problem, one);
+      if (shape.producers != 0) continue;
       const ChunkLayout layout(shape);
       for (const int offset : {layout.q_row,
                                layout.k_row,
@@ -261,13 +261,26 @@ TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multip
     }
 }
 
-TEST_CASE("what warpgroups multiply lies at multiples of 1024") {
-  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 100), chunk_of(256, 512)})
+TEST_CASE("what warpgroups multiply and tensor copies move lies at multiples of 1024") {
+  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 104), chunk_of(256, 512)})
     for (const Variant& one : space(problem, architecture("sm_90a"))) {
-      if (one[Parameter::wgmma] == 0) continue;
-      const ChunkLayout layout(shape_of(problem, one));
-      for (const int offset : {layout.v, layout.v_bytes, layout.q_operand, layout.k_operand, layout.scores,
-                               layout.operand_plane(one[Parameter::chunk]), layout.operand_plane(kSubChunk)})
+      if (one[Parameter::producers] == 0) continue;
+      const PipelineLayout layout(shape_of(problem, one));
+      for (const int offset :
+           {layout.q, layout.k, layout.gate, layout.q_rest, layout.k_rest, layout.v, layout.scores,
+            layout.stage_bytes, layout.out, layout.sub_q, layout.sub_k, layout.sub_scores})
         if (offset % 1024 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
+      for (const int offset : {layout.loaded, layout.made})
+        if (offset % 8 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
     }
+}
+
+TEST_CASE("a pipeline's launches say which boxes its tensor copies move") {
+  const Problem problem = chunk_of(64, 128, DType::bf16, 2);
+  for (const Variant& one : space(problem, architecture("sm_90a"))) {
+    const TensorBoxes boxes = plan(problem, one, {3, 5, 1000, false}).boxes;
+    TensorBoxes expected;
+    if (one[Parameter::producers] != 0) expected = {one[Parameter::chunk], 64, 128, 2, 2, 2};
+    if (boxes != expected) FAIL_CHECK(to_string(one));
+  }
 }

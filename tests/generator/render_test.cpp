@@ -24,7 +24,7 @@ namespace {
 
 const std::string kChunkParameters =
     " chunk=64 tile_v=64 warps_v=4 warps_k=1 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
-    "wgmma=0 producers=0 min_blocks=2";
+    "producers=0 min_blocks=2";
 const std::string kDecode = "decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1";
 
 /// The names between quotes or angle brackets after each #include.
@@ -144,7 +144,7 @@ TEST_CASE("every include of a rendered source names an embedded template") {
     for (const Variant& one : one_of_each_family(problem)) sources.push_back(render(problem, one));
     for (const Source& source : sources) {
       const std::vector<std::string> names = includes(source.text);
-      CHECK(names.size() == 1);
+      CHECK_FALSE(names.empty());
       for (const std::string& name : names)
         if (!is_embedded(name)) FAIL_CHECK(source.name << " includes " << name);
     }

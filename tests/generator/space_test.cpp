@@ -229,17 +229,20 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
   says(plain, {"needs ", " bytes of shared memory; a block has 232448"});
   says(plain, {"needs about ", " registers in each of "});
   says(plain, {"min_blocks=2 blocks do not fit on a multiprocessor"});
-  says(plain, {"wgmma=1 needs warps_k=1 and 16 channels of tile_v for each of 4 or 8 warps_v; got warps_k=2, "
-               "warps_v=4, "});
-  says(plain, {"wgmma=1 with chunk=16; accepted: 32, 64"});
-  says(plain, {"producers=4 goes with wgmma=1, group_tile=1, stages=2, min_blocks=1; got 0, 1, "});
-  says(plain, {"producers=4 with warps_v=8, head_dim_k=128; accepted: as many as warps_v, "});
-  says(refusals(chunk_of(256, 64), gpu, Family::fused),
-       {"producers=4 with warps_v=4, head_dim_k=256; accepted: "});
+  says(plain,
+       {"producers=4 goes with bf16 elements, state_parts=1, group_tile=1, warps_k=1; got 2 bytes, 1, 1, 2"});
+  says(plain, {"producers=8 goes with stages 2 to 3, async_copy=1; got 1, 1"});
+  says(plain,
+       {"producers=4 needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v=4, tile_v=128"});
+  says(plain, {"producers=4 with chunk=16; accepted: 32, 64"});
+  says(plain, {"producers=4 with warps_v=8, min_blocks=2; such blocks have a multiprocessor to themselves"});
   says(refusals(chunk_of(32, 64), gpu, Family::fused),
-       {"wgmma=1 with head_dim_k=32, padded to 32; accepted: 64, 128, 256"});
+       {"producers=4 with head_dim_k=32, padded to 32; accepted: 64, 128, 256"});
+  says(refusals(chunk_of(256, 64), gpu, Family::fused), {"producers=8 with head_dim_k=256; accepted: 4"});
+  says(refusals(chunk_of(64, 100), gpu, Family::fused),
+       {"producers=4 needs rows of whole 16 bytes; head dims are 64 and 100"});
   says(refusals(chunk_of(64, 64, DType::fp16), gpu, Family::fused),
-       {"wgmma=1 needs bf16 elements and state_parts=1"});
+       {"producers=4 goes with bf16 elements, state_parts=1, "});
   says(refusals(chunk_of(100, 64), gpu, Family::fused),
        {"head_dim_k=100, padded to 112, is not a multiple of 16*warps_k=32"});
   says(refusals(chunk_of(64, 64, DType::fp16), gpu, Family::fused),
@@ -252,10 +255,11 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 64 and 37"});
 }
 
-TEST_CASE("warpgroups multiply on sm_90a alone") {
+TEST_CASE("pipelines of warpgroups are for sm_90a alone") {
   const auto has = [](std::string_view name) {
     const std::vector<Variant> variants = space(chunk_of(128, 128), architecture(name));
-    return std::any_of(variants.begin(), variants.end(), [](const Variant& one) { return one[wgmma] == 1; });
+    return std::any_of(variants.begin(), variants.end(),
+                       [](const Variant& one) { return one[producers] != 0; });
   };
   CHECK(has("sm_90a"));
   for (const char* other : {"sm_80", "sm_90", "sm_100a"}) CHECK_FALSE(has(other));

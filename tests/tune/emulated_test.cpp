@@ -126,6 +126,7 @@ TEST_CASE("a kernel that does not compile is refused with the compiler's words")
 
 TEST_CASE("kernels that take boxes find the tensors of the call in their maps") {
   const emulator::Program program = emulator::Program::build("boxes", R"(
+#include "args.h"
 #include "device/tensor_copy.cuh"
 #include "device/thread.cuh"
 namespace gla {

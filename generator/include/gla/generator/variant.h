@@ -30,8 +30,7 @@ enum class Parameter : std::uint8_t {
   score_parts,  ///< bf16 parts per operand of the score product q k^T: 1, 2 or 3
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
-  wgmma,        ///< 1: products of whole chunks by warpgroups (sm_90a); 0: by warps, mma.sync
-  producers,    ///< warps that load and make operands for those that multiply; 0: all warps do all
+  producers,    ///< warps that make operands for the warpgroups that multiply (sm_90a); 0: all warps do all
   min_blocks,   ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
   lanes_k,      ///< lanes of a warp along the key channels (decode)
   rows_v,       ///< value channels per thread (decode)

@@ -1,9 +1,7 @@
-// The chunk family `segmented`: chunk_forward over the segments for their own states, segment_scan, which chains them,
-// and chunk_forward again for the outputs.
+// Of the chunk family `segmented`: between the walk over the segments for their own states and that for the outputs.
 #pragma once
 
 #include "args.h"
-#include "chunk_forward.cuh"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 #include "sequence.cuh"

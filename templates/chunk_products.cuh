@@ -1,0 +1,339 @@
+// A chunk's products by warps (mma.sync), whole or in sub-chunks, and the way of its outputs to memory. S^T stays in
+// accumulators, which rounded to bf16 are the A operand of O^T = S'^T q^T.
+#pragma once
+
+#include "chunk_gates.cuh"
+#include "chunk_layout.h"
+#include "chunk_state.cuh"
+#include "chunk_work.cuh"
+#include "device/copy.cuh"
+#include "device/tile.cuh"
+#include "sequence.cuh"
+
+namespace gla {
+
+/// `Team`: the warps that hold the state.
+template <class Config, Pass kPass, class Tiles, class Team>
+struct ChunkProducts {
+  static constexpr ChunkShape kShape = Config::shape;
+  static constexpr bool kOutputs = kPass != Pass::segment_states;
+  static constexpr bool kGated = kShape.gate_bytes != 0;
+  static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
+  using State = ChunkState<kShape>;
+  static constexpr int kBlocksV = State::kBlocksV, kBlocksK = State::kBlocksK, kWarpK = State::kWarpK;
+  static constexpr int kScoreParts = kShape.score_parts;
+  static constexpr int kStateParts = kShape.state_parts;
+  static constexpr int kPartsV = kShape.v_parts();
+  using Element = typename Config::Element;
+  using Work = ChunkWork<Config, kPass>;
+  using Gates = ChunkGates<Config, Tiles, Team>;
+
+  const Work& work;
+  Tiles tiles;
+  State& state;
+
+  GLA_DEVICE Gates gates() const { return {tiles, work.args.scale}; }
+
+  /// Whether all threads of the team say so; a barrier.
+  GLA_DEVICE static bool agree([[maybe_unused]] bool value) {
+    if constexpr (kGated) return Team::agree(value);
+    Team::sync();  // ungated chunks always agree, and the paths of others are no code
+    return true;
+  }
+
+  /// The operands of `Tokens` tokens, whole behind its barrier; whether these tokens may share a pivot.
+  template <int Tokens>
+  GLA_DEVICE bool make_operands(int row0) {
+    const bool within = gates().template make_operands<Tokens, kOutputs>(row0);
+    if constexpr (!kShape.element_is_bf16) split_v<Tokens>(row0);
+    return agree(within);
+  }
+
+  /// A chunk that may not have one pivot, from `token` of the walk on.
+  GLA_DEVICE void walk_sub_chunks(Index token) {
+    for (int row0 = 0; row0 < kChunk && token + row0 < work.tokens; row0 += kSubChunk) {
+      Team::sync();  // outputs that were staged where operands lie are read
+      const bool within = make_operands<kSubChunk>(row0);
+      if (!within) {
+        gates().template make_direct_operands<kOutputs>(row0);
+        Team::sync();
+      }
+      work.count_path(within ? 1 : 2);
+      Work::add_decay(tiles.decay(), tiles.last());
+      if (within) {
+        multiply<kSubChunk, false>(token, row0);
+      } else {
+        multiply<kSubChunk, true>(token, row0);
+      }
+    }
+  }
+
+  /// Output and state of `Tokens` tokens whose operands lie ready from operand row 0 on; row0 is their first raw row.
+  template <int Tokens, bool Direct>
+  GLA_DEVICE void multiply(Index token, int row0) {
+    if constexpr (kGated && !Direct) state.scale(tiles.before());
+    // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made,
+    // and so does a sub-chunk.
+    const int k_parts =
+        Tokens == kSubChunk || token + Tokens >= work.tokens ? kShape.k_parts(Tokens) : kStateParts;
+    if constexpr (kOutputs) {
+      for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
+        float sums[kBlocksV][Tokens / 8][4] = {};
+        if constexpr (Direct) {
+          gates().direct_scores(query_head, row0,
+                                [this](int i, int j, float score) { store_score(i, j, score); });
+        } else {
+          make_scores<Tokens>(query_head);
+        }
+        // What needs no scores stands before the barrier that they need.
+        add_state_product<Tokens>(sums, query_head);
+        if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(k_parts, row0);
+        Team::sync();
+        add_score_product<Tokens>(sums, row0);
+        stage_outputs<Tokens>(sums);
+        Team::sync();
+        store_outputs<Tokens>(query_head, token + row0);
+      }
+    } else {
+      update_state<Tokens, Direct>(k_parts, row0);
+    }
+    if constexpr (kGated && !Direct) state.scale(tiles.after());
+  }
+
+  // ---- outputs -------------------------------------------------------------------------------------------------
+
+  static constexpr bool kStageElements = kShape.warps_k == 1 && sizeof(Element) == 2;
+
+  /// O^T accumulators into rows of O; fp32 in one plane per warp along K.
+  template <int Tokens>
+  GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Tokens / 8][4]) const {
+    GLA_UNROLL
+    for (int i = 0; i < kBlocksV; ++i) {
+      GLA_UNROLL
+      for (int t = 0; t < Tokens / 16; ++t) {
+        const int v = State::first_v() + 16 * i;
+        if constexpr (kStageElements) {
+          Bits32 words[4];
+          GLA_UNROLL
+          for (int pair = 0; pair < 4; ++pair) {
+            const float(&two)[4] = sums[i][2 * t + pair / 2];
+            words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
+          }
+          store_a_transposed(words, tiles.template out<Tokens>(), v, 16 * t);
+        } else {
+          GLA_UNROLL
+          for (int e = 0; e < 8; ++e) {
+            const int token = 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
+            tiles.out_row(State::warp_k(), token)[v + lane_index() / 4 + e / 2 % 2 * 8] =
+                sums[i][2 * t + e / 4][e % 4];
+          }
+        }
+      }
+    }
+  }
+
+  static constexpr int kOutElements =
+      row_alignment(kShape.head_dim_v, sizeof(Element)) / static_cast<int>(sizeof(Element));
+  static constexpr int kOutBytes = kOutElements * static_cast<int>(sizeof(Element));
+  using OutPacket = Packet<kOutBytes>;
+
+  template <int Tokens>
+  GLA_DEVICE OutPacket staged(int row, int column) const {
+    if constexpr (kStageElements) {
+      return *reinterpret_cast<const OutPacket*>(tiles.template out<Tokens>().at(row, column));
+    } else {
+      Vector<Element, kOutElements> result;
+      GLA_UNROLL
+      for (int e = 0; e < kOutElements; ++e) {
+        float sum = 0;
+        GLA_UNROLL
+        for (int plane = 0; plane < kShape.warps_k; ++plane) sum += tiles.out_row(plane, row)[column + e];
+        result.item[e] = from_float<Element>(sum);
+      }
+      return __builtin_bit_cast(OutPacket, result);
+    }
+  }
+
+  /// Up to four packets at a time, so that their latencies overlap.
+  template <int Tokens>
+  GLA_DEVICE void store_outputs(int query_head, Index token) const {
+    constexpr int kVectors = kTileV / kOutElements, kEach = Tokens * kVectors / Team::kThreads;
+    constexpr int kBatch = Tokens * kVectors % Team::kThreads != 0 ? 1
+                           : kEach % 4 == 0                        ? 4
+                           : kEach % 2 == 0                        ? 2
+                                                                   : 1;
+    const Index left = work.tokens - token;
+    const int rows = left < Tokens ? static_cast<int>(left) : Tokens;
+    const Tensor& o_tensor = work.args.o;
+    Element* o =
+        row_of<Element>(o_tensor, work.sequence, work.first + token, work.first_query_head + query_head) +
+        work.tile * kTileV;
+    for (int batch = Team::thread(); batch < Tokens * kVectors; batch += kBatch * Team::kThreads) {
+      OutPacket packets[kBatch];
+      GLA_UNROLL
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = batch + n * Team::kThreads;
+        packets[n] = staged<Tokens>(i / kVectors, i % kVectors * kOutElements);
+      }
+      GLA_UNROLL
+      for (int n = 0; n < kBatch; ++n) {
+        const int i = batch + n * Team::kThreads;
+        const int row = i / kVectors, column = i % kVectors * kOutElements;
+        if (row < rows && column < work.valid_v)
+          store_packet<kOutBytes>(o + row * o_tensor.stride_token + column, packets[n]);
+      }
+    }
+  }
+
+ private:
+  /// v as bf16 parts, where it is not bf16 already.
+  template <int Tokens>
+  GLA_DEVICE void split_v(int row0) const {
+    for (int i = Team::thread(); i < Tokens * kTileV / 2; i += Team::kThreads) {
+      const int row = i / (kTileV / 2);
+      const int column = i % (kTileV / 2) * 2;
+      const Vector<float, 2> pair = load_pair(tiles.raw_v(), row0 + row, column);
+      Bits32 parts[kPartsV];
+      split_bf16(pair.item[0], pair.item[1], parts);
+      GLA_UNROLL
+      for (int part = 0; part < kPartsV; ++part)
+        *reinterpret_cast<Bits32*>(tiles.split_v(part).at(row, column)) = parts[part];
+    }
+  }
+
+  template <int Parts, class Tile>
+  GLA_DEVICE static void load_v_parts(Bits32 (&a)[Parts][4], Tile tile_of, int m, int k) {
+    GLA_UNROLL
+    for (int part = 0; part < Parts; ++part) load_a_transposed(a[part], tile_of(part), m, k);
+  }
+
+  // ---- products ------------------------------------------------------------------------------------------------
+
+  /// Stores one score of a direct sub-chunk as bf16 parts.
+  GLA_DEVICE void store_score(int i, int j, float score) const {
+    Bits32 parts[kStateParts];
+    split_bf16(score, 0.0f, parts);
+    GLA_UNROLL
+    for (int part = 0; part < kStateParts; ++part) {
+      const OperandTile tile = tiles.template scores<kSubChunk>(part);
+      *reinterpret_cast<Bits16*>(tile.at(i, j)) = static_cast<Bits16>(parts[part]);
+    }
+  }
+
+  /// tril(q^ k^T), 16 x 16 blocks dealt to the warps.
+  template <int Tokens>
+  GLA_DEVICE void make_scores(int query_head) const {
+    constexpr int kBlocks = Tokens / 16;
+    const int lane = lane_index();
+    for (int block = Team::warp(); block < kBlocks * (kBlocks + 1) / 2; block += Team::kWarps) {
+      int bi = 0;
+      while ((bi + 1) * (bi + 2) / 2 <= block) ++bi;
+      const int bj = block - bi * (bi + 1) / 2;
+      float sums[2][4] = {};
+      GLA_UNROLL_BY(2)
+      for (int k = 0; k < kPaddedK; k += 16) {
+        Bits32 a[kScoreParts][4], b[kScoreParts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kScoreParts; ++part) {
+          load_a(a[part], tiles.template q<Tokens>(query_head, part), 16 * bi, k);
+          load_b(b[part], tiles.template k<Tokens>(part), k, 16 * bj);
+        }
+        multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
+      }
+      Bits32 words[kStateParts][4];
+      GLA_UNROLL
+      for (int pair = 0; pair < 4; ++pair) {
+        const int i = 16 * bi + lane / 4 + pair % 2 * 8;
+        const int j = 16 * bj + pair / 2 * 8 + lane % 4 * 2;
+        const float(&two)[4] = sums[pair / 2];
+        Bits32 parts[kStateParts];
+        split_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f, parts);
+        GLA_UNROLL
+        for (int part = 0; part < kStateParts; ++part) words[part][pair] = parts[part];
+      }
+      GLA_UNROLL
+      for (int part = 0; part < kStateParts; ++part)
+        store_a(words[part], tiles.template scores<Tokens>(part), 16 * bi, 16 * bj);
+    }
+  }
+
+  /// O^T += S'^T q^T over this warp's value and key channels.
+  template <int Tokens>
+  GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
+    GLA_UNROLL
+    for (int k = 0; k < kWarpK; k += 16) {
+      Bits32 a[kBlocksV][kStateParts][4];
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) state.operand(a[i], i, k / 8);
+      GLA_UNROLL
+      for (int t = 0; t < Tokens; t += 16) {
+        Bits32 b[kStateParts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kStateParts; ++part)
+          load_b(b[part], tiles.template q<Tokens>(query_head, part), State::first_k() + k, t);
+        GLA_UNROLL
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+      }
+    }
+  }
+
+  /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; warps along K share out the tokens of V.
+  template <int Tokens>
+  GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
+    const auto v_of = [&](int part) { return tiles.template v<Tokens>(row0, part); };
+    GLA_UNROLL
+    for (int j = 0; j < Tokens; j += 16) {
+      if (j / 16 % kShape.warps_k != State::warp_k()) continue;
+      Bits32 a[kBlocksV][kPartsV][4];
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, j);
+      GLA_UNROLL
+      for (int t = j; t < Tokens; t += 16) {
+        Bits32 b[kStateParts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kStateParts; ++part)
+          load_b(b[part], tiles.template scores<Tokens>(part), j, t);
+        GLA_UNROLL
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+      }
+    }
+  }
+
+  /// U^T += V^T k^ with the first k_parts parts of k^. A direct sub-chunk decays the state here, between its two uses.
+  template <int Tokens, bool Direct>
+  GLA_DEVICE void update_state(int k_parts, int row0) {
+    if constexpr (Direct) state.scale(tiles.before());
+    add_update<Tokens, 0, kStateParts>(row0);
+    if constexpr (kStateParts < kShape.k_parts(Tokens)) {
+      static_assert(kPartsV == 1);
+      if (k_parts > kStateParts) add_update<Tokens, kStateParts, kShape.k_parts(Tokens)>(row0);
+    }
+  }
+
+  /// U^T += V^T k^ for parts [First, Last) of k^.
+  template <int Tokens, int First, int Last>
+  GLA_DEVICE void add_update(int row0) {
+    constexpr int kParts = Last - First;
+    const auto v_of = [&](int part) { return tiles.template v<Tokens>(row0, part); };
+    GLA_UNROLL_BY(1)
+    for (int t = 0; t < Tokens; t += 16) {
+      Bits32 a[kBlocksV][kPartsV][4];
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, t);
+      GLA_UNROLL
+      for (int j = 0; j < kBlocksK; j += 2) {
+        Bits32 b[kParts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kParts; ++part)
+          load_b_transposed(b[part], tiles.template k<Tokens>(First + part), t, State::first_k() + 8 * j);
+        GLA_UNROLL
+        for (int i = 0; i < kBlocksV; ++i)
+          multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);
+      }
+    }
+  }
+};
+
+}  // namespace gla

@@ -1,0 +1,131 @@
+// What a block of a chunk kernel works on: one (sequence, key/value head, V tile), or one segment of it, from its first
+// token to its last.
+#pragma once
+
+#include "args.h"
+#include "chunk_layout.h"
+#include "chunk_state.cuh"
+#include "device/thread.cuh"
+#include "sequence.cuh"
+
+namespace gla {
+
+enum class Pass { whole, segment_states, segment_outputs };
+
+template <class Config, Pass kPass>
+struct ChunkWork {
+  static constexpr ChunkShape kShape = Config::shape;
+  static constexpr bool kOutputs = kPass != Pass::segment_states;
+  static constexpr bool kGated = kShape.gate_bytes != 0;
+  static constexpr int kTileV = kShape.tile_v;
+  static constexpr int kGroupTiles = Config::group / kShape.group_tile;
+  static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
+  using State = ChunkState<kShape>;
+
+  const KernelArgs& args;
+  Sequence sequence{};
+  Index n = 0, head = 0, segment = 0;
+  Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
+  int first_query_head = 0, tile = 0, valid_v = 0;
+  bool writes_state = false;
+
+  /// False if there is none for this block.
+  GLA_DEVICE bool find() {
+    Index block = block_index();
+    tile = static_cast<int>(block % kTilesV);
+    block /= kTilesV;
+    int group_tile = 0;
+    if constexpr (kOutputs) {
+      group_tile = static_cast<int>(block % kGroupTiles);
+      block /= kGroupTiles;
+    }
+    head = block % args.heads;
+    block /= args.heads;
+    n = block % args.sequences;
+    segment = block / args.sequences;
+    sequence = sequence_of(args, n);
+    first_query_head = static_cast<int>(head) * Config::group + group_tile * kShape.group_tile;
+    valid_v = min_of(kTileV, kShape.head_dim_v - tile * kTileV);
+    tokens = sequence.length;
+    bool is_last_segment = true;
+    if constexpr (kPass != Pass::whole) {
+      first = segment * args.segment_tokens;
+      is_last_segment = first + args.segment_tokens >= sequence.length;
+      if (segment > 0 && first >= sequence.length) return false;
+      if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
+      tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
+    }
+    writes_state = is_last_segment && group_tile == 0;  // one of the blocks that hold this state
+    return true;
+  }
+
+  GLA_DEVICE Index chunks() const { return (tokens + kShape.chunk - 1) / kShape.chunk; }
+  /// Tokens that the chunk has.
+  GLA_DEVICE int rows_of(Index chunk) const {
+    const Index left = tokens - chunk * kShape.chunk;
+    return left < kShape.chunk ? static_cast<int>(left) : kShape.chunk;
+  }
+
+  GLA_DEVICE void load_state(State& state) const {
+    const float* source = nullptr;
+    StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
+    if constexpr (kPass == Pass::segment_outputs) {
+      source = segment_state();
+    } else if constexpr (kPass == Pass::whole) {
+      strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
+      if (args.initial_state != nullptr)
+        source = static_cast<const float*>(args.initial_state) + state_offset();
+    }
+    state.load(source, strides, tile, valid_v);
+  }
+
+  /// `decay`: of the walk, in shared memory.
+  GLA_DEVICE void store_state(State& state, const float* decay) const {
+    float* target = nullptr;
+    StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
+    if constexpr (kPass == Pass::segment_states) {
+      target = segment_state();
+      if (tile == 0) {
+        for (int i = thread_index(); i < kShape.head_dim_k; i += kMultipliers)
+          args.segment_decays[slot() * kShape.head_dim_k + i] = kGated ? decay[i] : 0.0f;
+      }
+    } else if (args.final_state != nullptr && writes_state) {
+      strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
+      target = static_cast<float*>(args.final_state) + state_offset();
+    }
+    if (target != nullptr) state.store(target, strides, tile, valid_v);
+  }
+
+  /// What a chunk or sub-chunk, whose sums over K are `last`, does to the walk's decay.
+  GLA_DEVICE static void add_decay(float* decay, const float* last) {
+    if constexpr (kPass == Pass::segment_states && kGated) {
+      for (int i = thread_index(); i < kShape.padded_k(); i += kMultipliers) decay[i] += last[i];
+    }
+  }
+
+  GLA_DEVICE void count_path(int path) const {
+    if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 &&
+        first_query_head == head * Config::group) {
+      atomic_add(args.path_counts + path, 1);
+    }
+  }
+
+ private:
+  static constexpr int kMultipliers =
+      kWarpSize * kShape.warps();  // the block's first threads, which hold the state
+
+  GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
+  GLA_DEVICE Index state_offset() const {
+    return (n * args.heads + head) * kShape.head_dim_k * kShape.head_dim_v;
+  }
+  GLA_DEVICE float* segment_state() const {
+    return args.segment_states + slot() * kShape.head_dim_k * kShape.head_dim_v;
+  }
+  /// (slot of this block's segment, head); sequence n owns slots from cu_seqlens[n] / segment_tokens + n.
+  GLA_DEVICE Index slot() const {
+    const Index base = args.cu_seqlens ? sequence.begin / args.segment_tokens + n : n * args.segments;
+    return (base + segment) * args.heads + head;
+  }
+};
+
+}  // namespace gla
