@@ -143,10 +143,10 @@ void expect_pairs_right(Operation operation) {
   for (const Plan& plan : pairwise_sample(plans, seed)) {
     INFO(to_string(plan.problem) << ", " << to_string(plan.variant));
     const LaunchKernel kernel = kernel_of(plan.problem, plan.variant);
-    // Half of the gates, so that compiling a kernel and running it cost about the same; the next one has the others.
-    for (std::size_t i = ran.size() % 2; i < std::size(kAllGates); i += 2) {
+    // A third of the gates, so that compiling a kernel and running it cost about the same; the next two have the others.
+    for (std::size_t i = ran.size() % 3; i < std::size(kAllGates); i += 3) {
       const std::uint64_t drawn = seed + ran.size() + i;
-      const bool packed = (ran.size() / 2 + i / 2) % 2 != 0;
+      const bool packed = (ran.size() / 3 + i / 3) % 2 != 0;
       const KernelCase c = packed ? packed_case(kAllGates[i], drawn) : dense_case(kAllGates[i], drawn);
       expect_right(make_inputs(plan.problem, c), c, kernel);
     }

@@ -31,7 +31,7 @@ constexpr const char* kArchitectures[] = {"sm_80", "sm_90a", "sm_100a"};
 
 /// Kernels of the tables that are compiled for their own architecture, where each has been compiled and measured
 /// before, and for each of the others.
-constexpr std::size_t kOwnSample = 10, kSample = 4;
+constexpr std::size_t kOwnSample = 6, kSample = 4;
 
 struct Job {
   std::string name;
