@@ -118,9 +118,15 @@ class ChunkForward {
       Work::add_decay(tiles.decay(), tiles.last());
       // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
       start_loads(chunk + kShape.stages, chunks);
-      products.template multiply<kChunk, false>(token, 0);
+      products.template multiply<kChunk>(
+          token, 0, false, [&](const typename Products::template Sums<kChunk>& sums, int query_head) {
+            products.template put_outputs<kChunk>(sums, query_head, token);
+          });
     } else {
-      products.walk_sub_chunks(token);
+      products.walk_sub_chunks(
+          token, [&](const typename Products::template Sums<kSubChunk>& sums, int query_head, int row0) {
+            products.template put_outputs<kSubChunk>(sums, query_head, token + row0);
+          });
       start_loads(chunk + kShape.stages, chunks);
     }
   }

@@ -259,41 +259,73 @@ struct ChunkGates {
     return !warp_any(!within);
   }
 
-  /// Operands without a pivot, for a sub-chunk that fails the guard: q~_i = scale q_i exp2(b_i) and
-  /// k~_j = k_j exp2(b_C - b_j) never exceed q and k for gates of at most 0. `before` becomes exp2(b_C), which the
-  /// state takes between its product with q~ and the addition of k~^T v. The sums stay for direct scores.
+  /// Operands and state factors of a sub-chunk: with one pivot, and false if this warp's channels may not have one; or
+  /// `direct`, without: q~_i = scale q_i exp2(b_i) and k~_j = k_j exp2(b_C - b_j) never exceed q and k for gates of at
+  /// most 0. Then `before` is exp2(b_C), which the state takes between its product with q~ and the addition of k~^T v, and
+  /// the sums stay for direct scores. A barrier must follow. One loop makes k and q, to be compiled once.
   template <bool WithQueries>
-  GLA_DEVICE void make_direct_operands(int row0) const {
+  GLA_DEVICE bool make_sub_operands(int row0, bool direct) const {
     constexpr int kParts = kShape.k_parts(kSubChunk);
-    for (int n = 0, channel = channel_of(0); channel < kPaddedK; channel = channel_of(++n)) {
-      LaneValues<kSubChunk> sums, rests;  // b_i; b_C - b_j, summed from the end because b may be large
-      SumRange range;
-      (void)sum_gates<kSubChunk>(sums, range, tiles.raw_gates(), row0, channel);
-      sum_gates_after(rests, tiles.raw_gates(), row0, channel);
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        const int row = TokenMap<kSubChunk>::token(o, e), at = channel + lane_channel(c);
-        sums[o][c][e] *= kLog2E;
-        rests[o][c][e] *= -kLog2E;
-        tiles.cumulative()[row * kPaddedK + at] = sums[o][c][e];
-        if (row == 0) {
-          tiles.before()[at] = exp2_fast(kLog2E * range.last[c]);
-          tiles.last()[at] = kLog2E * range.last[c];
+    GLA_UNROLL_BY(1)
+    for (int n = 0; channel_of(n) < kPaddedK; ++n) {
+      const int channel = channel_of(n);
+      LaneValues<kSubChunk> of_q, of_k;  // log2 of what q is multiplied with, and k divided by
+      if constexpr (kGated) {
+        SumRange range;
+        const bool rise = sum_gates<kSubChunk>(of_q, range, tiles.raw_gates(), row0, channel);
+        if (direct) {
+          sum_gates_after(of_k, tiles.raw_gates(), row0, channel);  // from the end, because b may be large
+          float before[2], last[2];
+          GLA_UNROLL
+          for (int c = 0; c < 2; ++c) {
+            last[c] = kLog2E * range.last[c];
+            before[c] = exp2_fast(last[c]);
+          }
+          if (lane_index() % 4 == 0) store_channels(tiles.before(), channel, before);
+          if (lane_index() % 4 == 1) store_channels(tiles.last(), channel, last);
+          GLA_UNROLL
+          for (int i = 0; i < 8; ++i) {
+            const int o = i / 4, c = i / 2 % 2, e = i % 2;
+            const int row = TokenMap<kSubChunk>::token(o, e);
+            of_q[o][c][e] *= kLog2E;
+            of_k[o][c][e] *= -kLog2E;
+            tiles.cumulative()[row * kPaddedK + channel + lane_channel(c)] = of_q[o][c][e];
+          }
+        } else {
+          if (warp_any(rise)) widen<kSubChunk>(range, of_q);
+          Pivots pivots;
+          if (warp_any(!find_pivots(pivots, range))) return false;
+          store_scaling(pivots, channel);
+          GLA_UNROLL
+          for (int i = 0; i < 8; ++i) {
+            const int o = i / 4, c = i / 2 % 2, e = i % 2;
+            of_k[o][c][e] = of_q[o][c][e] = of_q[o][c][e] * kLog2E - pivots.pivot[c];
+          }
         }
       }
-      Words<kParts> k;
-      make_k<kSubChunk, kParts>(k, row0, channel, 0, rests);
-      store_k<kSubChunk>(k, channel, 0);
-      if constexpr (WithQueries) {
+      GLA_UNROLL_BY(1)
+      for (int head = -1; head < (WithQueries ? kShape.group_tile : 0); ++head) {  // k, then the heads of q
+        const bool is_k = head < 0;
+        float x[2][2][2];
+        load_octets<kSubChunk>(x, is_k ? tiles.raw_k() : tiles.raw_q(head), row0, channel, 0);
         GLA_UNROLL
-        for (int head = 0; head < kShape.group_tile; ++head) {
-          Words<kPartsQ> q;
-          make_q<kSubChunk>(q, head, row0, channel, 0, sums);
-          store_q<kSubChunk>(q, head, channel, 0);
+        for (int i = 0; i < 8; ++i) {
+          const int o = i / 4, c = i / 2 % 2, e = i % 2;
+          const float factor = kGated ? exp2_fast(is_k ? -of_k[o][c][e] : of_q[o][c][e]) : 1.0f;
+          x[o][c][e] *= is_k ? factor : scale * factor;
+        }
+        Words<kParts> words;
+        split<kParts>(words, x);
+        GLA_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          if (!is_k && part >= kPartsQ) continue;
+          store_octets<kSubChunk>(
+              words[part], is_k ? tiles.template k<kSubChunk>(part) : tiles.template q<kSubChunk>(head, part),
+              channel, 0);
         }
       }
     }
+    return true;
   }
 
   /// Scores of a direct sub-chunk, element by element: sum_k scale q_ik k_jk exp2(b_i - b_j) for j <= i. A warp takes
@@ -306,6 +338,7 @@ struct ChunkGates {
     static_assert(kSubChunk % kWarps == 0 || kWarps % kSubChunk == 0);
     const float* cumulative = tiles.cumulative();
     const int lane = lane_index();
+    GLA_UNROLL_BY(1)
     for (int n = Team::warp(); n < kSubChunk; n += kWarps) {
       // Long rows and short ones alternate, so that every warp has the same number of elements.
       const int pass = n / kWarps;
@@ -320,6 +353,7 @@ struct ChunkGates {
         q[c] = load_pair(tiles.raw_q(head), row0 + i, channel);
         b[c] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
       }
+      GLA_UNROLL_BY(1)
       for (int j0 = 0; j0 < kSubChunk; j0 += kColumns) {
         float sums[kColumns] = {};
         if (j0 <= i) {

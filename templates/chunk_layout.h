@@ -18,20 +18,29 @@ struct ChunkShape {
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
   int producers;  ///< 0: every warp does everything (chunk_forward.cuh); else chunk_pipeline.cuh's warps for operands
+  int cluster;  ///< blocks that share out a head's key channels and add up their outputs; 1 or 2
 
-  GLA_HOST_DEVICE constexpr int padded_k() const { return (head_dim_k + 15) / 16 * 16; }
+  /// Key channels of a block.
+  GLA_HOST_DEVICE constexpr int padded_k() const {
+    const int unit = cluster == 1 ? 16 : 64;
+    return (head_dim_k + unit * cluster - 1) / (unit * cluster) * unit;
+  }
+  /// Value channels whose outputs a block stores.
+  GLA_HOST_DEVICE constexpr int out_v() const { return tile_v / cluster; }
   GLA_HOST_DEVICE constexpr int warps() const { return warps_v * warps_k; }  ///< that multiply
   GLA_HOST_DEVICE constexpr int threads() const { return 32 * (warps() + producers); }
   GLA_HOST_DEVICE constexpr int v_slots() const { return stages + 1; }
   /// Registers per thread of a block that has a multiprocessor to itself: producers give some to consumers, which hold the
   /// state, where an even share would not do for them.
   GLA_HOST_DEVICE constexpr bool moves_registers() const { return producers > 0 && warps_v == 8; }
-  GLA_HOST_DEVICE constexpr int producer_registers() const { return producers == 4 ? 88 : 96; }
-  GLA_HOST_DEVICE constexpr int consumer_registers() const { return producers == 4 ? 208 : 160; }
-  /// Producers that turn a chunk into operands, each 16 of its channels at a time; what is left takes the next chunk.
-  GLA_HOST_DEVICE constexpr int team() const {
-    return padded_k() < 16 * producers ? producers / 2 : producers;
+  GLA_HOST_DEVICE constexpr int producer_registers() const {
+    return producers == 8 ? 96 : padded_k() > 128 ? 88 : 104;
   }
+  GLA_HOST_DEVICE constexpr int consumer_registers() const {
+    return producers == 8 ? 160 : padded_k() > 128 ? 208 : 200;
+  }
+  /// Producers that turn a chunk into operands, each 16 of its channels at a time; the others take the next chunks.
+  GLA_HOST_DEVICE constexpr int team() const { return padded_k() < 16 * producers ? 4 : producers; }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -122,32 +131,46 @@ struct ChunkLayout {
 /// The same of chunk_pipeline.cuh's kernels: panels as wgmma and tensor copies have them (device/warpgroup.cuh), in a ring
 /// of `stages` stages. Operands take the place of what they are made of.
 struct PipelineLayout {
-  static constexpr int kCarried = 4;  ///< the chunk before the one in work, and as many as there are stages
+  static constexpr int kCarried = 5;  ///< the chunk before the one in work, and as many as there are stages
   static constexpr int kMostStages = kCarried - 1;
   static constexpr int kPanelRow = 128;  ///< bytes
 
   int k_panels, v_panels;  ///< of 64 bf16 channels
+  /// Whether each panel of q^ and k^ is followed by that of their second part, so that 64 rows of one product are both
+  /// parts of 32 tokens.
+  bool stacked;
+  int operand_panel, gate_panel;  ///< bytes from one panel of q and k, or of gates, to the next
+  int q_head, scores_head;        ///< bytes from one query head's operands, or scores, to the next one's
   int q, k, gate, q_rest, k_rest, v,
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
   int stage_bytes;
-  int out;                                   ///< staged outputs
+  int out, out_bytes;                        ///< staged outputs; of several query heads two take turns
+  int inbox;                                 ///< sums from the other block of a cluster: ClusterSums
   int sub_q, sub_k, sub_scores, cumulative;  ///< a sub-chunk's operands, and fp32 [kSubChunk][K]
   int decay;                                 ///< fp32 over K
   int carried;                               ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
   int failed;                                ///< int per stage and producer warp: PipelineTiles::failed()
   int loaded, converted, made;               ///< barriers, one per stage each
   int reloaded;                              ///< one more
+  int received;                              ///< two per warp that multiplies
   int total;
 
   GLA_HOST_DEVICE static constexpr int panels(int row_bytes) {
     return (row_bytes + kPanelRow - 1) / kPanelRow;
   }
+  /// fp32 sums of a chunk's outputs that a block stores.
+  GLA_HOST_DEVICE static constexpr int inbox_bytes(const ChunkShape& s) { return 4 * s.out_v() * s.chunk; }
   GLA_HOST_DEVICE static constexpr int aligned(int offset) { return (offset + 1023) / 1024 * 1024; }
 
   GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
       : k_panels(panels(2 * s.padded_k())),
         v_panels(panels(2 * s.tile_v)),
+        stacked(s.chunk == 32 && s.score_parts == 2),
+        operand_panel((stacked ? 2 : 1) * s.chunk * kPanelRow),
+        gate_panel(s.chunk * kPanelRow),
+        q_head(0),
+        scores_head(s.chunk * kPanelRow),
         q(0),
         k(0),
         gate(0),
@@ -160,6 +183,8 @@ struct PipelineLayout {
         last(0),
         stage_bytes(0),
         out(0),
+        out_bytes(0),
+        inbox(0),
         sub_q(0),
         sub_k(0),
         sub_scores(0),
@@ -171,25 +196,44 @@ struct PipelineLayout {
         converted(0),
         made(0),
         reloaded(0),
+        received(0),
         total(0) {
     const int plane = k_panels * s.chunk * kPanelRow, v_plane = v_panels * s.chunk * kPanelRow;
     const int gate_plane = panels(s.gate_bytes * s.padded_k()) * s.chunk * kPanelRow;
     const int rest = s.score_parts > 1 ? plane : 0;
     const int vector = 4 * s.padded_k();
-    k = q + plane;
-    gate = k + plane;
+    const int heads = s.group_tile;
+    q_head = (stacked ? 2 : 1) * plane;
+    k = q + heads * q_head;
     // The second part of k^ takes the place of gates of its size.
-    k_rest = gate_plane == plane ? gate : gate + gate_plane;
-    q_rest = gate_plane == plane ? gate + gate_plane : k_rest + rest;
-    v = q_rest + rest;
+    if (stacked) {
+      q_rest = q + s.chunk * kPanelRow;
+      k_rest = k + s.chunk * kPanelRow;
+      gate = gate_plane == plane ? k_rest : k + 2 * plane;
+      if (gate_plane == plane) gate_panel = operand_panel;
+      v = k + 2 * plane + (gate_plane == plane ? 0 : gate_plane);
+    } else {
+      gate = k + plane;
+      k_rest = gate_plane == plane ? gate : gate + gate_plane;
+      q_rest = gate_plane == plane ? gate + gate_plane : k_rest + rest;
+      v = q_rest + rest;
+    }
     scores = v + v_plane;
-    before = scores + s.chunk * kPanelRow;
+    before = scores + heads * scores_head;
+    if (stacked && heads > 1) {  // to save room: scores are all that the second part of q^ is for
+      before = scores;
+      scores = q_rest;
+      scores_head = q_head;
+    }
     after = before + vector;
     last = after + vector;
     stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
-    sub_q = out + v_plane;
-    sub_k = sub_q + s.operand_parts() * k_panels * kSubChunk * kPanelRow;
+    out_bytes = v_plane / s.cluster;
+    inbox = out + (heads > 1 ? 2 : 1) * out_bytes;
+    // Of two parts those of a sub-chunk lie where a chunk's second parts would.
+    sub_q = inbox + (s.cluster > 1 ? 2 * inbox_bytes(s) : 0);
+    sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
     cumulative = sub_scores + kSubChunk * kPanelRow;
     decay = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
@@ -198,7 +242,8 @@ struct PipelineLayout {
     converted = loaded + 8 * s.stages;
     made = converted + 8 * s.stages;
     reloaded = made + 8 * s.stages;
-    failed = reloaded + 8;
+    received = reloaded + 8;
+    failed = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
     total = failed + 4 * s.stages * s.producers;
   }
 };

@@ -5,6 +5,7 @@
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
 //   made       one arrival per warp of the warpgroup whose turn it was: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
+// The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
 // `after` of a chunk and `before` of the next are one factor. A chunk that may not have one pivot, or no such factor, is
 // loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
 #pragma once
@@ -15,6 +16,8 @@
 #include "chunk_products.cuh"
 #include "chunk_tiles.cuh"
 #include "chunk_work.cuh"
+#include "cluster_sums.cuh"
+#include "device/cluster.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/warpgroup.cuh"
 #include "team.cuh"
@@ -46,13 +49,16 @@ class ChunkPipeline {
   static constexpr int kStages = kShape.stages;
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
+  static constexpr bool kSends = kOutputs && kShape.cluster > 1;
   static constexpr int kChunk = kShape.chunk;
-  static_assert(kShape.group_tile == 1 && kShape.element_is_bf16);
+  static constexpr int kHeads = kShape.group_tile;
+  static_assert(kShape.element_is_bf16 && (kHeads == 1 || kShape.cluster == 1));
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   using Tiles = PipelineTiles<kShape, Element, Gate>;
   using Consumers = Team<0, kShape.warps(), 1>;
   static constexpr int kTeams = kShape.producers / kShape.team();
+  static_assert(kStages >= kTeams);  // a team has seen the last passage through the stage that it waits at
   /// The team of producers that this warp belongs to.
   struct Producers {
     static constexpr int kWarps = kShape.team(), kThreads = kWarpSize * kWarps;
@@ -82,13 +88,21 @@ class ChunkPipeline {
       }
       barrier_init(tiles_of(0).reloaded(), 1);
     }
+    if constexpr (kSends) {
+      if (warp_index() < Consumers::kWarps && lane_index() < 2)
+        barrier_init(tiles_of(0).received(lane_index()), 1);
+    }
     if constexpr (kGated) {
       for (int i = thread_index(); i < kShape.padded_k(); i += kShape.threads()) tiles_of(0).decay()[i] = 0;
     }
-    block_sync();
+    if constexpr (kSends) {
+      cluster_sync();
+    } else {
+      block_sync();
+    }
   }
 
-  // ---- copies, each by one thread of the consumers ----------------------------------------------------------------
+  // ---- copies, by threads of the consumers ------------------------------------------------------------------------
 
   GLA_DEVICE int first_token(int chunk) const {
     return static_cast<int>(work.sequence.begin + work.first) + chunk * kChunk;
@@ -96,7 +110,8 @@ class ChunkPipeline {
 
   static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
   static constexpr int kGatePanels = PipelineLayout::panels(kShape.gate_bytes * kShape.padded_k());
-  static constexpr int kPanels = (kOutputs ? 2 : 1) * kLayout.k_panels + kGatePanels + kLayout.v_panels;
+  static constexpr int kPanels =
+      (kOutputs ? 1 + kHeads : 1) * kLayout.k_panels + kGatePanels + kLayout.v_panels;
 
   template <class T>
   GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, int first_channel, int chunk, int head,
@@ -108,30 +123,35 @@ class ChunkPipeline {
                   first_token(chunk), head, static_cast<int>(work.sequence.batch), barrier);
   }
 
-  /// Called by all consumers; one of them acts.
+  /// Called by all consumers; two of them act.
   GLA_DEVICE void start_loads(int chunk, unsigned long long* barrier) const {
-    if (!warp_any(Consumers::warp() == Consumers::kWarps - 1) || !elect_lane()) return;
+    const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
+    if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
     const Tiles tiles = tiles_of(chunk);
-    const int head = static_cast<int>(work.head);
-    barrier_arrive_expect(barrier, kPanels * kPanelBytes);
-    if constexpr (kGated) load(tiles.raw_gates(), args.maps.gk, 0, chunk, head, barrier);
-    load(tiles.raw_k(), args.maps.k, 0, chunk, head, barrier);
-    if constexpr (kOutputs) load(tiles.raw_q(0), args.maps.q, 0, chunk, work.first_query_head, barrier);
-    load(tiles.raw_v(), args.maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
+    const int head = static_cast<int>(work.head), first_k = work.first_k();
+    if (first) {
+      barrier_arrive_expect(barrier, kPanels * kPanelBytes);
+      if constexpr (kGated) load(tiles.raw_gates(), args.maps.gk, first_k, chunk, head, barrier);
+      load(tiles.raw_k(), args.maps.k, first_k, chunk, head, barrier);
+    } else {
+      for (int q = 0; q < (kOutputs ? kHeads : 0); ++q)
+        load(tiles.raw_q(q), args.maps.q, first_k, chunk, work.first_query_head + q, barrier);
+      load(tiles.raw_v(), args.maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
+    }
   }
   GLA_DEVICE void start_loads(int chunk) const {
     if (chunk < chunks) start_loads(chunk, tiles_of(chunk).loaded());
   }
 
-  /// The same.
-  GLA_DEVICE void start_store(int chunk) const {
+  /// The same, of a query head's staged outputs.
+  GLA_DEVICE void start_store(const Tiles& tiles, int chunk, int query_head) const {
     if (!warp_any(Consumers::warp() == 0) || !elect_lane()) return;
-    const OperandTile out = tiles_of(chunk).template out<kChunk>();
+    const OperandTile out = tiles.template out<kChunk>();
     GLA_UNROLL
-    for (int panel = 0; panel < kLayout.v_panels; ++panel)
+    for (int panel = 0; panel < kShape.out_v() / kPanelColumns; ++panel)
       tensor_store(&args.maps.o, out.base + panel * out.panel_bytes,
-                   work.tile * kShape.tile_v + panel * kPanelColumns, first_token(chunk),
-                   work.first_query_head, static_cast<int>(work.sequence.batch));
+                   work.first_out_v() + panel * kPanelColumns, first_token(chunk),
+                   work.first_query_head + query_head, static_cast<int>(work.sequence.batch));
     bulk_commit();
   }
 
@@ -162,7 +182,9 @@ class ChunkPipeline {
       // The warpgroups of a team take turns: while one makes scores, the other can be a chunk ahead.
       if (kOutputs && warp_any(Producers::warp() / 4 == chunk / kTeams % (Producers::kWarps / 4))) {
         barrier_wait(tiles.converted(), parity_of(chunk));
-        if (has_one_pivot(chunk)) WarpgroupScores<kShape, Tiles>{tiles}.make();
+        if (has_one_pivot(chunk)) {
+          for (int head = 0; head < kHeads; ++head) WarpgroupScores<kShape, Tiles>{tiles, head}.make();
+        }
         arrive(tiles.made());
       }
     }
@@ -185,6 +207,7 @@ class ChunkPipeline {
   GLA_DEVICE static void zero_rows(const Tiles& tiles, int rows) {
     const int from = rows * 16;
     for (int channel = 16 * Team::warp(); channel < kShape.padded_k(); channel += 16 * Team::kWarps) {
+      GLA_UNROLL_BY(1)
       for (int i = from + lane_index(); i < kChunk * 16; i += kWarpSize) {
         *reinterpret_cast<Element*>(tiles.raw_k().at(i / 16, channel + i % 16)) = Element{};
         if constexpr (kGated)
@@ -192,6 +215,7 @@ class ChunkPipeline {
       }
     }
     constexpr int kRow = kShape.tile_v;
+    GLA_UNROLL_BY(1)
     for (int i = rows * kRow + Team::thread(); i < kChunk * kRow; i += Team::kThreads)
       *reinterpret_cast<Element*>(tiles.raw_v().at(i / kRow, i % kRow)) = Element{};
     warp_sync();
@@ -200,66 +224,129 @@ class ChunkPipeline {
   // ---- consumers -------------------------------------------------------------------------------------------------
 
   GLA_DEVICE void consume() {
+    GLA_UNROLL_BY(1)
     for (int stage = 0; stage < kStages; ++stage) start_loads(stage);
     ChunkState<kShape> state;
     work.load_state(state);
-    int reloads = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      const Tiles tiles = tiles_of(chunk);
-      barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
-      const Index token = Index{chunk} * kChunk;
-      Products products{work, tiles, state};
-      const bool whole = has_one_pivot(chunk);
-      if (whole) {
-        multiply(products, token);
-      } else {
-        walk_sub_chunks(products, chunk, reloads++ % 2);
-      }
-      if constexpr (kOutputs) fence_for_warpgroup();
-      Consumers::sync();
-      if (kOutputs && whole) {
-        if (is_cut(chunk)) {
-          products.template store_outputs<kChunk>(0, token);
-        } else {
-          start_store(chunk);
-        }
-      }
-      start_loads(chunk + kStages);
-    }
-    if (kGated && chunks > 0) state.scale_by_exponents(tiles_of(0).carried(chunks - 1));
+    walk(state);
     work.store_state(state, tiles_of(0).decay());
     bulk_wait_read<0>();
   }
 
-  /// Between sub-chunks the state is scaled with nothing.
-  GLA_DEVICE void walk_sub_chunks(Products& products, int chunk, int parity) const {
+  using ChunkSums = typename WarpgroupProducts<kShape, Tiles>::Sums;
+  using SubChunkSums = typename Products::template Sums<kSubChunk>;
+
+  GLA_DEVICE void walk(ChunkState<kShape>& state) const {
+    int reloads = 0;
+    bool scaled = true;  // with what carried() has left, as sub-chunks need it and a whole chunk does not
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const Tiles tiles = tiles_of(chunk);
+      barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
+      Products products{work, tiles, state};
+      const bool whole = has_one_pivot(chunk);
+      if (kGated && chunk > 0 && scaled == whole) state.scale_by_exponents(tiles.carried(chunk - 1), whole);
+      scaled = !whole;
+      if constexpr (kSends) {
+        if (whole) {
+          walk_chunk_in_cluster(products, chunk);
+        } else {
+          walk_sub_chunks_in_cluster(products, chunk, reloads++ % 2);
+        }
+      } else if (whole) {
+        multiply(products, chunk, [&](int head, const ChunkSums& sums) {
+          products.tiles.out_slot = head % 2;
+          products.template stage_block<kChunk>(sums, ChunkState<kShape>::block_v(0));
+          if (head == kHeads - 1) return;  // which leaves below
+          show_staged();
+          store_staged(products, chunk, head);
+        });
+      } else {
+        const Index token = Index{chunk} * kChunk;
+        walk_sub_chunks(products, chunk, reloads++ % 2, [&](const SubChunkSums& sums, int head, int row0) {
+          products.template put_outputs<kSubChunk>(sums, head, token + row0);
+        });
+      }
+      show_staged();
+      if (kOutputs && (kSends || whole)) store_staged(products, chunk, kHeads - 1);
+      start_loads(chunk + kStages);
+    }
+    if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
+  }
+
+  /// To all, and to tensor copies.
+  GLA_DEVICE static void show_staged() {
+    if constexpr (kOutputs) fence_for_warpgroup();
+    Consumers::sync();
+  }
+
+  GLA_DEVICE void store_staged(const Products& products, int chunk, int query_head) const {
+    if (is_cut(chunk)) {
+      products.template store_outputs<kChunk>(query_head, Index{chunk} * kChunk);
+    } else {
+      start_store(products.tiles, chunk, query_head);
+    }
+  }
+
+  // Blocks of a cluster may take different ways through a chunk. Either ends with its outputs staged.
+
+  GLA_DEVICE void walk_chunk_in_cluster(Products& products, int chunk) const {
+    ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
+    multiply(products, chunk, [&](int i, const ChunkSums& all) { sums.take(i, all, 0); });
+    stage_kept(products, sums);
+  }
+
+  GLA_DEVICE void walk_sub_chunks_in_cluster(Products& products, int chunk, int parity) const {
+    ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
+    const auto take = [&](const SubChunkSums& some, int, int row0) {
+      GLA_UNROLL
+      for (int i = 0; i < ChunkState<kShape>::kBlocksV; ++i) sums.take(i, some[i], row0 / 8);
+    };
+    walk_sub_chunks(products, chunk, parity, take);
+    // The other block waits for rows behind the last token too.
+    for (int row0 = (work.rows_of(chunk) + kSubChunk - 1) / kSubChunk * kSubChunk; row0 < kChunk;
+         row0 += kSubChunk)
+      take(SubChunkSums{}, 0, row0);
+    stage_kept(products, sums);
+  }
+
+  template <class Sums>
+  GLA_DEVICE static void stage_kept(const Products& products, Sums& sums) {
+    sums.receive();
+    if (sums.keeps()) products.template stage_block<kChunk>(sums.kept, sums.kept_v());
+  }
+
+  /// Between sub-chunks the state is scaled with nothing. `use`: ChunkProducts::walk_sub_chunks().
+  template <class UseSums>
+  GLA_DEVICE void walk_sub_chunks(Products& products, int chunk, int parity, UseSums use) const {
     const Tiles& tiles = products.tiles;
-    if (chunk > 0) products.state.scale_by_exponents(tiles.carried(chunk - 1));
     start_loads(chunk, tiles.reloaded());
     barrier_wait(tiles.reloaded(), parity);
     if (warp_any(is_cut(chunk))) zero_rows<Consumers>(tiles, work.rows_of(chunk));
     bulk_wait_read<0>();
-    products.walk_sub_chunks(Index{chunk} * kChunk);
-    products.state.unscale_by_exponents(tiles.carried(chunk));
+    products.walk_sub_chunks(Index{chunk} * kChunk, use);
   }
 
-  /// A whole chunk up to its staged outputs. What is left to scale the state with stays in carried(chunk).
-  GLA_DEVICE void multiply(Products& products, Index token) const {
+  /// A whole chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk).
+  template <class UseSums>
+  GLA_DEVICE void multiply(Products& products, int chunk, UseSums use) const {
     work.count_path(0);
     Work::add_decay(products.tiles.decay(), products.tiles.last());
     if constexpr (kGated) products.state.scale(products.tiles.before());
     WarpgroupProducts<kShape, Tiles> warpgroups{products.tiles, products.state};
     // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
-    const int k_parts = token + kChunk >= work.tokens ? kShape.k_parts(kChunk) : 1;
+    const int k_parts = chunk == chunks - 1 ? kShape.k_parts(kChunk) : 1;
     if constexpr (kOutputs) {
-      float sums[1][kChunk / 8][4];
-      warpgroups.multiply(
-          sums[0], k_parts,
-          [&] {
-            bulk_wait_read<0>();  // of the threads that store, behind which all may stage outputs again
-            Consumers::sync();
-          },
-          [&] { products.template stage_outputs<kChunk>(sums); });
+      const auto meanwhile = [&] {
+        // Of the threads that store, behind which all may stage outputs again. With several heads the last store may go
+        // on, which reads the other place; a cut chunk's outputs leave without copies, so nothing counts them.
+        if (kHeads == 1 || is_cut(chunk)) {
+          bulk_wait_read<0>();
+        } else {
+          bulk_wait_read<1>();
+        }
+        Consumers::sync();
+      };
+      warpgroups.multiply(k_parts, meanwhile, use);
     } else {
       warpgroups.update(k_parts);
     }

@@ -49,37 +49,39 @@ struct ChunkProducts {
     return agree(within);
   }
 
-  /// A chunk that may not have one pivot, from `token` of the walk on.
-  GLA_DEVICE void walk_sub_chunks(Index token) {
+  /// O^T of `Tokens` tokens.
+  template <int Tokens>
+  using Sums = float[kBlocksV][Tokens / 8][4];
+
+  /// A chunk that may not have one pivot, from `token` of the walk on. `use`: see multiply(); the third is the first row.
+  template <class UseSums>
+  GLA_DEVICE void walk_sub_chunks(Index token, UseSums use) {
+    GLA_UNROLL_BY(1)
     for (int row0 = 0; row0 < kChunk && token + row0 < work.tokens; row0 += kSubChunk) {
       Team::sync();  // outputs that were staged where operands lie are read
-      const bool within = make_operands<kSubChunk>(row0);
-      if (!within) {
-        gates().template make_direct_operands<kOutputs>(row0);
-        Team::sync();
-      }
-      work.count_path(within ? 1 : 2);
+      if constexpr (!kShape.element_is_bf16) split_v<kSubChunk>(row0);
+      bool direct = false;
+      while (!agree(gates().template make_sub_operands<kOutputs>(row0, direct))) direct = true;
+      work.count_path(direct ? 2 : 1);
       Work::add_decay(tiles.decay(), tiles.last());
-      if (within) {
-        multiply<kSubChunk, false>(token, row0);
-      } else {
-        multiply<kSubChunk, true>(token, row0);
-      }
+      multiply<kSubChunk>(token, row0, direct,
+                          [&](const Sums<kSubChunk>& sums, int query_head) { use(sums, query_head, row0); });
     }
   }
 
   /// Output and state of `Tokens` tokens whose operands lie ready from operand row 0 on; row0 is their first raw row.
-  template <int Tokens, bool Direct>
-  GLA_DEVICE void multiply(Index token, int row0) {
-    if constexpr (kGated && !Direct) state.scale(tiles.before());
+  /// `direct` is no template parameter, lest the rare path be compiled twice. use(sums, query head) is where the outputs go.
+  template <int Tokens, class UseSums>
+  GLA_DEVICE void multiply(Index token, int row0, bool direct, UseSums use) {
+    if (kGated && !direct) state.scale(tiles.before());
     // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made,
     // and so does a sub-chunk.
     const int k_parts =
         Tokens == kSubChunk || token + Tokens >= work.tokens ? kShape.k_parts(Tokens) : kStateParts;
     if constexpr (kOutputs) {
       for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
-        float sums[kBlocksV][Tokens / 8][4] = {};
-        if constexpr (Direct) {
+        Sums<Tokens> sums = {};
+        if (kGated && direct) {
           gates().direct_scores(query_head, row0,
                                 [this](int i, int j, float score) { store_score(i, j, score); });
         } else {
@@ -87,17 +89,15 @@ struct ChunkProducts {
         }
         // What needs no scores stands before the barrier that they need.
         add_state_product<Tokens>(sums, query_head);
-        if (query_head == kShape.group_tile - 1) update_state<Tokens, Direct>(k_parts, row0);
+        if (query_head == kShape.group_tile - 1) update_state<Tokens>(k_parts, row0, direct);
         Team::sync();
         add_score_product<Tokens>(sums, row0);
-        stage_outputs<Tokens>(sums);
-        Team::sync();
-        store_outputs<Tokens>(query_head, token + row0);
+        use(sums, query_head);
       }
     } else {
-      update_state<Tokens, Direct>(k_parts, row0);
+      update_state<Tokens>(k_parts, row0, direct);
     }
-    if constexpr (kGated && !Direct) state.scale(tiles.after());
+    if (kGated && !direct) state.scale(tiles.after());
   }
 
   // ---- outputs -------------------------------------------------------------------------------------------------
@@ -106,30 +106,41 @@ struct ChunkProducts {
 
   /// O^T accumulators into rows of O; fp32 in one plane per warp along K.
   template <int Tokens>
-  GLA_DEVICE void stage_outputs(const float (&sums)[kBlocksV][Tokens / 8][4]) const {
+  GLA_DEVICE void stage_outputs(const Sums<Tokens>& sums) const {
     GLA_UNROLL
-    for (int i = 0; i < kBlocksV; ++i) {
-      GLA_UNROLL
-      for (int t = 0; t < Tokens / 16; ++t) {
-        const int v = State::first_v() + 16 * i;
-        if constexpr (kStageElements) {
-          Bits32 words[4];
-          GLA_UNROLL
-          for (int pair = 0; pair < 4; ++pair) {
-            const float(&two)[4] = sums[i][2 * t + pair / 2];
-            words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
-          }
-          store_a_transposed(words, tiles.template out<Tokens>(), v, 16 * t);
-        } else {
-          GLA_UNROLL
-          for (int e = 0; e < 8; ++e) {
-            const int token = 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
-            tiles.out_row(State::warp_k(), token)[v + lane_index() / 4 + e / 2 % 2 * 8] =
-                sums[i][2 * t + e / 4][e % 4];
-          }
+    for (int i = 0; i < kBlocksV; ++i) stage_block<Tokens>(sums[i], State::block_v(i));
+  }
+
+  /// The same of 16 value channels from v on.
+  template <int Tokens>
+  GLA_DEVICE void stage_block(const float (&sums)[Tokens / 8][4], int v) const {
+    GLA_UNROLL
+    for (int t = 0; t < Tokens / 16; ++t) {
+      if constexpr (kStageElements) {
+        Bits32 words[4];
+        GLA_UNROLL
+        for (int pair = 0; pair < 4; ++pair) {
+          const float(&two)[4] = sums[2 * t + pair / 2];
+          words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
+        }
+        store_a_transposed(words, tiles.template out<Tokens>(), v, 16 * t);
+      } else {
+        GLA_UNROLL
+        for (int e = 0; e < 8; ++e) {
+          const int token = 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
+          tiles.out_row(State::warp_k(), token)[v + lane_index() / 4 + e / 2 % 2 * 8] =
+              sums[2 * t + e / 4][e % 4];
         }
       }
     }
+  }
+
+  /// Stages the outputs of `Tokens` tokens from `token` on, and stores them.
+  template <int Tokens>
+  GLA_DEVICE void put_outputs(const Sums<Tokens>& sums, int query_head, Index token) const {
+    stage_outputs<Tokens>(sums);
+    Team::sync();
+    store_outputs<Tokens>(query_head, token);
   }
 
   static constexpr int kOutElements =
@@ -157,7 +168,7 @@ struct ChunkProducts {
   /// Up to four packets at a time, so that their latencies overlap.
   template <int Tokens>
   GLA_DEVICE void store_outputs(int query_head, Index token) const {
-    constexpr int kVectors = kTileV / kOutElements, kEach = Tokens * kVectors / Team::kThreads;
+    constexpr int kVectors = kShape.out_v() / kOutElements, kEach = Tokens * kVectors / Team::kThreads;
     constexpr int kBatch = Tokens * kVectors % Team::kThreads != 0 ? 1
                            : kEach % 4 == 0                        ? 4
                            : kEach % 2 == 0                        ? 2
@@ -167,7 +178,8 @@ struct ChunkProducts {
     const Tensor& o_tensor = work.args.o;
     Element* o =
         row_of<Element>(o_tensor, work.sequence, work.first + token, work.first_query_head + query_head) +
-        work.tile * kTileV;
+        work.first_out_v();
+    GLA_UNROLL_BY(1)
     for (int batch = Team::thread(); batch < Tokens * kVectors; batch += kBatch * Team::kThreads) {
       OutPacket packets[kBatch];
       GLA_UNROLL
@@ -179,7 +191,7 @@ struct ChunkProducts {
       for (int n = 0; n < kBatch; ++n) {
         const int i = batch + n * Team::kThreads;
         const int row = i / kVectors, column = i % kVectors * kOutElements;
-        if (row < rows && column < work.valid_v)
+        if (row < rows && column < work.valid_out_v())
           store_packet<kOutBytes>(o + row * o_tensor.stride_token + column, packets[n]);
       }
     }
@@ -287,7 +299,7 @@ struct ChunkProducts {
       if (j / 16 % kShape.warps_k != State::warp_k()) continue;
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, j);
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), j);
       GLA_UNROLL
       for (int t = j; t < Tokens; t += 16) {
         Bits32 b[kStateParts][4];
@@ -302,13 +314,14 @@ struct ChunkProducts {
   }
 
   /// U^T += V^T k^ with the first k_parts parts of k^. A direct sub-chunk decays the state here, between its two uses.
-  template <int Tokens, bool Direct>
-  GLA_DEVICE void update_state(int k_parts, int row0) {
-    if constexpr (Direct) state.scale(tiles.before());
-    add_update<Tokens, 0, kStateParts>(row0);
-    if constexpr (kStateParts < kShape.k_parts(Tokens)) {
+  template <int Tokens>
+  GLA_DEVICE void update_state(int k_parts, int row0, bool direct) {
+    if (kGated && direct) state.scale(tiles.before());
+    constexpr int kFirst = Tokens == kSubChunk ? kShape.k_parts(Tokens) : kStateParts;
+    add_update<Tokens, 0, kFirst>(row0);
+    if constexpr (kFirst < kShape.k_parts(Tokens)) {
       static_assert(kPartsV == 1);
-      if (k_parts > kStateParts) add_update<Tokens, kStateParts, kShape.k_parts(Tokens)>(row0);
+      if (k_parts > kFirst) add_update<Tokens, kFirst, kShape.k_parts(Tokens)>(row0);
     }
   }
 
@@ -321,7 +334,7 @@ struct ChunkProducts {
     for (int t = 0; t < Tokens; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::first_v() + 16 * i, t);
+      for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), t);
       GLA_UNROLL
       for (int j = 0; j < kBlocksK; j += 2) {
         Bits32 b[kParts][4];

@@ -18,23 +18,28 @@ struct ChunkState {
 
   float tiles[kBlocksV][kBlocksK][4];
 
-  /// First value channel of the warp within the tile, first key channel of the warp.
-  GLA_DEVICE static int first_v() { return warp_index() % kShape.warps_v * (16 * kBlocksV); }
+  /// First value channel within the tile of block i of the warp; first key channel of the warp. In a cluster block 0 is the
+  /// one whose outputs this block of it stores.
+  GLA_DEVICE static int block_v(int i) {
+    const int place = kBlocksV == 2 && kShape.cluster == 2 && block_index() % 2 != 0 ? 1 - i : i;
+    return 16 * (warp_index() % kShape.warps_v + kShape.warps_v * place);
+  }
   GLA_DEVICE static int warp_k() { return warp_index() / kShape.warps_v; }
   GLA_DEVICE static int first_k() { return warp_k() * kWarpK; }
 
-  /// Reads V tile `tile` of a state in memory; zero without a source and where the state has no channels.
-  GLA_DEVICE void load(const float* source, StateStrides strides, int tile, int valid_v) {
-    each(valid_v, [&](float& value, int k, int v, bool exists) {
-      value =
-          source != nullptr && exists ? source[k * strides.k + (tile * kShape.tile_v + v) * strides.v] : 0.0f;
-    });
+  /// Reads a block's part of a state in memory, which has these channels; zero without a source and where there are none.
+  GLA_DEVICE void load(const float* source, StateStrides strides, int valid_k, int valid_v) {
+    GLA_UNROLL
+    for (int i = 0; i < kBlocksV; ++i) {
+      GLA_UNROLL
+      for (int n = 0; n < 4 * kBlocksK; ++n) tiles[i][n / 4][n % 4] = 0;
+    }
+    if (source == nullptr) return;
+    each(source, strides, valid_k, valid_v, [](float& value, const float& from) { value = from; });
   }
 
-  GLA_DEVICE void store(float* target, StateStrides strides, int tile, int valid_v) {
-    each(valid_v, [&](float& value, int k, int v, bool exists) {
-      if (exists) target[k * strides.k + (tile * kShape.tile_v + v) * strides.v] = value;
-    });
+  GLA_DEVICE void store(float* target, StateStrides strides, int valid_k, int valid_v) {
+    each(target, strides, valid_k, valid_v, [](const float& value, float& to) { to = value; });
   }
 
   /// Multiplies the rows of S by a vector over K. Two calls stay two: the sum of their exponents may be out of range
@@ -42,12 +47,9 @@ struct ChunkState {
   GLA_DEVICE void scale(const float* vector) {
     scale_by(vector, [](float factor) { return factor; });
   }
-  /// Multiplies them by powers of two, or divides.
-  GLA_DEVICE void scale_by_exponents(const float* exponents) {
-    scale_by(exponents, [](float exponent) { return exp2_fast(exponent); });
-  }
-  GLA_DEVICE void unscale_by_exponents(const float* exponents) {
-    scale_by(exponents, [](float exponent) { return exp2_fast(-exponent); });
+  /// Multiplies them by powers of two, or divides by them.
+  GLA_DEVICE void scale_by_exponents(const float* exponents, bool divide) {
+    scale_by(exponents, [divide](float exponent) { return exp2_fast(divide ? -exponent : exponent); });
   }
 
   /// Two neighbouring accumulator tiles of S^T are one A operand (mma.cuh), here as bf16 parts.
@@ -79,20 +81,20 @@ struct ChunkState {
     }
   }
 
-  /// Calls visit(element, k, v, whether the state has it) for every element that the thread holds.
-  template <class Visit>
-  GLA_DEVICE void each(int valid_v, Visit visit) {
+  /// Calls visit(element, the same in memory) for every element of the state that the thread holds.
+  template <class T, class Visit>
+  GLA_DEVICE void each(T* memory, StateStrides strides, int valid_k, int valid_v, Visit visit) {
     const int lane = lane_index();
     GLA_UNROLL
-    for (int i = 0; i < kBlocksV; ++i) {
+    for (int row = 0; row < 2 * kBlocksV; ++row) {
+      const int v = block_v(row / 2) + row % 2 * 8 + lane / 4, k = first_k() + lane % 4 * 2;
+      if (v >= valid_v) continue;
+      T* first = memory + k * strides.k + v * strides.v;
       GLA_UNROLL
-      for (int j = 0; j < kBlocksK; ++j) {
-        GLA_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int v = first_v() + 16 * i + lane / 4 + e / 2 * 8;
-          const int k = first_k() + 8 * j + lane % 4 * 2 + e % 2;
-          visit(tiles[i][j][e], k, v, v < valid_v && k < kShape.head_dim_k);
-        }
+      for (int n = 0; n < 2 * kBlocksK; ++n) {
+        const int more = n / 2 * 8 + n % 2;
+        if (kShape.cluster * kShape.padded_k() == kShape.head_dim_k || k + more < valid_k)
+          visit(tiles[row / 2][n / 2][row % 2 * 2 + n % 2], first[more * strides.k]);
       }
     }
   }

@@ -93,7 +93,8 @@ struct PipelineTiles {
   static constexpr int kPaddedK = kShape.padded_k();
 
   unsigned char* shared;
-  int slot = 0;  ///< of the ring
+  int slot = 0;      ///< of the ring
+  int out_slot = 0;  ///< of the staged outputs
 
   GLA_DEVICE PipelineTiles of(Index chunk) const { return {shared, static_cast<int>(chunk % kShape.stages)}; }
 
@@ -117,31 +118,51 @@ struct PipelineTiles {
   GLA_DEVICE unsigned long long* made() const { return barrier(kLayout.made) + slot; }
   /// Of any slot: what had been turned into operands has been loaded again.
   GLA_DEVICE unsigned long long* reloaded() const { return barrier(kLayout.reloaded); }
+  /// Of the warp's inbox for this chunk: the sums from the other block of the cluster have come.
+  GLA_DEVICE unsigned long long* received(int chunk) const {
+    return barrier(kLayout.received) + 2 * warp_index() + chunk % 2;
+  }
+  /// The inbox of a chunk for all warps.
+  GLA_DEVICE unsigned char* inbox(int chunk) const {
+    return shared + kLayout.inbox + chunk % 2 * PipelineLayout::inbox_bytes(kShape);
+  }
 
   // ---- as loaded -------------------------------------------------------------------------------------------------
 
-  GLA_DEVICE RawTile<Element> raw_q(int) const { return raw<Element>(kLayout.q, kPaddedK); }
-  GLA_DEVICE RawTile<Element> raw_k() const { return raw<Element>(kLayout.k, kPaddedK); }
-  GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK); }
-  GLA_DEVICE RawTile<Element> raw_v() const { return raw<Element>(kLayout.v, kShape.tile_v); }
+  GLA_DEVICE RawTile<Element> raw_q(int head) const {
+    return raw<Element>(kLayout.q + head * kLayout.q_head, kPaddedK, kLayout.operand_panel);
+  }
+  GLA_DEVICE RawTile<Element> raw_k() const {
+    return raw<Element>(kLayout.k, kPaddedK, kLayout.operand_panel);
+  }
+  GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK, kLayout.gate_panel); }
+  GLA_DEVICE RawTile<Element> raw_v() const {
+    return raw<Element>(kLayout.v, kShape.tile_v, kChunk * kPanelRowBytes);
+  }
 
   // ---- operands of `Tokens` tokens that share a pivot, part by part: of a chunk where q, k and gates lay -----------
 
   template <int Tokens>
-  GLA_DEVICE OperandTile q(int, int part) const {
-    if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_q, part), Tokens, kPaddedK);
-    return panels(stage() + (part == 0 ? kLayout.q : kLayout.q_rest), Tokens, kPaddedK);
+  GLA_DEVICE OperandTile q(int head, int part) const {
+    const int of_head = head * kLayout.q_head;
+    if (Tokens != kSubChunk) return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head);
+    if (kShape.score_parts == 1) return panels(shared + sub(kLayout.sub_q, head), Tokens, kPaddedK);
+    OperandTile rows = operand(kLayout.q_rest + of_head + part * kSubChunk * kPanelRowBytes);
+    rows.rows = Tokens;
+    return rows;
   }
   template <int Tokens>
   GLA_DEVICE OperandTile k(int part) const {
     if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_k, part), Tokens, kPaddedK);
-    return panels(stage() + (part == 0 ? kLayout.k : kLayout.k_rest), Tokens, kPaddedK);
+    return operand(part == 0 ? kLayout.k : kLayout.k_rest);
   }
   template <int Tokens>
-  GLA_DEVICE OperandTile scores(int) const {
+  GLA_DEVICE OperandTile scores(int head) const {
     if (Tokens == kSubChunk) return panels(shared + kLayout.sub_scores, Tokens, Tokens);
-    return panels(stage() + kLayout.scores, Tokens, Tokens);
+    return panels(stage() + kLayout.scores + head * kLayout.scores_head, Tokens, kScoreColumns);
   }
+  /// Stacked, of a whole chunk: those of the second part of q^ stand beside those of the first.
+  static constexpr int kScoreColumns = kLayout.stacked ? 2 * kChunk : kChunk;
   /// Rows [row0, row0 + Tokens) of v.
   template <int Tokens>
   GLA_DEVICE OperandTile v(int row0, int) const {
@@ -151,7 +172,7 @@ struct PipelineTiles {
   /// Staged output rows.
   template <int Tokens>
   GLA_DEVICE OperandTile out() const {
-    OperandTile whole = panels(shared + kLayout.out, kChunk, kShape.tile_v);
+    OperandTile whole = panels(shared + kLayout.out + out_slot * kLayout.out_bytes, kChunk, kShape.out_v());
     whole.rows = Tokens;
     return whole;
   }
@@ -167,8 +188,11 @@ struct PipelineTiles {
   }
 
   template <class T>
-  GLA_DEVICE RawTile<T> raw(int offset, int columns) const {
-    return {stage() + offset, kPanelRowBytes, kChunk, columns, kChunk * kPanelRowBytes};
+  GLA_DEVICE RawTile<T> raw(int offset, int columns, int panel_bytes) const {
+    return {stage() + offset, kPanelRowBytes, kChunk, columns, panel_bytes};
+  }
+  GLA_DEVICE OperandTile operand(int offset) const {
+    return {stage() + offset, kChunk, kPaddedK, kPanelRowBytes, kLayout.operand_panel};
   }
   GLA_DEVICE static OperandTile panels(unsigned char* base, int rows, int columns) {
     return {base, rows, columns, kPanelRowBytes, rows * kPanelRowBytes};

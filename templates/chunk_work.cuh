@@ -1,5 +1,5 @@
 // What a block of a chunk kernel works on: one (sequence, key/value head, V tile), or one segment of it, from its first
-// token to its last.
+// token to its last. The blocks of a cluster share one, each with its key channels.
 #pragma once
 
 #include "args.h"
@@ -27,11 +27,16 @@ struct ChunkWork {
   Index n = 0, head = 0, segment = 0;
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
   int first_query_head = 0, tile = 0, valid_v = 0;
+  int rank = 0;  ///< of the block in its cluster
   bool writes_state = false;
 
   /// False if there is none for this block.
   GLA_DEVICE bool find() {
     Index block = block_index();
+    if constexpr (kShape.cluster > 1) {
+      rank = static_cast<int>(block % kShape.cluster);
+      block /= kShape.cluster;
+    }
     tile = static_cast<int>(block % kTilesV);
     block /= kTilesV;
     int group_tile = 0;
@@ -59,6 +64,15 @@ struct ChunkWork {
     return true;
   }
 
+  GLA_DEVICE int first_k() const { return rank * kShape.padded_k(); }
+  GLA_DEVICE int valid_k() const {
+    const int left = kShape.head_dim_k - first_k();
+    return kShape.cluster == 1 ? left : min_of(kShape.padded_k(), left);
+  }
+  /// Of the value channels whose outputs the block stores.
+  GLA_DEVICE int first_out_v() const { return tile * kTileV + rank * kShape.out_v(); }
+  GLA_DEVICE int valid_out_v() const { return valid_v - rank * kShape.out_v(); }
+
   GLA_DEVICE Index chunks() const { return (tokens + kShape.chunk - 1) / kShape.chunk; }
   /// Tokens that the chunk has.
   GLA_DEVICE int rows_of(Index chunk) const {
@@ -76,7 +90,8 @@ struct ChunkWork {
       if (args.initial_state != nullptr)
         source = static_cast<const float*>(args.initial_state) + state_offset();
     }
-    state.load(source, strides, tile, valid_v);
+    if (source != nullptr) source += part_offset(strides);
+    state.load(source, strides, valid_k(), valid_v);
   }
 
   /// `decay`: of the walk, in shared memory.
@@ -86,14 +101,14 @@ struct ChunkWork {
     if constexpr (kPass == Pass::segment_states) {
       target = segment_state();
       if (tile == 0) {
-        for (int i = thread_index(); i < kShape.head_dim_k; i += kMultipliers)
-          args.segment_decays[slot() * kShape.head_dim_k + i] = kGated ? decay[i] : 0.0f;
+        for (int i = thread_index(); i < valid_k(); i += kMultipliers)
+          args.segment_decays[slot() * kShape.head_dim_k + first_k() + i] = kGated ? decay[i] : 0.0f;
       }
     } else if (args.final_state != nullptr && writes_state) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       target = static_cast<float*>(args.final_state) + state_offset();
     }
-    if (target != nullptr) state.store(target, strides, tile, valid_v);
+    if (target != nullptr) state.store(target + part_offset(strides), strides, valid_k(), valid_v);
   }
 
   /// What a chunk or sub-chunk, whose sums over K are `last`, does to the walk's decay.
@@ -104,7 +119,7 @@ struct ChunkWork {
   }
 
   GLA_DEVICE void count_path(int path) const {
-    if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 &&
+    if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 && rank == 0 &&
         first_query_head == head * Config::group) {
       atomic_add(args.path_counts + path, 1);
     }
@@ -117,6 +132,10 @@ struct ChunkWork {
   GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
   GLA_DEVICE Index state_offset() const {
     return (n * args.heads + head) * kShape.head_dim_k * kShape.head_dim_v;
+  }
+  /// The block's part of a head's state.
+  GLA_DEVICE Index part_offset(StateStrides strides) const {
+    return first_k() * strides.k + tile * kTileV * strides.v;
   }
   GLA_DEVICE float* segment_state() const {
     return args.segment_states + slot() * kShape.head_dim_k * kShape.head_dim_v;

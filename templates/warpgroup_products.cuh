@@ -16,16 +16,56 @@ GLA_DEVICE const unsigned char* along(const OperandTile& tile, int column) {
   return tile.base + column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
 }
 
-/// tril(q^ k^T), by one warpgroup.
+/// tril(q^ k^T) of a query head, by one warpgroup.
 template <ChunkShape kShape, class Tiles>
 struct WarpgroupScores {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kScoreParts = kShape.score_parts;
+  /// Of a warpgroup: this number and those behind it.
+  static constexpr int kFirstBarrier = 2;
+  static constexpr bool kStacked = Tiles::kLayout.stacked;
 
   Tiles tiles;
+  int head;
 
   /// Shows the scores to the products that follow a barrier.
   GLA_DEVICE void make() const {
+    if constexpr (kStacked) {
+      make_stacked();
+    } else {
+      make_by_parts();
+    }
+    fence_for_warpgroup();
+  }
+
+ private:
+  /// Both parts of q^ times both of k^ in one pass: [q1; q2] [k1; k2]^T.
+  GLA_DEVICE void make_stacked() const {
+    const OperandTile q = tiles.template q<kChunk>(head, 0), k = tiles.template k<kChunk>(0);
+    float scores[kChunk / 4][4];
+    warpgroup_pin(scores);
+    warpgroup_fence();
+    GLA_UNROLL
+    for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
+      warpgroup_multiply<2 * kChunk, Contraction::along_rows, Contraction::along_rows>(
+          scores, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
+          channel > 0);
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    warpgroup_pin(scores);
+    if constexpr (kShape.group_tile > 1) {  // then scores take the place of the second part of q^
+      part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
+    }
+    const int row = warp_index() % 4 * 16;
+    const bool second = row >= kChunk;  // of q^, of which the product with the second part of k^ is left out
+    float sums[kChunk / 8][4];
+    GLA_UNROLL
+    for (int i = 0; i < kChunk / 2; ++i)
+      sums[i / 4][i % 4] = scores[i / 4][i % 4] + (second ? 0.0f : scores[kChunk / 8 + i / 4][i % 4]);
+    store(sums, row % kChunk, second ? kChunk : 0);
+  }
+
+  GLA_DEVICE void make_by_parts() const {
     float scores[kChunk / 8][4];
     warpgroup_pin(scores);
     warpgroup_fence();
@@ -33,7 +73,7 @@ struct WarpgroupScores {
     for (int p = 0; p < kScoreParts; ++p) {
       GLA_UNROLL
       for (int r = 0; p + r < kScoreParts; ++r) {
-        const OperandTile q = tiles.template q<kChunk>(0, p), k = tiles.template k<kChunk>(r);
+        const OperandTile q = tiles.template q<kChunk>(head, p), k = tiles.template k<kChunk>(r);
         GLA_UNROLL
         for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
           warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
@@ -44,14 +84,13 @@ struct WarpgroupScores {
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_pin(scores);
-    store(scores, warp_index() % 4 * 16);
-    fence_for_warpgroup();
+    const int row = warp_index() % 4 * 16;
+    if (row < kChunk) store(scores, row, 0);  // a product has 64 rows, whatever the chunk
   }
 
- private:
-  GLA_DEVICE void store(const float (&scores)[kChunk / 8][4], int i0) const {
-    if (i0 >= kChunk) return;  // a product has 64 rows, whatever the chunk
-    const OperandTile tile = tiles.template scores<kChunk>(0);
+  /// Rows of the lower triangle from i0 on, in the tile's columns from `column` on.
+  GLA_DEVICE void store(const float (&scores)[kChunk / 8][4], int i0, int column) const {
+    const OperandTile tile = tiles.template scores<kChunk>(head);
     const int lane = lane_index();
     GLA_UNROLL
     for (int j0 = 0; j0 < kChunk; j0 += 16) {
@@ -63,47 +102,63 @@ struct WarpgroupScores {
         const float(&two)[4] = scores[j0 / 8 + pair / 2];
         words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
       }
-      store_a(words, tile, i0, j0);
+      store_a(words, tile, i0, column + j0);
     }
   }
 };
 
-/// What warpgroups do with the state, each with its 64 value channels.
+/// What warpgroups do with the state, each with 64 value channels of each of its blocks.
 template <ChunkShape kShape, class Tiles>
 struct WarpgroupProducts {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kPaddedK = kShape.padded_k();
-  static_assert(kShape.warps_k == 1 && kShape.tile_v == 16 * kShape.warps_v && kShape.state_parts == 1);
+  static constexpr int kBlocksV = ChunkState<kShape>::kBlocksV;
+  static_assert(kShape.warps_k == 1 && kShape.state_parts == 1);
+  using Sums = float[kChunk / 8][4];
 
   Tiles tiles;
   ChunkState<kShape>& state;
 
-  /// O^T = S'^T q^T + V^T tril(q^ k^T)^T and, with the first k_parts parts of k^, U^T += V^T k^. Calls meanwhile() while
-  /// products run, and use_outputs() once `sums` are there, while the update runs.
-  template <class Meanwhile, class UseOutputs>
-  GLA_DEVICE void multiply(float (&sums)[kChunk / 8][4], int k_parts, Meanwhile meanwhile,
-                           UseOutputs use_outputs) {
-    Operands operands;
-    make_operands(operands, 0);  // while other products run, the compiler would wait for them here
-    warpgroup_pin(sums);
-    warpgroup_pin(operands);
-    warpgroup_pin(state.tiles[0]);
-    add_state_product(sums, operands);
-    add_score_product(sums);
-    warpgroup_commit();
-    add_update(0);
-    warpgroup_commit();
-    meanwhile();
-    warpgroup_wait<1>();
-    warpgroup_pin(operands);
-    warpgroup_pin(sums);
-    use_outputs();
+  /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of each query head and, with the first k_parts parts of k^, U^T += V^T k^. Of
+  /// several blocks of value channels the last one comes first. Calls meanwhile() and then use(block or head, sums) for
+  /// each, of block 0 or the last head while the update runs.
+  template <class Meanwhile, class UseSums>
+  GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
+    Operands operands[kAtOnce ? 1 : 2];
+    Sums sums;
+    GLA_UNROLL
+    for (int i = kBlocksV - 1; i >= 0; --i) {
+      GLA_UNROLL
+      for (int head = 0; head < kShape.group_tile; ++head) {
+        if (!kAtOnce || head == 0) make_operands(operands[0], i, 0);
+        warpgroup_pin(sums);
+        pin(operands);
+        pin(state.tiles);
+        add_state_product(sums, i, head, operands);
+        add_score_product(sums, i, head);
+        warpgroup_commit();
+        const bool is_last = i == 0 && head == kShape.group_tile - 1;
+        if (is_last) {
+          add_update(0);
+          warpgroup_commit();
+        }
+        if (i == 0) meanwhile();
+        if (is_last) {
+          warpgroup_wait<1>();
+        } else {
+          warpgroup_wait<0>();
+        }
+        pin(operands);
+        warpgroup_pin(sums);
+        use(i + head, sums);
+      }
+    }
     finish_update(k_parts);
   }
 
   /// U^T += V^T k^ alone.
   GLA_DEVICE void update(int k_parts) {
-    warpgroup_pin(state.tiles[0]);
+    pin(state.tiles);
     warpgroup_fence();
     add_update(0);
     warpgroup_commit();
@@ -114,76 +169,89 @@ struct WarpgroupProducts {
   /// Waits for all products. The first part of k^ runs; further ones are rare.
   GLA_DEVICE void finish_update(int k_parts) {
     warpgroup_wait<0>();
-    warpgroup_pin(state.tiles[0]);
+    pin(state.tiles);
     if (!warp_any(k_parts > 1)) return;
     warpgroup_fence();
     GLA_UNROLL
     for (int part = 1; part < kShape.k_parts(kChunk); ++part) add_update(part);
     warpgroup_commit();
     warpgroup_wait<0>();
-    warpgroup_pin(state.tiles[0]);
+    pin(state.tiles);
   }
 
-  /// S'^T as A operands, which must live until their products are done; of a large K in two halves, to spare registers.
+  template <class T, int M, int N>
+  GLA_DEVICE static void pin(T (&blocks)[M][N][4]) {
+    GLA_UNROLL
+    for (int i = 0; i < M; ++i) warpgroup_pin(blocks[i]);
+  }
+
+  /// S'^T as A operands, which must live until their products are done: all of a block at once, or, to spare registers, a
+  /// batch is made while the products of the one before run.
   static constexpr int kSteps = kPaddedK / kStep;
-  static constexpr int kBatch = kSteps > 8 ? kSteps / 2 : kSteps;
+  static constexpr bool kAtOnce = kBlocksV == 1 && kSteps <= 8;
+  static constexpr int kBatch = kAtOnce ? kSteps : kBlocksV > 1 ? 2 : 4;
   using Operands = Bits32[kBatch][4];
 
-  GLA_DEVICE void make_operands(Operands& operands, int first) const {
+  GLA_DEVICE void make_operands(Operands& operands, int i, int batch) const {
     GLA_UNROLL
     for (int k = 0; k < kBatch; ++k) {
       Bits32 parts[1][4];
-      state.operand(parts, 0, 2 * (first + k));
+      state.operand(parts, i, 2 * (batch * kBatch + k));
       GLA_UNROLL
       for (int quarter = 0; quarter < 4; ++quarter) operands[k][quarter] = parts[0][quarter];
     }
   }
 
   /// Starts O^T = S'^T q^T, whose first operands are made.
-  GLA_DEVICE void add_state_product(float (&sums)[kChunk / 8][4], Operands& operands) {
-    const OperandTile q = tiles.template q<kChunk>(0, 0);
+  template <int Sets>
+  GLA_DEVICE void add_state_product(Sums& sums, int i, int head, Operands (&operands)[Sets]) {
+    const OperandTile q = tiles.template q<kChunk>(head, 0);
     GLA_UNROLL
-    for (int first = 0; first < kSteps; first += kBatch) {
-      if (first > 0) {
+    for (int batch = 0; batch < kSteps / kBatch; ++batch) {
+      Operands& set = operands[batch % Sets];
+      if (batch > 0) {
         warpgroup_commit();
-        warpgroup_wait<0>();
-        warpgroup_pin(sums);
-        warpgroup_pin(operands);
-        make_operands(operands, first);
-        warpgroup_pin(operands);
-        warpgroup_pin(state.tiles[0]);
+        warpgroup_wait<1>();
+        warpgroup_pin(set);
+        make_operands(set, i, batch);
+        warpgroup_pin(set);
       }
       warpgroup_fence();
       GLA_UNROLL
-      for (int k = 0; k < kBatch; ++k)
+      for (int k = 0; k < kBatch; ++k) {
+        const int step = batch * kBatch + k;
         warpgroup_multiply<kChunk, Contraction::along_rows>(
-            sums, operands[k], row_major_descriptor(along(q, (first + k) * kStep)), first + k > 0);
+            sums, set[k], row_major_descriptor(along(q, step * kStep)), step > 0);
+      }
     }
   }
 
-  GLA_DEVICE void add_score_product(float (&sums)[kChunk / 8][4]) const {
-    const OperandTile scores = tiles.template scores<kChunk>(0);
+  GLA_DEVICE void add_score_product(Sums& sums, int i, int head) const {
+    const OperandTile scores = tiles.template scores<kChunk>(head);
     GLA_UNROLL
-    for (int token = 0; token < kChunk; token += kStep)
+    for (int column = 0; column < Tiles::kScoreColumns; column += kStep)
       warpgroup_multiply<kChunk, Contraction::across_rows, Contraction::along_rows>(
-          sums, v_columns(token), row_major_descriptor(along(scores, token)), true);
+          sums, v_columns(i, column % kChunk), row_major_descriptor(along(scores, column)), true);
   }
 
   /// U^T += V^T k^ with part `part` of k^.
   GLA_DEVICE void add_update(int part) {
     const OperandTile k = tiles.template k<kChunk>(part);
     GLA_UNROLL
-    for (int token = 0; token < kChunk; token += kStep)
-      warpgroup_multiply<kPaddedK, Contraction::across_rows, Contraction::across_rows>(
-          state.tiles[0], v_columns(token),
-          column_major_descriptor(k.base + token * kPanelRowBytes, k.panel_bytes), true);
+    for (int i = 0; i < kBlocksV; ++i) {
+      GLA_UNROLL
+      for (int token = 0; token < kChunk; token += kStep)
+        warpgroup_multiply<kPaddedK, Contraction::across_rows, Contraction::across_rows>(
+            state.tiles[i], v_columns(i, token),
+            column_major_descriptor(k.base + token * kPanelRowBytes, k.panel_bytes), true);
+    }
   }
 
-  /// This warpgroup's channels of 16 tokens of v.
-  GLA_DEVICE MatrixDescriptor v_columns(int token) const {
+  /// This warpgroup's channels of its block i, of 16 tokens of v.
+  GLA_DEVICE MatrixDescriptor v_columns(int i, int token) const {
     const OperandTile v = tiles.template v<kChunk>(0, 0);
-    return column_major_descriptor(v.base + warp_index() / 4 * v.panel_bytes + token * kPanelRowBytes,
-                                   v.panel_bytes);
+    const int panel = ChunkState<kShape>::block_v(i) / kPanelColumns;
+    return column_major_descriptor(v.base + panel * v.panel_bytes + token * kPanelRowBytes, v.panel_bytes);
   }
 };
 

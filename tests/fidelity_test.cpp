@@ -67,6 +67,11 @@ void expect_same_warpgroups(const RunPrimitive& gpu, const RunPrimitive& emulate
   CHECK(difference(gpu(store_call()), emulated(store_call()), same_bits) == "");
 }
 
+/// The entry of send_primitives.cuh on two machines.
+void expect_same_sends(const RunPrimitive& gpu, const RunPrimitive& emulated) {
+  CHECK(difference(gpu(trade_call()), emulated(trade_call()), same_bits) == "");
+}
+
 /// Two sequences in a row of tokens, or packed with empty ones and odd lengths.
 KernelCase small_case(Gates gates, bool packed) {
   KernelCase c{.batch = 2, .tokens = 75, .heads = 2, .gates = gates};
@@ -103,8 +108,10 @@ TEST_CASE("a GPU's primitives leave what the emulator's leave", "[gpu]") {
   if (no_gpu()) return;
   const GpuUnderTest gpu;
   expect_same_primitives(gpu.primitives(primitive_source()), emulated_primitives(primitive_source(), {}));
-  if (gpu.architecture().name == architecture("sm_90a").name)
+  if (gpu.architecture().name == architecture("sm_90a").name) {
     expect_same_warpgroups(gpu.primitives(warpgroup_source()), emulated_primitives(warpgroup_source(), {}));
+    expect_same_sends(gpu.primitives(send_source()), emulated_primitives(send_source(), {}));
+  }
 }
 
 TEST_CASE("a GPU runs every family, dtype and state layout as the emulator does", "[gpu]") {
@@ -128,8 +135,9 @@ TEST_CASE("the programs of the primitives compile for a GPU and keep everything 
     return;
   }
   CHECK(compile(primitive_source(), architecture("sm_80")).status().message() == "");
+  CHECK(compile(send_source(), architecture("sm_100a")).status().message() == "");
   CHECK(compile(tensor_copy_source(), architecture("sm_100a")).status().message() == "");
-  for (const Source& source : {primitive_source(), warpgroup_source(), tensor_copy_source()}) {
+  for (const Source& source : {primitive_source(), warpgroup_source(), send_source(), tensor_copy_source()}) {
     const Result<Cubin> cubin = compile(source, architecture("sm_90a"));
     INFO(cubin.status().message());
     REQUIRE(cubin.ok());
@@ -143,6 +151,7 @@ TEST_CASE("primitives do not depend on the order in which the emulator runs thre
                          emulated_primitives(primitive_source(), backward));
   expect_same_warpgroups(emulated_primitives(warpgroup_source(), random),
                          emulated_primitives(warpgroup_source(), backward));
+  expect_same_sends(emulated_primitives(send_source(), random), emulated_primitives(send_source(), backward));
 }
 
 TEST_CASE("the emulator runs the program of tensor copies in any order", "[emulator]") {

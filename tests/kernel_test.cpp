@@ -68,7 +68,7 @@ TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
 TEST_CASE("a pipeline of producers and warpgroups does what all warps together do") {
   const auto tested = [](const Problem& problem, ChunkChoice choice, const KernelCase& c) {
     choice.warps_k = 1;
-    choice.tile_v = 16 * choice.warps_v;
+    if (choice.cluster == 1) choice.tile_v = 16 * choice.warps_v;
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
     for (const Gates gates : {Gates::sixteenth, Gates::ten}) {
       KernelCase with_gates = c;
@@ -87,8 +87,24 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
-  tested(chunk_of(64, 64), {.chunk = 64, .warps_v = 4, .stages = 3, .producers = 8}, packed);
+  // Two teams of producers were those; three.
+  tested(chunk_of(64, 64), {.chunk = 64, .warps_v = 4, .stages = 4, .producers = 12}, packed);
   tested(chunk_of(256, 128), {.warps_v = 8, .producers = 4}, dense);
+  // Clusters. A second tile that has no value channels for the second block, which has key channels to spare; a second
+  // block with 8 key channels, and two blocks of value channels to a warp.
+  Problem v_first = chunk_of(128, 128);
+  v_first.state_v_first = true;
+  tested(v_first, {.chunk = 64, .tile_v = 128, .warps_v = 8, .producers = 8, .cluster = 2}, packed);
+  Problem odd = chunk_of(200, 136);
+  odd.gate_dtype = DType::fp32;
+  tested(odd, {.family = "segmented segments=2", .tile_v = 128, .warps_v = 8, .producers = 4, .cluster = 2},
+         packed);
+  tested(chunk_of(136, 248), {.tile_v = 256, .warps_v = 8, .stages = 3, .producers = 4, .cluster = 2},
+         {.tokens = 100});
+  Problem ungated_in_cluster = chunk_of(128, 128);
+  ungated_in_cluster.gate_k = false;
+  tested(ungated_in_cluster, {.tile_v = 128, .warps_v = 8, .score_parts = 1, .producers = 4, .cluster = 2},
+         dense);
 }
 
 TEST_CASE("tensors may lie head by head") {

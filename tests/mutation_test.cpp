@@ -36,17 +36,33 @@ struct Site {
 };
 
 /// Of two that begin alike the longer comes first.
-constexpr const char* kPrimitives[] = {
-    "block_sync_and",  "block_sync",       "part_sync_and",     "part_sync",
-    "warp_sync",       "copy_async_wait",  "copy_async_commit", "fence_for_warpgroup",
-    "warpgroup_fence", "warpgroup_commit", "warpgroup_wait",    "barrier_arrive_expect",
-    "barrier_arrive",  "barrier_wait",     "bulk_commit",       "bulk_wait_read"};
+constexpr const char* kPrimitives[] = {"block_sync_and",
+                                       "block_sync",
+                                       "part_sync_and",
+                                       "part_sync",
+                                       "cluster_sync",
+                                       "warp_sync",
+                                       "copy_async_wait",
+                                       "copy_async_commit",
+                                       "fence_for_warpgroup",
+                                       "warpgroup_fence",
+                                       "warpgroup_commit",
+                                       "warpgroup_wait",
+                                       "barrier_arrive_expect",
+                                       "barrier_arrive",
+                                       "barrier_wait_for_cluster",
+                                       "barrier_wait",
+                                       "bulk_commit",
+                                       "bulk_wait_read"};
 
-/// With the call deleted; of a vote the thread's own value is left, which is a name. Calls with arguments are of one line.
+/// With the call deleted; of a vote the thread's own value is left, which is a name, of a barrier of a cluster the block's.
+/// Calls with arguments are of one line.
 std::string without_synchronisation(const std::string& line) {
   static const std::regex statement(fmt::format(
       R"(({})(<[^;]*>)?\(\);|(barrier_\w+|part_sync<[^;]*>)\([^;]*\);)", fmt::join(kPrimitives, "|")));
   static const std::regex vote(R"((?:block_sync_and\(|part_sync_and<[^;]*>\([^,;]*, )(\w+)\))");
+  static const std::regex of_cluster(R"(cluster_sync\(\);)");
+  if (std::regex_search(line, of_cluster)) return std::regex_replace(line, of_cluster, "block_sync();");
   return std::regex_replace(std::regex_replace(line, statement, ";"), vote, "$1");
 }
 
@@ -67,7 +83,7 @@ bool has_call(const std::string& line) {
 std::vector<Site> sites() {
   static const std::regex primitive(fmt::format("{}", fmt::join(kPrimitives, "|")));
   static const std::set<fs::path> own{"device/thread.cuh", "device/async_copy.cuh", "device/warpgroup.cuh",
-                                      "device/tensor_copy.cuh"};
+                                      "device/tensor_copy.cuh", "device/cluster.cuh"};
   std::vector<Site> found;
   for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
     const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);
@@ -114,19 +130,29 @@ std::string objection_to_run(const Problem& problem, const ReferenceInput& in, c
 }
 
 /// What objects to a kernel of the chunk families: all paths through a chunk, a ring of copies that turns, rows that are
-/// no whole vectors, values in several parts, groups, segments; pipelines with one warpgroup and two. Only they can
-/// object to what `of_pipelines` alone have.
+/// no whole vectors, values in several parts, groups, segments; pipelines with one warpgroup and two, and in a cluster.
+/// Only they can object to what `of_pipelines` alone have.
 std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pipelines) {
-  const Problem segments = chunk_of(64, 128), large = chunk_of(256, 64);
+  const Problem segments = chunk_of(64, 128), large = chunk_of(256, 64), shared = chunk_of(128, 256);
   const ChunkChoice one{.tile_v = 64, .warps_v = 4, .warps_k = 1, .producers = 4};
   ChunkChoice two = one;
   two.family = "segmented segments=2";
   two.tile_v = 128;
   two.warps_v = two.producers = 8;
+  ChunkChoice cluster = one;
+  cluster.chunk = 64;
+  cluster.tile_v = 256;
+  cluster.warps_v = 8;
+  cluster.score_parts = 1;
+  cluster.cluster = 2;
+  ChunkChoice grouped = one;
+  grouped.group_tile = 2;
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},
       {segments, two},
       {large, one},
+      {shared, cluster},
+      {chunk_of(64, 64, DType::bf16, 2), grouped},
       {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
       {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
       {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};
@@ -139,11 +165,12 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
         return found;
     }
     if (choice.producers == 0) continue;
-    // Chunks that end within a box, and a steep chunk behind a gentle one.
+    // Chunks that end within a box, and a steep chunk behind a gentle one; steep for one block of a cluster.
     const KernelCase c{.tokens = 150, .cu_seqlens = {0, 120, 150}, .gates = Gates::sixteenth};
     ReferenceInput steep = make_inputs(problem, c);
-    std::for_each(steep.gk.begin() + 64 * problem.head_dim_k, steep.gk.end(),
-                  [](float& gate) { gate *= 256; });
+    const auto channels = static_cast<std::size_t>(problem.head_dim_k);
+    for (std::size_t i = 64 * channels; i < steep.gk.size(); ++i)
+      if (i % channels < channels / 2) steep.gk[i] *= 256;
     if (std::string found = objection_to_run(problem, steep, c, kernel); !found.empty()) return found;
   }
   return {};
@@ -174,9 +201,10 @@ std::string objection_to_tools(const emulator::Toolchain& toolchain) {
 }
 
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
+  static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh",
+                                             "warpgroup_products.cuh"};
   return file == "verification.cuh" ? objection_to_tools(toolchain)
-                                    : objection_to_chunks(toolchain, file == "chunk_pipeline.cuh" ||
-                                                                         file == "warpgroup_products.cuh");
+                                    : objection_to_chunks(toolchain, kPipelines.count(file) != 0);
 }
 
 /// Rows of the table in docs/testing.md: how many mutants each file has, by primitive.
@@ -194,11 +222,13 @@ std::vector<std::string> table_rows(const std::vector<Site>& all) {
 
 }  // namespace
 
-TEST_CASE("of a call nothing is left, of a vote the thread's own value") {
+TEST_CASE("of a call nothing is left, of a vote the thread's own value, of a cluster's barrier the block's") {
   const std::pair<const char*, const char*> lines[] = {
       {"warpgroup_wait<1>();  // all but one", ";  // all but one"},
       {"if (lane == 0) barrier_arrive(ring.empty(slot));", "if (lane == 0) ;"},
       {"return warp_any(block_sync_and(value));", "return warp_any(value);"},
+      {"cluster_sync();  // all of it", "block_sync();  // all of it"},
+      {"barrier_wait_for_cluster(arriving, round % 2);", ";"},
       {"part_sync<kThreads / 2>(first_id(1) + half);", ";"},
       {"if (!part_sync_and<kShape.threads - 128>(half + 1, is_small)) return;", "if (!is_small) return;"}};
   for (const auto& [line, left] : lines) {

@@ -25,6 +25,7 @@ struct Args {
 
 const std::string kBegin = R"(
 #include "device/async_copy.cuh"
+#include "device/cluster.cuh"
 #include "device/mma.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/thread.cuh"
@@ -77,7 +78,7 @@ void reports(const std::string& before, const std::string& bug, const std::strin
     CHECK(fault_of(before + right + after, options, shape) == "");
     const std::string fault = fault_of(before + bug + after, options, shape);
     INFO(fault);
-    CHECK(contains(fault, "block 0"));
+    CHECK(contains(fault, shape.cluster == 1 ? "block 0" : "block "));
     CHECK(contains(fault, "thread"));
     CHECK(contains(fault, " at seeded."));
     for (const std::string& word : words) CHECK(contains(fault, word));
@@ -380,6 +381,112 @@ TEST_CASE("a product needs no fence for what a tensor copy has brought, and one 
   )";
   reports(begin, "block_sync(); if (i == 3) values[3] = 0; block_sync();\n", "", kMultiply + kFinish,
           {"no fence_for_warpgroup"}, {2, 128, 8192 + 128});
+}
+
+/// Clusters of two blocks of two warps. Slots of 16 bytes lie before two barriers of one arrival that the cluster
+/// knows.
+const Shape kCluster{4, 64, 4096, 2};
+const std::string kMeet = R"(
+  unsigned long long* arriving = reinterpret_cast<unsigned long long*>(shared_memory() + 3072);
+  [[maybe_unused]] unsigned long long* answered = arriving + 1;
+  if (i < 2) barrier_init(arriving + i, 1);
+  cluster_sync();
+  [[maybe_unused]] const int rank = static_cast<int>(block_index() % 2);
+  [[maybe_unused]] const auto give = [&](int slot, unsigned long long* at) {
+    send(RemoteAddress(values + 4 * slot, 1 - rank), {1, 2, 3, 4}, RemoteAddress(at, 1 - rank));
+  };
+  [[maybe_unused]] const auto take = [&](unsigned long long* at, int slots, int parity) {
+    if (i == 0) barrier_arrive_expect(at, 16 * slots);
+    barrier_wait_for_cluster(at, parity);
+  };
+)";
+
+/// One block has the bug, the other one runs `other`, whichever comes first.
+void reports_in_one(const std::string& before, const std::string& bug, const std::string& right,
+                    const std::string& after, const std::string& other,
+                    const std::vector<std::string>& words) {
+  for (const std::string rank : {"0", "1"})
+    reports(kMeet + "if (rank == " + rank + ") {\n" + before, bug, right,
+            after + "} else {\n" + other + "}\n", words, kCluster);
+}
+
+const std::string kTakeAll = "take(arriving, 64, 0);\n", kTakeAgain = "take(arriving, 64, 1);\n";
+const std::string kUse = "args.out[i] = values[4 * i] + values[0];\n";
+
+TEST_CASE("a send to a barrier that its block may not have made yet is reported") {
+  const std::string make = R"(
+    unsigned long long* arriving = reinterpret_cast<unsigned long long*>(shared_memory() + 3072);
+    if (i == 0) barrier_init(arriving, 1);
+  )";
+  const std::string use = R"(
+    if (block_index() % 2 == 0 && i == 3)
+      send(RemoteAddress(values, 1), {1, 2, 3, 4}, RemoteAddress(arriving, 1));
+    if (block_index() % 2 == 0) return;
+    if (i == 0) barrier_arrive_expect(arriving, 16);
+    barrier_wait_for_cluster(arriving, 0);
+  )";
+  reports(make, "block_sync();\n", "cluster_sync();\n", use,
+          {"block 0, thread 3: send to block 1 of a cluster of 2 at", "barrier_init"}, kCluster);
+}
+
+TEST_CASE("a read of what another block sends is reported without a wait for it, whoever else has waited") {
+  const std::string sender = "give(i, arriving); cluster_sync();\n";
+  reports_in_one("cluster_sync();\n", kUse + kTakeAll, kTakeAll + kUse, "", sender,
+                 {"reads shared memory byte", "another block sends to at seeded.", "nobody has waited for"});
+  reports_in_one("cluster_sync();\nif (i == 0) barrier_arrive_expect(arriving, 1024);\n", "if (i < 50)\n", "",
+                 "barrier_wait_for_cluster(arriving, 0);\n" + kUse, sender,
+                 {"reads shared memory byte", "another block sen", "waited for"});
+  reports_in_one(kTakeAll + "cluster_sync();\n", "", "cluster_sync();\n", kUse,
+                 "give(i, arriving); cluster_sync(); cluster_sync();\n", {"cannot go on"});
+}
+
+TEST_CASE("a slot that is sent to twice is reported") {
+  reports_in_one("give(i, arriving);\n", "if (i == 40) give(i, arriving);\n", "", "", kTakeAll + kUse,
+                 {"shared memory byte", "another block sends to at seeded.", "nobody has waited for"});
+}
+
+TEST_CASE("a slot that is sent to while others may still read it is reported") {
+  const std::string sender = "give(i, arriving); take(answered, 1, 0); give(i, arriving);\n";
+  const std::string answer = "if (i == 0) give(64, answered);\n";
+  for (const std::string bug : {"", "warp_sync();\n", "part_sync<32>(1 + i / 32);\n"})
+    for (const std::string right : {"block_sync();\n", "part_sync<64>(1);\n"})
+      reports_in_one(
+          kTakeAll + kUse, bug, right, answer + kTakeAgain, sender,
+          {"send to block", "writes shared memory byte", "read at seeded.", "nothing tells the sender"});
+  const std::string use_own = "args.out[i] = values[4 * i];\n", all_answer = "give(64 + i, answered);\n";
+  reports_in_one(kTakeAll, all_answer + use_own, use_own + all_answer, kTakeAgain,
+                 "give(i, arriving); take(answered, 64, 0); give(i, arriving);\n", {"shared memory byte"});
+}
+
+TEST_CASE("an answer is for those who have waited for it, or whom they tell") {
+  const std::string receiver =
+      kTakeAll + kUse + "block_sync(); if (i == 0) give(64, answered);\n" + kTakeAgain;
+  const std::string wait =
+      "give(i, arriving); block_sync();\nif (i < 32) { if (i == 0) barrier_arrive_expect(answered, 16);\n"
+      "barrier_wait_for_cluster(answered, 0); }\n";
+  for (const std::string right : {"block_sync();\n", "part_sync<64>(3);\n"})
+    reports_in_one(wait, "", right, "give(i, arriving);\n", receiver, {"shared memory byte"});
+}
+
+TEST_CASE("a cluster_sync tells senders what all have read, a block_sync does not") {
+  for (const std::string rank : {"0", "1"})
+    reports(kMeet + "if (rank == " + rank + ") { " + kTakeAll + kUse + "} else { give(i, arriving); }\n",
+            "block_sync();\n", "cluster_sync();\n",
+            "if (rank == " + rank + ") { " + kTakeAgain + "} else { give(i, arriving); }\n",
+            {"shared memory byte"}, kCluster);
+}
+
+TEST_CASE("a send over what the other block writes is reported") {
+  reports_in_one("", "values[i] = 1;\n" + kTakeAll, kTakeAll, "block_sync(); values[i] = 1;\n",
+                 "give(i, arriving);\n", {"shared memory byte"});
+}
+
+TEST_CASE("a tensor copy of what another block has sent is reported") {
+  reports_in_one(
+      kTakeAll, "", "values[i] = 1; fence_for_warpgroup(); block_sync();\n",
+      "if (i == 0) { tensor_store(args.map, values, 0, 0, 0, 0); bulk_commit(); bulk_wait_read<0>(); }\n",
+      "give(i, arriving);\n",
+      {"reads shared memory byte 0", "another block sent at seeded.", "wgmma and tensor copies do not see"});
 }
 
 TEST_CASE("an access one element past a tile is reported") {

@@ -20,7 +20,7 @@ inline Variant legal(const Problem& problem, const std::string& text) {
 struct ChunkChoice {
   std::string family = "fused";
   int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 2, group_tile = 1, stages = 2;
-  int score_parts = 2, state_parts = 1, async_copy = 1, producers = 0;
+  int score_parts = 2, state_parts = 1, async_copy = 1, producers = 0, cluster = 1;
 };
 
 inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
@@ -32,7 +32,7 @@ inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
                             field("group_tile", c.group_tile) + field("stages", c.stages) +
                             field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
                             field("async_copy", c.async_copy) + field("producers", c.producers) +
-                            field("min_blocks", 1));
+                            field("cluster", c.cluster) + field("min_blocks", 1));
 }
 
 inline constexpr Family kFamilies[] = {Family::fused, Family::segmented, Family::decode};

@@ -306,7 +306,7 @@ void run_plan(const emulator::Program& program, const std::vector<std::string>& 
               const LaunchPlan& plan, const KernelArgs& args, const emulator::Options& options) {
   const auto run = [&](const auto& parameter) {
     for (const Launch& one : plan.launches) {
-      const emulator::Shape shape{one.grid, one.threads, one.shared_bytes};
+      const emulator::Shape shape{one.grid, one.threads, one.shared_bytes, one.cluster};
       program.run(entries[static_cast<std::size_t>(one.entry)], shape, parameter, options);
     }
   };

@@ -32,7 +32,8 @@ ChunkShape shape_of(const Problem& problem, const Variant& variant) {
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
           .async_copy = variant[Parameter::async_copy] != 0,
-          .producers = variant[Parameter::producers]};
+          .producers = variant[Parameter::producers],
+          .cluster = variant[Parameter::cluster]};
 }
 
 int blocks_v(const ChunkShape& shape) {
@@ -40,6 +41,10 @@ int blocks_v(const ChunkShape& shape) {
 }
 int tiles_v(const ChunkShape& shape) {
   return (shape.head_dim_v + shape.tile_v - 1) / shape.tile_v;
+}
+/// Blocks that hold the state of a head.
+int state_blocks(const ChunkShape& shape) {
+  return tiles_v(shape) * shape.cluster;
 }
 
 /// Warps that the state of a tile can be dealt to, 16 x 16 channels at the least.
@@ -63,21 +68,36 @@ bool copies_async(int channels, std::size_t element_bytes) {
 /// What chunk_pipeline.cuh asks for: one query head, rows that a tensor copy can fetch, 64 value channels for each
 /// warpgroup, and as many columns as wgmma is used with.
 Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
-  if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.group_tile != 1 || shape.warps_k != 1) {
-    return invalid_argument(fmt::format(
-        "producers={} goes with bf16 elements, state_parts=1, group_tile=1, warps_k=1; got {} bytes, {}, {}, "
-        "{}",
-        shape.producers, shape.element_bytes, shape.state_parts, shape.group_tile, shape.warps_k));
+  if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.warps_k != 1) {
+    return invalid_argument(
+        fmt::format("producers={} goes with bf16 elements, state_parts=1, warps_k=1; got {} bytes, {}, {}",
+                    shape.producers, shape.element_bytes, shape.state_parts, shape.warps_k));
+  }
+  if (shape.group_tile != 1 && (shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
+    return invalid_argument(
+        fmt::format("producers={} with group_tile={} goes with chunk=32, cluster=1 and head_dim_k up to 128; "
+                    "got {}, {}, {}",
+                    shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
   }
   if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
     return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
                                         shape.producers, int{PipelineLayout::kMostStages}, shape.stages,
                                         int{shape.async_copy}));
   }
-  if (shape.warps_v % 4 != 0 || shape.tile_v != 16 * shape.warps_v) {
+  if (shape.warps_v % 4 != 0 || (shape.cluster == 1 && shape.tile_v != 16 * shape.warps_v)) {
     return invalid_argument(fmt::format(
         "producers={} needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v={}, tile_v={}",
         shape.producers, shape.warps_v, shape.tile_v));
+  }
+  if (shape.cluster > 1) {
+    if (shape.warps_v != 8 || blocks_v(shape) > 2) {
+      return invalid_argument(fmt::format("cluster={} goes with warps_v=8 and tile_v=128 or 256; got {}, {}",
+                                          shape.cluster, shape.warps_v, shape.tile_v));
+    }
+    if (shape.head_dim_k <= shape.padded_k()) {
+      return invalid_argument(fmt::format("cluster={} leaves the second block none of head_dim_k={}",
+                                          shape.cluster, shape.head_dim_k));
+    }
   }
   if (shape.chunk != 32 && shape.chunk != 64) {
     return invalid_argument(
@@ -89,10 +109,19 @@ Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
         fmt::format("producers={} with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.producers,
                     shape.head_dim_k, k));
   }
-  if (k == 256 && shape.producers != 4) {
+  if (shape.producers == 12 && (k != 64 || shape.warps_v != 4)) {
     return invalid_argument(fmt::format(
-        "producers={} with head_dim_k={}; accepted: 4, which leave consumers the registers for the state",
-        shape.producers, shape.head_dim_k));
+        "producers=12 goes with 64 key channels in a block and warps_v=4; got {}, {}", k, shape.warps_v));
+  }
+  if (shape.stages < shape.producers / shape.team()) {
+    return invalid_argument(fmt::format("producers={} are {} teams, which need as many stages; got {}",
+                                        shape.producers, shape.producers / shape.team(), shape.stages));
+  }
+  if (k * blocks_v(shape) > 128 && shape.producers != 4) {
+    return invalid_argument(
+        fmt::format("producers={} with head_dim_k={}, tile_v={}; accepted: 4, which leave consumers the "
+                    "registers for the state",
+                    shape.producers, shape.head_dim_k, shape.tile_v));
   }
   constexpr int kAlignment = 16;
   if (shape.head_dim_k * 2 % kAlignment != 0 || shape.head_dim_v * 2 % kAlignment != 0) {
@@ -163,6 +192,8 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
   }
   if (shape.producers != 0) {
     if (Status status = pipeline_constraints(shape, min_blocks); !status.ok()) return status;
+  } else if (shape.cluster != 1) {
+    return invalid_argument(fmt::format("cluster={} with producers=0; accepted: 1", shape.cluster));
   } else if (shape.stages > kMostStages) {
     return invalid_argument(
         fmt::format("stages={} with producers=0; accepted: up to {}", shape.stages, kMostStages));
@@ -211,8 +242,10 @@ bool is_hopeless(const Variant& variant, Parameter parameter) {
       return warps_v * variant[Parameter::warps_k] > kMostWarps;
     case Parameter::producers:
       return variant[Parameter::producers] != 0 &&
-             (variant[Parameter::warps_k] != 1 || tile_v != 16 * warps_v ||
-              variant[Parameter::state_parts] != 1 || variant[Parameter::stages] < 2);
+             (variant[Parameter::warps_k] != 1 || warps_v % 4 != 0 || variant[Parameter::state_parts] != 1 ||
+              variant[Parameter::stages] < 2);
+    case Parameter::cluster:
+      return variant[Parameter::cluster] != 1 && variant[Parameter::producers] == 0;
     default:
       return false;
   }
@@ -260,8 +293,8 @@ ChunkCost cost_of(const ChunkShape& s) {
   if (s.producers) {
     // The tensor cores' cycles as instructions: while they run, little else does. Scores are the producers' work.
     const double columns = std::max(c / 2, 24.0);
-    const double score_products = terms(s.score_parts) * k / 16 * columns;
-    const double products = v / 64 * ((k + c) / 16 * c / 2 + c / 16 * k / 2);
+    const double score_products = heads * terms(s.score_parts) * k / 16 * columns;
+    const double products = v / 64 * (heads * (k + c) / 16 * c / 2 + c / 16 * k / 2);
     cost.instructions =
         std::max(operands + gate_sums + score_products, products + state_scaling + output_rows);
     return cost;
@@ -311,11 +344,11 @@ std::string shape_text(const ChunkShape& s) {
                                        .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
                                        .score_parts = {}, .state_parts = {}, .element_bytes = {},
                                        .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {},
-                                       .producers = {}}};
+                                       .producers = {}, .cluster = {}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
       s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy,
-      s.producers);
+      s.producers, s.cluster);
 }
 
 }  // namespace
@@ -329,12 +362,14 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
       {Parameter::warps_k, {1, 2, 4}},
       {Parameter::group_tile, divisors(problem.group)},
       {Parameter::stages,
-       architecture.has_wgmma() ? std::vector<std::int16_t>{1, 2, 3} : std::vector<std::int16_t>{1, 2}},
+       architecture.has_wgmma() ? std::vector<std::int16_t>{1, 2, 3, 4} : std::vector<std::int16_t>{1, 2}},
       {Parameter::score_parts, parts(problem.dtype)},
       {Parameter::state_parts, parts(problem.dtype)},
       {Parameter::async_copy, {0, 1}},
       {Parameter::producers,
-       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4, 8} : std::vector<std::int16_t>{0}},
+       architecture.has_wgmma() ? std::vector<std::int16_t>{0, 4, 8, 12} : std::vector<std::int16_t>{0}},
+      {Parameter::cluster,
+       architecture.has_wgmma() ? std::vector<std::int16_t>{1, 2} : std::vector<std::int16_t>{1}},
       {Parameter::min_blocks, {1, 2}},
   };
   FamilySpace space{family,
@@ -359,7 +394,7 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
     add_entry(source, entry, shape.threads(), blocks,
               fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),
-              shape.producers ? "TensorArgs" : "KernelArgs");
+              shape.producers ? "TensorArgs" : "KernelArgs", shape.cluster);
   };
   if (variant.family == Family::fused) {
     add_pass("chunk_fused", "whole");
@@ -384,8 +419,8 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   const ChunkShape shape = shape_of(problem, variant);
   const std::vector<EntryShape> shapes = chunk_entry_shapes(problem, variant);
   const std::int64_t states = workload.sequences * workload.heads;
-  const std::int64_t state_blocks = states * tiles_v(shape);
-  const std::int64_t output_blocks = state_blocks * (problem.group / shape.group_tile);
+  const std::int64_t blocks = states * state_blocks(shape);
+  const std::int64_t output_blocks = blocks * (problem.group / shape.group_tile);
   LaunchPlan plan;
   if (shape.producers) {
     plan.boxes = {.rows = shape.chunk,
@@ -396,7 +431,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
                   .gate_bytes = shape.gate_bytes};
   }
   if (variant.family == Family::fused) {
-    plan.launches.add({0, output_blocks, shapes[0].threads, shapes[0].shared_bytes});
+    plan.launches.add({0, output_blocks, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
@@ -404,9 +439,10 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   plan.segments =
       std::max<std::int64_t>(1, (workload.tokens + plan.segment_tokens - 1) / plan.segment_tokens);
   const std::int64_t scan_blocks = states * ((elements + kScanThreads - 1) / kScanThreads);
-  plan.launches.add({0, state_blocks * plan.segments, shapes[0].threads, shapes[0].shared_bytes});
+  plan.launches.add({0, blocks * plan.segments, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
   plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
-  plan.launches.add({2, output_blocks * plan.segments, shapes[2].threads, shapes[2].shared_bytes});
+  plan.launches.add(
+      {2, output_blocks * plan.segments, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
   const std::int64_t slots = workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                                              : workload.sequences * plan.segments;
   plan.decays_offset =
@@ -423,7 +459,7 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
   const int outputs = rows * shape.chunk / 2;
-  const int operands = shape.producers ? std::min(shape.padded_k() / 4, 32)
+  const int operands = shape.producers ? std::min(shape.padded_k() / 4, rows > 1 ? 16 : 32)
                                        : 4 * (rows * shape.state_parts + shape.operand_parts());
   return state + outputs + operands + addressing;
 }
@@ -441,7 +477,7 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const double chunks = std::ceil(walk_tokens / s.chunk);
   const double heads = static_cast<double>(workload.sequences * workload.heads);
   const int group_tiles = problem.group / s.group_tile;
-  const double blocks = heads * tiles_v(s) * group_tiles * segments;
+  const double blocks = heads * state_blocks(s) * group_tiles * segments;
 
   const ChunkCost cost = cost_of(s);
   // Left to itself the compiler takes more registers than a variant needs.
@@ -455,9 +491,9 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   if (segmented) {
     constexpr double kStatesPass = 0.6;  // no queries, no scores, no outputs
     constexpr double kExtraLaunches = 5e-6;
-    const double state_blocks = heads * tiles_v(s) * (segments - 1);
     const double states =
-        walk_cycles(s, cost, state_blocks, resident, architecture) * chunks / architecture.clock_hz;
+        walk_cycles(s, cost, heads * state_blocks(s) * (segments - 1), resident, architecture) * chunks /
+        architecture.clock_hz;
     moved += 4.0 * static_cast<double>(launches.workspace_bytes);
     seconds += kStatesPass * states +
                4.0 * static_cast<double>(launches.workspace_bytes) / architecture.copy_bandwidth +

@@ -24,12 +24,13 @@ std::string_view type_name(DType dtype) {
 }
 
 void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
-               std::string_view args_type) {
+               std::string_view args_type, int cluster) {
   source.begins.push_back(source.text.size());
   const std::string_view qualifiers = args_type == "TensorArgs" ? "const GLA_GRID_CONSTANT " : "";
+  const std::string clusters = cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", cluster);
   source.text +=
-      fmt::format("GLA_KERNEL void GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n  gla::{};\n}}\n",
-                  threads, min_blocks, entry, qualifiers, args_type, call);
+      fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n  gla::{};\n}}\n",
+                  clusters, threads, min_blocks, entry, qualifiers, args_type, call);
   source.entries.emplace_back(entry);
 }
 

@@ -9,15 +9,16 @@ namespace {
 
 constexpr std::array<std::string_view, 3> kFamilies = {"fused", "segmented", "decode"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
-    "chunk",       "tile_v",     "warps_v",   "warps_k",    "group_tile", "stages", "segments", "score_parts",
-    "state_parts", "async_copy", "producers", "min_blocks", "lanes_k",    "rows_v", "warps"};
+    "chunk",       "tile_v",     "warps_v",   "warps_k", "group_tile", "stages",  "segments", "score_parts",
+    "state_parts", "async_copy", "producers", "cluster", "min_blocks", "lanes_k", "rows_v",   "warps"};
 
 using enum Parameter;
-constexpr std::array kFusedParameters = {chunk,       tile_v,      warps_v,    warps_k,   group_tile, stages,
-                                         score_parts, state_parts, async_copy, producers, min_blocks};
-constexpr std::array kSegmentedParameters = {segments,    chunk,      tile_v,    warps_v,
-                                             warps_k,     group_tile, stages,    score_parts,
-                                             state_parts, async_copy, producers, min_blocks};
+constexpr std::array kFusedParameters = {chunk,      tile_v,    warps_v,     warps_k,
+                                         group_tile, stages,    score_parts, state_parts,
+                                         async_copy, producers, cluster,     min_blocks};
+constexpr std::array kSegmentedParameters = {segments,   chunk,   tile_v,      warps_v,     warps_k,
+                                             group_tile, stages,  score_parts, state_parts, async_copy,
+                                             producers,  cluster, min_blocks};
 constexpr std::array kDecodeParameters = {lanes_k, rows_v, warps, stages, min_blocks};
 
 /// Takes the text up to the next space off the front of `text`.

@@ -9,6 +9,7 @@
 #define GLA_KERNEL extern "C" __global__
 #define GLA_GRID_CONSTANT __grid_constant__
 #define GLA_LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define GLA_CLUSTER(blocks) __cluster_dims__(blocks, 1, 1)
 #define GLA_PRAGMA(text) _Pragma(#text)
 #define GLA_UNROLL GLA_PRAGMA(unroll)
 #define GLA_UNROLL_BY(count) GLA_PRAGMA(unroll count)
@@ -19,6 +20,7 @@
 #define GLA_KERNEL extern "C"
 #define GLA_GRID_CONSTANT
 #define GLA_LAUNCH_BOUNDS(threads, blocks)
+#define GLA_CLUSTER(blocks)
 #define GLA_UNROLL
 #define GLA_UNROLL_BY(count)
 #endif

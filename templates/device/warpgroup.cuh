@@ -198,6 +198,18 @@ GLA_DEVICE void warpgroup_pin([[maybe_unused]] Bits32 (&a)[N][4]) {
 #endif
 }
 
+/// A copy of a finished sum for later. A plain one the compiler may keep where the products write, and move the sums there
+/// while they run.
+GLA_DEVICE float detached(float sum) {
+#if defined(GLA_EMULATOR)
+  return sum;
+#else
+  float copy;
+  asm volatile("mov.b32 %0, %1;\n" : "=f"(copy) : "f"(sum));
+  return copy;
+#endif
+}
+
 /// Lets each thread of the warpgroup use up to `Registers` registers, and waits until others have given that many. For
 /// kernels whose registers are bounded when they are compiled, by __launch_bounds__ too; ptxas says so where it ignores it.
 template <int Registers>

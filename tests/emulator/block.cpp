@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "cluster.h"
 #include "source_line.h"
 #include "trap.h"
 
@@ -29,14 +30,20 @@ void thread_entry() {
 
 }  // namespace
 
+std::uint64_t draw(std::uint64_t& state) {
+  return state = state * 6364136223846793005u + 1442695040888963407u;  // Knuth, MMIX
+}
+
 Block*& current_block() {
   thread_local Block* block = nullptr;
   return block;
 }
 
-Block::Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
-             Accesses accesses)
-    : shape_(shape),
+Block::Block(Cluster& cluster, int rank, const Shape& shape, const Options& options,
+             const std::function<void()>& thread_program, Accesses accesses)
+    : cluster_(cluster),
+      rank_(rank),
+      shape_(shape),
       options_(options),
       program_(thread_program),
       shared_(shape.shared_bytes, kSharedAlignment),
@@ -44,11 +51,11 @@ Block::Block(const Shape& shape, const Options& options, const std::function<voi
       warps_((threads_.size() + kLanes - 1) / kLanes),
       warpgroups_((threads_.size() + kWarpgroupThreads - 1) / kWarpgroupThreads),
       ready_((threads_.size() + kWordBits - 1) / kWordBits),
-      random_state_(options.seed) {
-  if (accesses == Accesses::told) shadow_.emplace(shape.shared_bytes, shape.threads);
+      random_state_(options.seed + static_cast<std::uint64_t>(rank)) {
+  if (accesses == Accesses::told) shadow_.emplace(shape.shared_bytes, shape.threads, rank, shape.cluster);
 }
 
-void Block::run(long long index) {
+void Block::start(long long index) {
   index_ = index;
   fault_.clear();
   barrier_ = {};
@@ -64,19 +71,21 @@ void Block::run(long long index) {
   }
   shared_.poison();
   if (shadow_) shadow_->reset();
-  run_fibers();
-  if (fault_.empty()) {
-    for (const Thread& thread : threads_) {
-      if (!thread.finished) throw Fault(deadlock());
-    }
-    if (!shared_.end_intact()) {
-      fault_ = name() + ": a write past the end of shared memory";
-    }
-    for (const auto& [offset, barrier] : transaction_barriers_) {
-      if (const std::string left = left_over(barrier); !left.empty()) fault_ = name() + " " + left;
-    }
+}
+
+bool Block::is_ready() const {
+  return std::any_of(ready_.begin(), ready_.end(), [](std::uint64_t word) { return word != 0; });
+}
+
+bool Block::is_finished() const {
+  return std::all_of(threads_.begin(), threads_.end(), [](const Thread& thread) { return thread.finished; });
+}
+
+std::string Block::left_behind() const {
+  for (const auto& [offset, barrier] : transaction_barriers_) {
+    if (const std::string left = left_over(barrier); !left.empty()) return name() + " " + left;
   }
-  if (!fault_.empty()) throw Fault(fault_);
+  return shared_.end_intact() ? "" : name() + ": a write past the end of shared memory";
 }
 
 void Block::run_fibers() {
@@ -128,9 +137,9 @@ bool Block::meet_block(const char* name, void* call_site, bool value) {
   barrier_all_ = barrier_all_ && value;
   if (barrier_.arrived == shape_.threads) {
     barrier_ = {};
-    if (shadow_) shadow_->barrier();
     barrier_result_ = std::exchange(barrier_all_, true);
-    for (int i = 0; i < shape_.threads; ++i) set_ready(i, true);
+    if (shadow_) shadow_->barrier();
+    set_all_ready();
   }
   give_way(thread().context);
   return barrier_result_;
@@ -164,6 +173,21 @@ bool Block::meet_part(const char* name, void* call_site, int id, int threads, bo
   }
   give_way(thread().context);
   return thread().all_agree;
+}
+
+void Block::meet_cluster(const char* name, void* call_site) {
+  Meeting& meeting = cluster_.meeting();
+  arrive(meeting, name, call_site);
+  if (meeting.arrived == cluster_.size() * shape_.threads) {
+    meeting = {};
+    for (int rank = 0; rank < cluster_.size(); ++rank) {
+      Block& block = cluster_.block(rank);
+      for (auto& [offset, barrier] : block.transaction_barriers_) barrier.known_to_cluster = true;
+      if (block.shadow_) block.shadow_->cluster_barrier();
+      block.set_all_ready();
+    }
+  }
+  give_way(thread().context);
 }
 
 void Block::require_whole_warps(PartBarrier& part, const char* name, void* call_site) {
@@ -222,7 +246,8 @@ TransactionBarrier* Block::barrier_at(const void* address) {
 void Block::add_barrier(const void* address, int arrivals) {
   const auto number = static_cast<int>(transaction_barriers_.size());
   if (shadow_) shadow_->add_barrier();
-  transaction_barriers_[offset_of(address)] = {offset_of(address), number, arrivals, 0, 0, 0, {}, {}};
+  transaction_barriers_[offset_of(address)] = {
+      .offset = offset_of(address), .number = number, .arrivals = arrivals};
 }
 
 void Block::note_arrival(const TransactionBarrier& barrier) {
@@ -234,6 +259,19 @@ void Block::note_load(const TransactionBarrier& barrier, const PendingBox& load)
   shadow_->note(AccessKind::finish_tensor_load, shadow_->loads_of(barrier.number),
                 static_cast<std::size_t>(offset_of(load.shared)),
                 static_cast<std::size_t>(load.tensor.box_bytes()), load.call_site);
+}
+
+std::string Block::note_send(Block& receiver, const TransactionBarrier& barrier, const PendingSend& sent) {
+  if (!shadow_) return {};
+  return receiver.shadow_->receive(barrier.number, shadow_->send(running_),
+                                   static_cast<std::size_t>(receiver.offset_of(sent.slot)),
+                                   sizeof sent.values, sent.call_site);
+}
+
+void Block::note_arrival(const TransactionBarrier& barrier, const PendingSend& sent) {
+  if (!shadow_) return;
+  shadow_->note(AccessKind::finish_tensor_load, shadow_->loads_of(barrier.number),
+                static_cast<std::size_t>(offset_of(sent.slot)), sizeof sent.values, sent.call_site);
 }
 
 void Block::note_complete(TransactionBarrier& barrier) {
@@ -263,6 +301,10 @@ void Block::set_ready(int thread, bool ready) {
   word = ready ? word | bit : word & ~bit;
 }
 
+void Block::set_all_ready() {
+  for (int i = 0; i < shape_.threads; ++i) set_ready(i, true);
+}
+
 int Block::next_ready() {
   const int words = static_cast<int>(ready_.size());
   if (options_.order == Order::backward) {
@@ -275,9 +317,9 @@ int Block::next_ready() {
   int first = 0;
   int rotation = 0;
   if (options_.order == Order::random) {
-    random_state_ = random_state_ * 6364136223846793005u + 1442695040888963407u;  // Knuth, MMIX
-    first = static_cast<int>((random_state_ >> 33) % static_cast<std::uint64_t>(words));
-    rotation = static_cast<int>(random_state_ >> 58);
+    const std::uint64_t drawn = draw(random_state_);
+    first = static_cast<int>((drawn >> 33) % static_cast<std::uint64_t>(words));
+    rotation = static_cast<int>(drawn >> 58);
   }
   for (int i = 0; i < words; ++i) {
     const int w = (first + i) % words;

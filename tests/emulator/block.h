@@ -20,6 +20,8 @@
 
 namespace gla::emulator {
 
+class Cluster;
+
 inline constexpr int kWarpgroupThreads = 128;
 /// Named barriers, the first of which is block_sync's.
 inline constexpr int kPartBarriers = 16;
@@ -62,6 +64,13 @@ struct PendingBox {
   void* call_site;
 };
 
+/// What another block has sent and has not arrived.
+struct PendingSend {
+  unsigned char* slot;
+  std::array<float, 4> values;
+  void* call_site;
+};
+
 /// An mbarrier.
 struct TransactionBarrier {
   std::ptrdiff_t offset;  ///< in shared memory
@@ -69,9 +78,11 @@ struct TransactionBarrier {
   int arrivals;           ///< that end a phase, with
   int expected_bytes = 0;
   int arrived = 0;
-  int phase = 0;  ///< how many are complete
-  std::vector<PendingBox> loads;
-  std::vector<int> waiting;  ///< threads
+  int phase = 0;                  ///< how many are complete
+  bool known_to_cluster = false;  ///< a cluster_sync has followed its creation
+  std::vector<PendingBox> loads = {};
+  std::vector<PendingSend> sends = {};
+  std::vector<int> waiting = {};  ///< threads
 };
 /// In words: what it has and lacks.
 std::string state_of(const TransactionBarrier& barrier);
@@ -118,11 +129,21 @@ struct Group {
 
 class Block {
  public:
-  Block(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
-        Accesses accesses);
+  Block(Cluster& cluster, int rank, const Shape& shape, const Options& options,
+        const std::function<void()>& thread_program, Accesses accesses);
 
-  /// Runs one block to its end. Throws Fault.
-  void run(long long index);
+  /// Makes it block `index` of the grid, all of whose threads can run.
+  void start(long long index);
+  bool is_ready() const;
+  /// Until none of its threads can run; a trap comes back here too.
+  void run_fibers();
+  /// What has ended it; empty if nothing has.
+  const std::string& fault() const { return fault_; }
+  bool is_finished() const;
+  /// In words: who waits where.
+  std::string deadlock() const;
+  /// In words: what is wrong with it now that it is finished; empty if nothing is.
+  std::string left_behind() const;
 
   /// What one thread of a collective does to the operands of all.
   using GroupAction = void (*)(Block& block, const Operands& operands);
@@ -136,6 +157,8 @@ class Block {
   bool meet_block(const char* name, void* call_site, bool value);
   /// The same for `threads` threads, whole warps, at named barrier `id`.
   bool meet_part(const char* name, void* call_site, int id, int threads, bool value);
+  /// The same for all threads of the cluster.
+  void meet_cluster(const char* name, void* call_site);
 
   /// Returns when the running thread has been made ready again.
   void wait(const char* name, void* call_site);
@@ -159,6 +182,10 @@ class Block {
   void note_arrival(const TransactionBarrier& barrier);
   /// The load writes.
   void note_load(const TransactionBarrier& barrier, const PendingBox& load);
+  /// The running thread sends. Returns what is wrong with that; empty if nothing is.
+  std::string note_send(Block& receiver, const TransactionBarrier& barrier, const PendingSend& sent);
+  /// What another block has sent arrives.
+  void note_arrival(const TransactionBarrier& barrier, const PendingSend& sent);
   /// A phase is complete: who waits can go on.
   void note_complete(TransactionBarrier& barrier);
   /// The running thread has waited.
@@ -170,8 +197,14 @@ class Block {
   Thread& thread() { return threads_[static_cast<std::size_t>(running_)]; }
   int thread_index() const { return running_; }
   long long index() const { return index_; }
+  int rank() const { return rank_; }
+  Cluster& cluster() const { return cluster_; }
   const Shape& shape() const { return shape_; }
   GuardedMemory& shared() { return shared_; }
+  /// Where `address` in this block's shared memory lies in that of `other`.
+  unsigned char* counterpart(const void* address, Block& other) const {
+    return other.shared_.data() + offset_of(address);
+  }
 
   /// Runs the program of the fiber that has just started, then never comes back.
   [[noreturn]] void run_thread();
@@ -179,23 +212,23 @@ class Block {
   [[noreturn]] void trap(int signal, void* address, void* call_site);
 
  private:
-  /// Until none can run; a trap comes back here too.
-  void run_fibers();
   void arrive(Meeting& meeting, const char* name, void* call_site);
   /// Fails unless whole warps wait.
   void require_whole_warps(PartBarrier& part, const char* name, void* call_site);
   void set_ready(int thread, bool ready);
+  void set_all_ready();
   template <int Size>
   void meet(std::vector<Group>& groups, const char* name, void* call_site, void* operand, GroupAction action);
   int next_ready();
   /// Continues another thread, or the scheduler when none can run.
   void give_way(Context& from);
   std::string name() const;
-  std::string deadlock() const;
   std::ptrdiff_t offset_of(const void* address) const {
     return static_cast<const unsigned char*>(address) - shared_.data();
   }
 
+  Cluster& cluster_;
+  int rank_;
   Shape shape_;
   Options options_;
   const std::function<void()>& program_;
@@ -217,6 +250,9 @@ class Block {
   std::uint64_t random_state_;
   std::string fault_;
 };
+
+/// A random number, the upper half of its bits; `state` is the next one's.
+std::uint64_t draw(std::uint64_t& state);
 
 /// The block that runs on this OS thread; null outside launch().
 Block*& current_block();

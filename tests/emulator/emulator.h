@@ -72,6 +72,12 @@ void tensor_store(const void* map, const void* shared, TensorPlace place);
 void bulk_commit_group();
 void bulk_wait_group_read(int pending);
 
+void cluster_sync();
+/// The slot reads as NaN until the data arrives, as a tensor_load's. `block` is another one of the cluster, and has
+/// made `arriving` a barrier before a cluster_sync. What the receiver's threads have done with the slot must be known to
+/// the sender, by what was sent to it since or by a cluster_sync.
+void send(void* slot, const float (&values)[4], unsigned long long* arriving, int block);
+
 void atomic_add(unsigned long long* address, unsigned long long value);
 
 inline float bits_to_float(unsigned int bits) {

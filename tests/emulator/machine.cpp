@@ -1,28 +1,26 @@
 #include "machine.h"
 
-#include "block.h"
+#include <string>
+
+#include "cluster.h"
 #include "trap.h"
 
 namespace gla::emulator {
 namespace {
 
-/// Makes a block the one that runs on this OS thread.
-class CurrentBlock {
- public:
-  explicit CurrentBlock(Block& block) { current_block() = &block; }
-  ~CurrentBlock() { current_block() = nullptr; }
-  CurrentBlock(const CurrentBlock&) = delete;
-  CurrentBlock& operator=(const CurrentBlock&) = delete;
-};
+constexpr int kLargestCluster =
+    8;  // that every GPU takes ("CUDA C++ Programming Guide", "Thread Block Clusters")
 
 }  // namespace
 
 void launch(const Shape& shape, const Options& options, const std::function<void()>& thread_program,
             Accesses accesses) {
-  Block block(shape, options, thread_program, accesses);
-  const CurrentBlock current(block);
+  if (shape.cluster < 1 || shape.cluster > kLargestCluster || shape.grid % shape.cluster != 0)
+    throw std::invalid_argument("a grid of " + std::to_string(shape.grid) + " blocks in clusters of " +
+                                std::to_string(shape.cluster));
+  Cluster cluster(shape, options, thread_program, accesses);
   const TrapScope traps;
-  for (long long index = 0; index < shape.grid; ++index) block.run(index);
+  for (long long first = 0; first < shape.grid; first += shape.cluster) cluster.run(first);
 }
 
 }  // namespace gla::emulator

@@ -8,6 +8,7 @@ namespace gla::emulator {
 namespace {
 
 constexpr const char* kNoBarrier = "no barrier has followed";
+constexpr const char* kNotTold = "nothing tells the sender";
 constexpr const char* kNoFence = "no fence_for_warpgroup and then a barrier have followed";
 
 std::size_t at(int index) {
@@ -20,21 +21,36 @@ std::uint32_t bit_of(int warp) {
 
 }  // namespace
 
-Shadow::Shadow(std::size_t shared_bytes, int threads)
+Shadow::Shadow(std::size_t shared_bytes, int threads, int rank, int blocks)
     : cells_((shared_bytes + kCellBytes - 1) / kCellBytes),
+      rank_(rank),
+      blocks_(blocks),
       last_warp_barrier_(at((threads + kLanes - 1) / kLanes)),
       fences_(at(threads)),
       first_load_((threads + kLanes - 1) / kLanes * kLanes) {}
 
 void Shadow::reset() {
   std::fill(cells_.begin(), cells_.end(), Cell{});
-  now_ = last_barrier_ = 0;
+  now_ = last_barrier_ = last_cluster_barrier_ = 0;
   std::fill(last_warp_barrier_.begin(), last_warp_barrier_.end(), 0);
   for (Clock& fences : fences_) fences.clear();
   known_.clear();
   barriers_.clear();
   parts_.clear();
   readers_.clear();
+}
+
+void Shadow::barrier() {
+  last_barrier_ = ++now_;
+  if (blocks_ == 1 || known_.empty()) return;
+  Clock all;
+  for (const Clock& known : known_) merge(all, known);
+  std::fill(known_.begin(), known_.end(), all);
+}
+
+void Shadow::cluster_barrier() {
+  barrier();
+  last_cluster_barrier_ = last_barrier_;
 }
 
 void Shadow::warp_barrier(int warp) {
@@ -50,7 +66,7 @@ void Shadow::part_barrier(const std::vector<int>& threads, int id) {
   Clock all;
   for (const int thread : threads) merge(all, known_[at(thread)]);
   parts_[id] = {threads.front(), now_++, nullptr};
-  for (const int thread : threads) all[at(thread)] = now_;
+  for (const int thread : threads) all[place_of(thread)] = now_;
   for (const int thread : threads) known_[at(thread)] = all;
 }
 
@@ -61,7 +77,7 @@ bool Shadow::may_use_part(int thread, int id) {
 }
 
 void Shadow::keep_clocks() {
-  known_.assign(fences_.size(), Clock(at(loads_of(static_cast<int>(barriers_.size())))));
+  known_.assign(fences_.size(), Clock(place_of(loads_of(static_cast<int>(barriers_.size())))));
   for (Cell& cell : cells_) {
     if (cell.read.thread != kSeveral || cell.read.time < last_barrier_) continue;
     cell.readers = static_cast<int>(readers_.size());
@@ -82,19 +98,52 @@ void Shadow::fence(int thread) {
 int Shadow::add_barrier() {
   if (known_.empty()) keep_clocks();
   barriers_.emplace_back();
-  const std::size_t size = at(loads_of(static_cast<int>(barriers_.size())));
+  const std::size_t size = place_of(loads_of(static_cast<int>(barriers_.size())));
   for (Clock& clock : known_) clock.resize(size);
   return static_cast<int>(barriers_.size()) - 1;
 }
 
-void Shadow::arrive(int thread, int barrier) {
+std::size_t Shadow::place_of(int thread) const {
+  return at(thread + (thread < first_load_ ? rank_ : blocks_ - 1) * first_load_);
+}
+
+Shadow::Clock Shadow::known_from_here(int thread) {
   ++now_;
   Clock known = known_[at(thread)];
   const int warp = thread / kLanes;
-  for (int lane = warp * kLanes; lane < (warp + 1) * kLanes; ++lane)
-    known[at(lane)] = std::max(known[at(lane)], last_warp_barrier_[at(warp)]);
-  known[at(thread)] = now_;
-  merge(barriers_[at(barrier)].arriving, known);
+  const std::size_t first = place_of(warp * kLanes);
+  for (std::size_t lane = first; lane < first + kLanes; ++lane)
+    known[lane] = std::max(known[lane], last_warp_barrier_[at(warp)]);
+  known[place_of(thread)] = now_;
+  return known;
+}
+
+void Shadow::arrive(int thread, int barrier) {
+  merge(barriers_[at(barrier)].arriving, known_from_here(thread));
+}
+
+Shadow::Clock Shadow::send(int thread) {
+  if (known_.empty()) keep_clocks();
+  Clock known = known_from_here(thread);
+  const std::size_t first = place_of(0);
+  for (std::size_t i = first; i < first + at(first_load_); ++i) known[i] = std::max(known[i], last_barrier_);
+  known.resize(at(blocks_ * first_load_));
+  return known;
+}
+
+std::string Shadow::receive(int barrier, const Clock& sender, std::size_t first, std::size_t bytes,
+                            void* site) {
+  for (std::size_t i = first / kCellBytes; i * kCellBytes < first + bytes; ++i) {
+    Cell& cell = cells_[i];
+    if (const std::string fault = fault_of_send(cell, sender); !fault.empty())
+      return "writes shared memory byte " + std::to_string(i * kCellBytes) + ", which " + fault;
+    cell.write = {loads_of(barrier), now_, site};
+    cell.read = {};
+    cell.sent = true;
+    cell.copying = Copying::by_load;
+  }
+  merge(barriers_[at(barrier)].arriving, sender);
+  return {};
 }
 
 void Shadow::complete(int barrier) {
@@ -102,7 +151,7 @@ void Shadow::complete(int barrier) {
   merge(completed.complete, completed.arriving);
   completed.arriving.clear();
   completed.complete.resize(known_[0].size());
-  completed.complete[at(loads_of(barrier))] = ++now_;
+  completed.complete[place_of(loads_of(barrier))] = ++now_;
 }
 
 void Shadow::pass(int thread, int barrier) {
@@ -147,8 +196,9 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
     } else {
       cell.write = {thread, now_, site};
       cell.read = {};
+      cell.sent = false;
       cell.copying = kind == AccessKind::start_copy          ? Copying::by_thread
-                     : kind == AccessKind::start_tensor_load ? Copying::by_tensor_load
+                     : kind == AccessKind::start_tensor_load ? Copying::by_load
                                                              : Copying::no;
     }
   }
@@ -211,27 +261,39 @@ bool Shadow::collides(const Access& earlier, int thread) const {
   if (is_of_warp(earlier, warp) && earlier.time < last_warp_barrier_[at(warp)]) return false;
   if (known_.empty() || earlier.thread == kSeveral) return true;
   const Clock& known = known_[at(thread)];
-  if (earlier.thread >= 0) return earlier.time >= known[at(earlier.thread)];
+  if (earlier.thread >= 0) return earlier.time >= known[place_of(earlier.thread)];
   const int first = (kSeveralOfWarp - earlier.thread) * kLanes;
   for (int lane = first; lane < first + kLanes; ++lane)
-    if (lane != thread && earlier.time >= known[at(lane)]) return true;
+    if (lane != thread && earlier.time >= known[place_of(lane)]) return true;
   return false;
 }
 
-const Shadow::Access* Shadow::colliding_reader(const Cell& cell, int thread) const {
-  if (!collides(cell.read, thread)) return nullptr;
+bool Shadow::collides(const Access& earlier, const Clock& sender) const {
+  if (earlier.thread == kNobody || is_load(earlier) || earlier.time < last_cluster_barrier_) return false;
+  if (earlier.thread == kSeveral) return true;
+  if (earlier.thread >= 0) return earlier.time >= sender[place_of(earlier.thread)];
+  const std::size_t first = place_of((kSeveralOfWarp - earlier.thread) * kLanes);
+  return std::any_of(sender.begin() + static_cast<std::ptrdiff_t>(first),
+                     sender.begin() + static_cast<std::ptrdiff_t>(first + kLanes),
+                     [&](std::uint32_t known) { return earlier.time >= known; });
+}
+
+template <class Later>
+const Shadow::Access* Shadow::colliding_reader(const Cell& cell, const Later& later) const {
+  if (!collides(cell.read, later)) return nullptr;
   if (cell.read.thread != kSeveral || cell.readers < 0) return &cell.read;
   for (const Access& reader : readers_[at(cell.readers)])
-    if (collides(reader, thread)) return &reader;
+    if (collides(reader, later)) return &reader;
   return nullptr;
 }
 
-bool Shadow::is_fenced(const Access& write, int thread) const {
-  if (is_load(write)) return true;
+bool Shadow::is_fenced(const Cell& cell, int thread) const {
+  const Access& write = cell.write;
+  if (is_load(write)) return !cell.sent;
   std::uint32_t ordered = last_barrier_;  // a fence before this time is ordered before what `thread` does
   const int warp = thread / kLanes;
   if (is_of_warp(write, warp)) ordered = std::max(ordered, last_warp_barrier_[at(warp)]);
-  if (!known_.empty()) ordered = std::max(ordered, known_[at(thread)][at(write.thread)]);
+  if (!known_.empty()) ordered = std::max(ordered, known_[at(thread)][place_of(write.thread)]);
   if (write.thread == thread) ordered = now_ + 1;
   const Clock& fences = fences_[at(write.thread)];
   const auto open = std::lower_bound(fences.begin(), fences.end(), ordered);
@@ -241,26 +303,50 @@ bool Shadow::is_fenced(const Access& write, int thread) const {
 std::string Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind) const {
   if (cell.copying != Copying::no) return still_copying(cell);
   if (cell.write.thread == kNobody) return "nothing has written";
-  if (collides(cell.write, thread)) return did_without(cell.write, "wrote", kNoBarrier);
-  if (kind != AccessKind::read && !is_fenced(cell.write, thread))
-    return did_without(cell.write, "wrote", kNoFence);
+  if (collides(cell.write, thread)) return wrote_unordered(cell);
+  if (kind != AccessKind::read && !is_fenced(cell, thread)) return wrote_unfenced(cell);
   return {};
 }
 
 std::string Shadow::fault_of_write(const Cell& cell, int thread, AccessKind kind) const {
   if (cell.copying != Copying::no) return still_copying(cell);
-  if (collides(cell.write, thread)) return did_without(cell.write, "wrote", kNoBarrier);
-  if (cell.stores > 0)
-    return "a tensor copy reads" + source_line(cell.read.site) + " and nobody has waited for";
+  if (collides(cell.write, thread)) return wrote_unordered(cell);
+  if (cell.stores > 0) return still_storing(cell);
   if (const Access* reader = colliding_reader(cell, thread)) return did_without(*reader, "read", kNoBarrier);
-  if (kind == AccessKind::start_tensor_load && cell.write.thread != kNobody && !is_fenced(cell.write, thread))
-    return did_without(cell.write, "wrote", kNoFence);
+  if (kind == AccessKind::start_tensor_load && cell.write.thread != kNobody && !is_fenced(cell, thread))
+    return wrote_unfenced(cell);
+  return {};
+}
+
+std::string Shadow::fault_of_send(const Cell& cell, const Clock& sender) const {
+  if (cell.copying != Copying::no) return still_copying(cell);
+  if (cell.stores > 0) return still_storing(cell);
+  if (collides(cell.write, sender)) return did_without(cell.write, "wrote", kNotTold);
+  if (const Access* reader = colliding_reader(cell, sender)) return did_without(*reader, "read", kNotTold);
   return {};
 }
 
 std::string Shadow::still_copying(const Cell& cell) {
+  if (cell.sent)
+    return "another block sends to" + source_line(cell.write.site) + " and nobody has waited for";
   return "thread " + std::to_string(cell.write.thread) + " copies to" + source_line(cell.write.site) +
          (cell.copying == Copying::by_thread ? " and has not waited for" : " and nobody has waited for");
+}
+
+std::string Shadow::still_storing(const Cell& cell) {
+  return "a tensor copy reads" + source_line(cell.read.site) + " and nobody has waited for";
+}
+
+std::string Shadow::wrote_unordered(const Cell& cell) const {
+  if (cell.sent)
+    return "another block sent" + source_line(cell.write.site) + " and this thread has not waited for";
+  return did_without(cell.write, "wrote", kNoBarrier);
+}
+
+std::string Shadow::wrote_unfenced(const Cell& cell) const {
+  if (cell.sent)
+    return "another block sent" + source_line(cell.write.site) + " and wgmma and tensor copies do not see";
+  return did_without(cell.write, "wrote", kNoFence);
 }
 
 std::string Shadow::did_without(const Access& earlier, const char* did, const char* missing) const {

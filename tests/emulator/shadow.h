@@ -2,7 +2,8 @@
 // nobody wrote, and uses of a tile that an asynchronous copy is still filling, whatever the order of the threads.
 // Barriers of block and warp order all that came before; transaction barriers order what those who have arrived knew of
 // before what those do who have waited, and named barriers what came before among those who meet (vector clocks, kept
-// once there is such a barrier).
+// once there is such a barrier). What a block of a cluster sends to another brings along what its thread knew, of all
+// blocks' threads.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +30,19 @@ enum class AccessKind {
 
 class Shadow {
  public:
-  /// Accesses are told apart by two bytes, the smallest element.
-  Shadow(std::size_t shared_bytes, int threads);
+  /// By thread of the cluster, then by barrier whose loads they are: accesses before this time, as their block counts it,
+  /// are ordered before what the clock is of.
+  using Clock = std::vector<std::uint32_t>;
+
+  /// Of block `rank` of a cluster of `blocks`. Accesses are told apart by two bytes, the smallest element.
+  Shadow(std::size_t shared_bytes, int threads, int rank, int blocks);
 
   /// Forgets everything: a new block.
   void reset();
   /// All threads of the block have met: what came before is ordered before what comes now.
-  void barrier() { last_barrier_ = ++now_; }
+  void barrier();
+  /// The same of all threads of the cluster.
+  void cluster_barrier();
   /// The same among the lanes of `warp`.
   void warp_barrier(int warp);
   /// The same among `threads`, whole warps, who meet in named barrier `id`.
@@ -47,13 +54,19 @@ class Shadow {
 
   /// A new transaction barrier: the number by which the following know it.
   int add_barrier();
-  /// In the place of a thread: the tensor loads that complete on `barrier`.
+  /// In the place of a thread: the tensor loads and sends that complete on `barrier`.
   int loads_of(int barrier) const { return first_load_ + barrier; }
   void arrive(int thread, int barrier);
   /// All have arrived, and the loads are finished.
   void complete(int barrier);
   /// `thread` has waited for what is complete.
   void pass(int thread, int barrier);
+
+  /// `thread` sends to another block: what it knows.
+  Clock send(int thread);
+  /// Another block, whose thread knows `sender`, sends bytes [first, first + bytes) that complete on `barrier`: they
+  /// are written at some time from here to finish_tensor_load. Returns what is wrong with that, as note() does.
+  std::string receive(int barrier, const Clock& sender, std::size_t first, std::size_t bytes, void* site);
 
   /// `thread` accesses bytes [first, first + bytes) from `site`. Returns what is wrong with that, as "reads shared
   /// memory byte 64, which thread 3 wrote at chunk_gates.cuh:80 and no barrier has followed"; empty if nothing is.
@@ -69,17 +82,16 @@ class Shadow {
     std::uint32_t time = 0;
     void* site = nullptr;
   };
-  enum class Copying : unsigned char { no, by_thread, by_tensor_load };
+  enum class Copying : unsigned char { no, by_thread, by_load };
   struct Cell {
     Access write, read;
     int readers = -1;  ///< where readers of several warps are, with clocks; `read` is kSeveral then
     std::uint32_t reading_warps = 0;  ///< the same without, a bit for each
     Copying copying = Copying::no;
+    bool sent = false;         ///< by another block: `write` is
     unsigned char stores = 0;  ///< tensor stores that may still read it
   };
 
-  /// By thread, or tensor loads of a barrier: accesses before this time are ordered before what the clock is of.
-  using Clock = std::vector<std::uint32_t>;
   struct TransactionBarrier {
     Clock arriving, complete;
   };
@@ -90,24 +102,36 @@ class Shadow {
   static void merge(Clock& into, const Clock& from);
   /// Keeps clocks from now on.
   void keep_clocks();
+  /// Where a clock has a thread of this block, or loads.
+  std::size_t place_of(int thread) const;
+  /// What is ordered before what `thread` does from here.
+  Clock known_from_here(int thread);
   bool is_load(const Access& access) const { return access.thread >= first_load_; }
   /// Whether nothing orders it before an access by `thread` now.
   bool collides(const Access& earlier, int thread) const;
-  /// The reader of the cell that collides; null if none does.
-  const Access* colliding_reader(const Cell& cell, int thread) const;
+  /// The same for what a block with this clock sends.
+  bool collides(const Access& earlier, const Clock& sender) const;
+  /// The reader of the cell that collides with a thread or sender; null if none does.
+  template <class Later>
+  const Access* colliding_reader(const Cell& cell, const Later& later) const;
   void add_reader(Cell& cell, int thread, void* site);
   void add_reader_of_several(Cell& cell, const Access& reader);
   /// Whether wgmma or a tensor copy that `thread` starts sees what was written.
-  bool is_fenced(const Access& write, int thread) const;
+  bool is_fenced(const Cell& cell, int thread) const;
   /// What is wrong with an access to a cell, in words that follow "which".
   std::string fault_of_read(const Cell& cell, int thread, AccessKind kind) const;
   std::string fault_of_write(const Cell& cell, int thread, AccessKind kind) const;
+  std::string fault_of_send(const Cell& cell, const Clock& sender) const;
   static std::string still_copying(const Cell& cell);
+  static std::string still_storing(const Cell& cell);
+  std::string wrote_unordered(const Cell& cell) const;
+  std::string wrote_unfenced(const Cell& cell) const;
   std::string did_without(const Access& earlier, const char* did, const char* missing) const;
 
   std::vector<Cell> cells_;
-  std::uint32_t now_ = 0;  ///< how many barriers, of all kinds, and fences there have been
-  std::uint32_t last_barrier_ = 0;
+  int rank_, blocks_;
+  std::uint32_t now_ = 0;  ///< how many barriers, of all kinds, sends and fences there have been
+  std::uint32_t last_barrier_ = 0, last_cluster_barrier_ = 0;
   std::vector<std::uint32_t> last_warp_barrier_;
   std::vector<Clock>
       fences_;      ///< of each thread: when, from the last one that a barrier of the block has followed

@@ -1,6 +1,6 @@
-// cp.async.bulk.tensor and mbarrier as the PTX ISA specifies them. A load is queued at its barrier and arrives when
-// nothing else keeps a thread that waits there; a store is queued at its thread and reads in the wait that covers its
-// group.
+// cp.async.bulk.tensor, st.async and mbarrier as the PTX ISA specifies them. A load or send is queued at its
+// barrier and arrives when nothing else keeps a thread that waits there; a store is queued at its thread and reads
+// in the wait that covers its group.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "block.h"
+#include "cluster.h"
 #include "emulator.h"
 #include "source_line.h"
 
@@ -15,6 +16,7 @@ namespace gla::emulator {
 namespace {
 
 constexpr int kBarrierBytes = 8, kMostTransactionBytes = (1 << 20) - 1, kMostArrivals = (1 << 20) - 1;
+constexpr int kSentBytes = sizeof PendingSend::values;
 
 TransactionBarrier& barrier_at(Block& block, const char* name, const void* address, void* site) {
   block.require_shared(name, address, kBarrierBytes, site);
@@ -26,7 +28,8 @@ TransactionBarrier& barrier_at(Block& block, const char* name, const void* addre
 }
 
 int bytes_in_flight(const TransactionBarrier& barrier) {
-  return std::accumulate(barrier.loads.begin(), barrier.loads.end(), 0,
+  return std::accumulate(barrier.loads.begin(), barrier.loads.end(),
+                         static_cast<int>(barrier.sends.size()) * kSentBytes,
                          [](int sum, const PendingBox& load) { return sum + load.tensor.box_bytes(); });
 }
 
@@ -70,15 +73,20 @@ void deliver(const PendingBox& load) {
   });
 }
 
-/// Ends the phase if it lacks nothing, or only loads in flight that a thread waits for.
+/// Ends the phase if it lacks nothing, or only loads and sends in flight that a thread waits for.
 void advance(Block& block, TransactionBarrier& barrier) {
   if (barrier.arrived < barrier.arrivals || barrier.expected_bytes != bytes_in_flight(barrier)) return;
-  if (!barrier.loads.empty() && barrier.waiting.empty()) return;
+  if (bytes_in_flight(barrier) > 0 && barrier.waiting.empty()) return;
   for (const PendingBox& load : barrier.loads) {
     block.note_load(barrier, load);
     deliver(load);
   }
+  for (const PendingSend& sent : barrier.sends) {
+    block.note_arrival(barrier, sent);
+    std::memcpy(sent.slot, sent.values.data(), kSentBytes);
+  }
   barrier.loads.clear();
+  barrier.sends.clear();
   barrier.arrived = barrier.expected_bytes = 0;
   ++barrier.phase;
   block.note_complete(barrier);
@@ -192,6 +200,34 @@ void bulk_wait_group_read(int pending) {
   thread.stores.erase(thread.stores.begin(), late);
 }
 
+void cluster_sync() {
+  current_block()->meet_cluster("cluster_sync", __builtin_return_address(0));
+}
+
+void send(void* slot, const float (&values)[4], unsigned long long* arriving, int rank) {
+  Block& block = *current_block();
+  void* site = __builtin_return_address(0);
+  const int blocks = block.cluster().size();
+  const auto refuse = [&](const std::string& why) {
+    block.fail("send to block " + std::to_string(rank) + " of a cluster of " + std::to_string(blocks) + why,
+               site);
+  };
+  block.require_shared("send", slot, kSentBytes, site);
+  block.require_shared("send", arriving, kBarrierBytes, site);
+  if (rank < 0 || rank >= blocks) refuse("");
+  if (rank == block.rank()) refuse(", which sends");
+  Block& receiver = block.cluster().block(rank);
+  TransactionBarrier* barrier = receiver.barrier_at(block.counterpart(arriving, receiver));
+  if (barrier == nullptr) refuse(" at what barrier_init has not made a barrier there");
+  if (!barrier->known_to_cluster) refuse(" at a barrier whose barrier_init no cluster_sync has followed");
+  const PendingSend sent{block.counterpart(slot, receiver), std::to_array(values), site};
+  if (const std::string fault = block.note_send(receiver, *barrier, sent); !fault.empty())
+    refuse(": " + fault);
+  std::memset(sent.slot, 0xff, kSentBytes);
+  barrier->sends.push_back(sent);
+  advance(receiver, *barrier);
+}
+
 std::string state_of(const TransactionBarrier& barrier) {
   return "the barrier at byte " + std::to_string(barrier.offset) + " of shared memory, phase " +
          std::to_string(barrier.phase) + ": " + std::to_string(barrier.arrived) + " of " +
@@ -203,6 +239,9 @@ std::string left_over(const TransactionBarrier& barrier) {
   if (!barrier.loads.empty())
     return "ends before anybody has waited for a tensor_load" + source_line(barrier.loads.front().call_site) +
            " (" + state_of(barrier) + ")";
+  if (!barrier.sends.empty())
+    return "ends before anybody has waited for a send" + source_line(barrier.sends.front().call_site) + " (" +
+           state_of(barrier) + ")";
   if (barrier.expected_bytes != 0) return "ends before bytes have come (" + state_of(barrier) + ")";
   return {};
 }

@@ -120,8 +120,8 @@ RunPrimitive GpuUnderTest::primitives(const Source& source) const {
                              call.count};
     const auto entry = std::find(entries.begin(), entries.end(), call.entry) - entries.begin();
     LaunchPlan launches;
-    launches.launches.add(
-        {static_cast<int>(entry), call.shape.grid, call.shape.threads, call.shape.shared_bytes});
+    launches.launches.add({static_cast<int>(entry), call.shape.grid, call.shape.threads,
+                           call.shape.shared_bytes, call.shape.cluster});
     must(kernels->launch(launches, args, gpu.stream()));
     must(result.download(out.data(), out.size() * sizeof(Word)));
     return out;

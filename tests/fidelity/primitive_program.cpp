@@ -10,6 +10,7 @@
 #include <string>
 
 #include "fidelity/primitives.cuh"
+#include "fidelity/send_primitives.cuh"
 #include "fidelity/warpgroup_primitives.cuh"
 #include "files.h"
 #include "random.h"
@@ -72,7 +73,7 @@ float normal(std::size_t i) {
 }
 
 Source source_of(const std::string& name, std::initializer_list<const char*> files,
-                 std::initializer_list<const char*> entries) {
+                 std::initializer_list<const char*> entries, const char* attribute = "") {
   Source source{name, "", {}};
   for (const char* file : files) {
     const Result<std::string> text = read_file(file);
@@ -80,8 +81,8 @@ Source source_of(const std::string& name, std::initializer_list<const char*> fil
     source.text += *text;
   }
   for (const char* entry : entries) {
-    source.text +=
-        fmt::format("GLA_KERNEL void {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n", entry);
+    source.text += fmt::format("GLA_KERNEL void {1} {0}(gla::PrimitiveArgs args) {{\n  gla::{0}(args);\n}}\n",
+                               entry, attribute);
     source.entries.emplace_back(entry);
   }
   return source;
@@ -98,6 +99,10 @@ Source primitive_source() {
 Source warpgroup_source() {
   return source_of("warpgroup_primitives.cu", {GLA_PRIMITIVES, GLA_WARPGROUP_PRIMITIVES},
                    {"products_32", "products_64", "products_128", "products_256", "store_tile"});
+}
+
+Source send_source() {
+  return source_of("send_primitives.cu", {GLA_PRIMITIVES, GLA_SEND_PRIMITIVES}, {"trade"}, "GLA_CLUSTER(2)");
 }
 
 Source tensor_copy_source() {
@@ -177,6 +182,15 @@ PrimitiveCall store_call() {
   PrimitiveCall call{"store_tile", {1, kLanes, kLanes * kStoreRowBytes}};
   for (Word i = 0; i < 8 * kLanes; i += 2) call.in.push_back(i | (i + 1) << 16);
   call.out_words = 8 * kLanes;
+  return call;
+}
+
+PrimitiveCall trade_call() {
+  constexpr std::size_t kBlocks = 6, kRounds = 9, kItems = kBlocks * kTradeThreads * kRounds;
+  PrimitiveCall call{"trade", {kBlocks, kTradeThreads, kTradeSharedBytes, 2}};
+  for (std::size_t i = 0; i < 4 * kItems; ++i) call.in.push_back(random_word(38, i));
+  call.count = kItems;
+  call.out_words = 5 * kItems;
   return call;
 }
 

@@ -26,6 +26,8 @@ using RunPrimitive = std::function<std::vector<Word>(const PrimitiveCall&)>;
 Source primitive_source();
 /// For sm_90a alone.
 Source warpgroup_source();
+/// For sm_90 and later.
+Source send_source();
 /// The entry copy_boxes of tensor_copy_primitives.cuh, for sm_90 and later; its arguments are its own.
 Source tensor_copy_source();
 /// On the emulator, its threads in an order of choice.
@@ -48,6 +50,7 @@ PrimitiveCall copy_call();
 PrimitiveCall place_call();
 PrimitiveCall warpgroup_products_call(int n);  ///< integers, in all layouts, of n columns
 PrimitiveCall store_call();
+PrimitiveCall trade_call();
 
 /// The same products of the operands' absolute values.
 PrimitiveCall magnitudes_of(PrimitiveCall products);

@@ -155,15 +155,17 @@ std::vector<Case> covering_set() {
   };
 }
 
-/// What sm_90a alone has: pipelines, with both numbers of producers and of warpgroups, gates of two dtypes.
+/// What sm_90a alone has: pipelines, with all numbers of producers and of warpgroups, gates of two dtypes, a cluster.
 std::vector<Case> pipeline_set() {
   using enum Family;
   using enum Parameter;
-  return {{chunk_of(128, 256, DType::bf16, 2), segmented, {{producers, 8}, {warps_v, 8}, {score_parts, 2}}},
-          {chunk_of(64, 64), fused, {{producers, 4}, {min_blocks, 2}}},
-          {changed(chunk_of(256, 512), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+  return {{changed(chunk_of(128, 256, DType::bf16, 2), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+           segmented,
+           {{producers, 8}, {warps_v, 8}, {score_parts, 2}, {cluster, 1}}},
+          {chunk_of(64, 64), fused, {{producers, 12}, {stages, 4}}},
+          {chunk_of(256, 256),
            fused,
-           {{producers, 4}, {warps_v, 4}}}};
+           {{chunk, 32}, {tile_v, 256}, {stages, 3}, {score_parts, 2}, {producers, 4}, {cluster, 2}}}};
 }
 
 /// Of the space of `name`; the smallest architecture's variants are legal on all.

@@ -17,7 +17,7 @@ namespace {
 
 const std::string kChunkParameters =
     " chunk=32 tile_v=64 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
-    "producers=0 min_blocks=1";
+    "producers=0 cluster=1 min_blocks=1";
 
 Variant fused() {
   return variant("fused" + kChunkParameters);
@@ -61,6 +61,7 @@ ChunkShape shape_of(const Problem& problem, const Variant& one) {
   shape.gate_bytes = !problem.gate_k ? 0 : problem.gate_dtype == DType::fp32 ? 4 : 2;
   shape.async_copy = one[async_copy] == 1;
   shape.producers = one[producers];
+  shape.cluster = one[cluster];
   return shape;
 }
 
@@ -107,6 +108,32 @@ TEST_CASE(
   const LaunchPlan split = plan(problem, with(segmented(4), Parameter::group_tile, 2), {1, 2, 4096, false});
   CHECK(split.launches[0].grid == 2 * 2 * 4);
   CHECK(split.launches[2].grid == 2 * 2 * 4 * 2);
+}
+
+TEST_CASE("a cluster has as many blocks as its size where one block would be; the scan has no clusters") {
+  const Problem problem = chunk_of(128, 200);
+  const std::string parameters =
+      " chunk=64 tile_v=128 warps_v=8 warps_k=1 group_tile=1 stages=2 score_parts=2 state_parts=1 "
+      "async_copy=1 producers=8 cluster=";
+  const auto plan_of = [&](const std::string& family, int blocks) {
+    return plan(problem, variant(family + parameters + std::to_string(blocks) + " min_blocks=1"),
+                {3, 5, 1000, false});
+  };
+  const LaunchPlan whole = plan_of("fused", 2);
+  REQUIRE(whole.launches.size() == 1);
+  CHECK(whole.launches[0].cluster == 2);
+  CHECK(whole.launches[0].grid == 3 * 5 * 2 * 2);  // 200 channels in tiles of 128
+  const LaunchPlan alone = plan_of("segmented segments=4", 1), pairs = plan_of("segmented segments=4", 2);
+  REQUIRE(pairs.launches.size() == 3);
+  for (const std::size_t i : {0, 2}) {
+    CHECK(alone.launches[i].cluster == 1);
+    CHECK(pairs.launches[i].cluster == 2);
+    CHECK(pairs.launches[i].grid == 2 * alone.launches[i].grid);
+  }
+  CHECK(pairs.launches[1] == alone.launches[1]);
+  CHECK(pairs.launches[1].cluster == 1);
+  CHECK(pairs.workspace_bytes == alone.workspace_bytes);
+  CHECK(pairs.decays_offset == alone.decays_offset);
 }
 
 TEST_CASE("the workspace holds a state and K decays for each head and segment, both parts aligned") {
@@ -200,6 +227,7 @@ TEST_CASE("a plan launches every entry once with the threads and shared memory o
         const EntryShape& shape = shapes[static_cast<std::size_t>(found.launches[i].entry)];
         CHECK(found.launches[i].entry == static_cast<int>(i));
         CHECK(found.launches[i].grid > 0);
+        CHECK(found.launches[i].grid % found.launches[i].cluster == 0);
         CHECK(found.launches[i].threads == shape.threads);
         CHECK(found.launches[i].shared_bytes == shape.shared_bytes);
         CHECK(shape.threads % 32 == 0);
@@ -268,9 +296,10 @@ TEST_CASE("what warpgroups multiply and tensor copies move lies at multiples of 
       const PipelineLayout layout(shape_of(problem, one));
       for (const int offset :
            {layout.q, layout.k, layout.gate, layout.q_rest, layout.k_rest, layout.v, layout.scores,
-            layout.stage_bytes, layout.out, layout.sub_q, layout.sub_k, layout.sub_scores})
+            layout.stage_bytes, layout.out, layout.inbox, layout.sub_q, layout.sub_k, layout.sub_scores})
         if (offset % 1024 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
-      for (const int offset : {layout.loaded, layout.made})
+      for (const int offset :
+           {layout.loaded, layout.converted, layout.made, layout.reloaded, layout.received})
         if (offset % 8 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
     }
 }

@@ -24,7 +24,7 @@ namespace {
 
 const std::string kChunkParameters =
     " chunk=64 tile_v=64 warps_v=4 warps_k=1 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
-    "producers=0 min_blocks=2";
+    "producers=0 cluster=1 min_blocks=2";
 const std::string kDecode = "decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1";
 
 /// The names between quotes or angle brackets after each #include.

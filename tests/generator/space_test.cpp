@@ -43,7 +43,7 @@ std::set<std::string> refusals(const Problem& problem, const Architecture& gpu, 
   for (const Variant& legal : space(problem, gpu)) {
     if (legal.family != family) continue;
     for (const Parameter parameter : parameters_of(family))
-      for (const int value : {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}) {
+      for (const int value : {0, 1, 2, 4, 8, 12, 16, 32, 64, 128, 256}) {
         const Status status = check(problem, gpu, with(legal, parameter, value));
         if (!status.ok()) messages.insert(status.message());
       }
@@ -231,14 +231,25 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
   says(plain, {"min_blocks=2 blocks do not fit on a multiprocessor"});
   says(plain,
        {"producers=4 goes with bf16 elements, state_parts=1, group_tile=1, warps_k=1; got 2 bytes, 1, 1, 2"});
-  says(plain, {"producers=8 goes with stages 2 to 3, async_copy=1; got 1, 1"});
+  says(plain, {"producers=8 goes with stages 2 to 4, async_copy=1; got 1, 1"});
   says(plain,
        {"producers=4 needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v=4, tile_v=128"});
   says(plain, {"producers=4 with chunk=16; accepted: 32, 64"});
   says(plain, {"producers=4 with warps_v=8, min_blocks=2; such blocks have a multiprocessor to themselves"});
   says(refusals(chunk_of(32, 64), gpu, Family::fused),
        {"producers=4 with head_dim_k=32, padded to 32; accepted: 64, 128, 256"});
-  says(refusals(chunk_of(256, 64), gpu, Family::fused), {"producers=8 with head_dim_k=256; accepted: 4"});
+  says(refusals(chunk_of(256, 64), gpu, Family::fused),
+       {"producers=8 with head_dim_k=256, tile_v=64; accepted: 4"});
+  says(plain, {"cluster=2 with producers=0; accepted: 1"});
+  says(plain, {"cluster=2 goes with warps_v=8 and tile_v=128 or 256; got 4, 64"});
+  says(plain, {"stages=4 with producers=0; accepted: up to 2"});
+  says(plain, {"producers=12 goes with 64 key channels in a block and warps_v=4; got 128, 4"});
+  says(plain, {"producers=12 goes with 64 key channels in a block and warps_v=4; got 64, 8"});
+  const std::set<std::string> narrow = refusals(chunk_of(64, 128), gpu, Family::fused);
+  says(narrow, {"cluster=2 leaves the second block none of head_dim_k=64"});
+  says(narrow, {"producers=12 are 3 teams, which need as many stages; got 2"});
+  says(refusals(chunk_of(256, 256), gpu, Family::fused),
+       {"producers=8 with head_dim_k=256, tile_v=256; accepted: 4"});
   says(refusals(chunk_of(64, 100), gpu, Family::fused),
        {"producers=4 needs rows of whole 16 bytes; head dims are 64 and 100"});
   says(refusals(chunk_of(64, 64, DType::fp16), gpu, Family::fused),
@@ -255,14 +266,33 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 64 and 37"});
 }
 
-TEST_CASE("pipelines of warpgroups are for sm_90a alone") {
-  const auto has = [](std::string_view name) {
-    const std::vector<Variant> variants = space(chunk_of(128, 128), architecture(name));
+TEST_CASE("pipelines of warpgroups, and clusters of them, are for sm_90a alone") {
+  const auto has = [](const Problem& problem, std::string_view name, Parameter parameter, int value) {
+    const std::vector<Variant> variants = space(problem, architecture(name));
     return std::any_of(variants.begin(), variants.end(),
-                       [](const Variant& one) { return one[producers] != 0; });
+                       [&](const Variant& one) { return one[parameter] == value; });
   };
-  CHECK(has("sm_90a"));
-  for (const char* other : {"sm_80", "sm_90", "sm_100a"}) CHECK_FALSE(has(other));
+  const Problem narrow = chunk_of(64, 64), middle = chunk_of(128, 128), wide = chunk_of(256, 256);
+  CHECK(has(middle, "sm_90a", producers, 4));
+  CHECK(has(middle, "sm_90a", producers, 8));
+  CHECK(has(narrow, "sm_90a", producers, 12));
+  CHECK(has(narrow, "sm_90a", stages, 4));
+  CHECK(has(middle, "sm_90a", cluster, 2));
+  CHECK(has(wide, "sm_90a", cluster, 2));
+  for (const char* other : {"sm_80", "sm_90", "sm_100a"}) {
+    for (const int warps : {4, 8, 12}) CHECK_FALSE(has(narrow, other, producers, warps));
+    CHECK_FALSE(has(middle, other, cluster, 2));
+  }
+}
+
+TEST_CASE("the second block of a cluster may have any number of key channels but none") {
+  for (const auto& [dim_k, pairs] :
+       {std::pair{64, false}, {72, true}, {128, true}, {136, true}, {256, true}}) {
+    const std::vector<Variant> variants = space(chunk_of(dim_k, 128), architecture("sm_90a"));
+    INFO("K = " << dim_k);
+    CHECK(pairs == std::any_of(variants.begin(), variants.end(),
+                               [](const Variant& one) { return one[cluster] == 2; }));
+  }
 }
 
 TEST_CASE("a group may be split over the blocks of family segmented") {

@@ -41,7 +41,7 @@ TEST_CASE("a variant is written as its family and each of the family's parameter
   for (std::size_t i = 0; i < kParameterCount; ++i) fused.values[i] = static_cast<std::int16_t>(i + 1);
   CHECK(to_string(fused) ==
         "fused chunk=1 tile_v=2 warps_v=3 warps_k=4 group_tile=5 stages=6 score_parts=8 state_parts=9 "
-        "async_copy=10 producers=11 min_blocks=12");
+        "async_copy=10 producers=11 cluster=12 min_blocks=13");
   fused.family = Family::segmented;
   CHECK(to_string(fused).find("segmented segments=7 chunk=1") == 0);
 }
@@ -67,7 +67,7 @@ TEST_CASE("an unknown family or parameter is refused with the names that exist")
   refused("", "family is ''; accepted: fused, segmented, decode");
   refused(kDecode + " tile_q=64",
           "parameter is 'tile_q'; accepted: chunk, tile_v, warps_v, warps_k, group_tile, stages, segments, "
-          "score_parts, state_parts, async_copy, producers, min_blocks, lanes_k, rows_v, warps");
+          "score_parts, state_parts, async_copy, producers, cluster, min_blocks, lanes_k, rows_v, warps");
 }
 
 TEST_CASE("a missing parameter is named, whichever it is") {

@@ -146,6 +146,6 @@ TEST_CASE("a verification whose budget ends before the first variant has not pas
   CHECK(machine.run(
             "verify --op chunk_forward --head-dims 128 --budget 1s --variant 'segmented segments=2 chunk=64 "
             "tile_v=64 warps_v=4 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=1 async_copy=1 "
-            "producers=0 min_blocks=1'") == 1);
+            "producers=0 cluster=1 min_blocks=1'") == 1);
   CHECK(machine.errors().find("nothing was verified") != std::string::npos);
 }

@@ -45,6 +45,7 @@ struct Launch {
   std::int64_t grid = 1;  ///< blocks, all along x
   int threads = 1;
   std::size_t shared_bytes = 0;
+  int cluster = 1;  ///< blocks of a cluster, which `grid` is a multiple of
 
   bool operator==(const Launch&) const = default;
 };

@@ -31,6 +31,7 @@ enum class Parameter : std::uint8_t {
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
   producers,    ///< warps that make operands for the warpgroups that multiply (sm_90a); 0: all warps do all
+  cluster,      ///< blocks that share out a head's key channels and add up their outputs (with producers)
   min_blocks,   ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
   lanes_k,      ///< lanes of a warp along the key channels (decode)
   rows_v,       ///< value channels per thread (decode)
