@@ -84,6 +84,9 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   Problem grouped = chunk_of(64, 64, DType::bf16, 2);
   grouped.gate_dtype = DType::fp32;
   tested(grouped, {.family = "segmented segments=2", .warps_v = 4, .producers = 4}, packed);
+  // And in one block, an odd number of them.
+  const ChunkChoice together{.warps_v = 4, .group_tile = 3, .producers = 8};
+  tested(chunk_of(64, 64, DType::bf16, 3), together, packed);
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);

@@ -229,8 +229,7 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
   says(plain, {"needs ", " bytes of shared memory; a block has 232448"});
   says(plain, {"needs about ", " registers in each of "});
   says(plain, {"min_blocks=2 blocks do not fit on a multiprocessor"});
-  says(plain,
-       {"producers=4 goes with bf16 elements, state_parts=1, group_tile=1, warps_k=1; got 2 bytes, 1, 1, 2"});
+  says(plain, {"producers=4 goes with bf16 elements, state_parts=1, warps_k=1; got 2 bytes, 1, 2"});
   says(plain, {"producers=8 goes with stages 2 to 4, async_copy=1; got 1, 1"});
   says(plain,
        {"producers=4 needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v=4, tile_v=128"});
@@ -260,6 +259,11 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"state_parts=", "with score_parts=2; fp16 wants as many"});
   says(refusals(chunk_of(64, 64, DType::bf16, 4), gpu, Family::fused),
        {"family fused serves a whole group per block: group_tile=2 is not 4"});
+  const std::set<std::string> grouped = refusals(chunk_of(128, 128, DType::bf16, 2), gpu, Family::fused);
+  says(grouped, {"producers=4 with group_tile=2 goes with chunk=32, cluster=1 and head_dim_k up to 128; got "
+                 "64, 1, 128"});
+  says(grouped, {"producers=4 with group_tile=2 goes with chunk=32, cluster=1 and head_dim_k up to 128; got "
+                 "32, 2, 128"});
   says(refusals(chunk_of(37, 64), gpu, Family::segmented),
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 37 and 64"});
   says(refusals(chunk_of(64, 37), gpu, Family::segmented),
