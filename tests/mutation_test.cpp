@@ -149,10 +149,10 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
   grouped.group_tile = 2;
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},
+      {chunk_of(64, 64, DType::bf16, 2), grouped},
+      {shared, cluster},
       {segments, two},
       {large, one},
-      {shared, cluster},
-      {chunk_of(64, 64, DType::bf16, 2), grouped},
       {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
       {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
       {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};

@@ -73,10 +73,13 @@ Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
         fmt::format("producers={} goes with bf16 elements, state_parts=1, warps_k=1; got {} bytes, {}, {}",
                     shape.producers, shape.element_bytes, shape.state_parts, shape.warps_k));
   }
-  if (shape.group_tile != 1 && (shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
+  // Two places for staged outputs, which heads take by turns: an odd number would begin where the last one's may still lie.
+  if (shape.group_tile != 1 &&
+      (shape.group_tile % 2 != 0 || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
     return invalid_argument(
-        fmt::format("producers={} with group_tile={} goes with chunk=32, cluster=1 and head_dim_k up to 128; "
-                    "got {}, {}, {}",
+        fmt::format("producers={} with group_tile={} goes with group_tile=1 or even, chunk=32, cluster=1 and "
+                    "head_dim_k up to 128; "
+                    "got chunk={}, cluster={}, head_dim_k={}",
                     shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
   }
   if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
