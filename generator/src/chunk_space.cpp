@@ -65,8 +65,8 @@ bool copies_async(int channels, std::size_t element_bytes) {
   return channels * static_cast<int>(element_bytes) % 4 == 0;
 }
 
-/// What chunk_pipeline.cuh asks for: one query head, rows that a tensor copy can fetch, 64 value channels for each
-/// warpgroup, and as many columns as wgmma is used with.
+/// What chunk_pipeline.cuh asks for: rows that a tensor copy can fetch, 64 value channels for each warpgroup, as many
+/// columns as wgmma is used with, room for the query heads of a group, and key channels for every block of a cluster.
 Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
   if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.warps_k != 1) {
     return invalid_argument(
@@ -78,8 +78,7 @@ Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
       (shape.group_tile % 2 != 0 || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
     return invalid_argument(
         fmt::format("producers={} with group_tile={} goes with group_tile=1 or even, chunk=32, cluster=1 and "
-                    "head_dim_k up to 128; "
-                    "got chunk={}, cluster={}, head_dim_k={}",
+                    "head_dim_k up to 128; got chunk={}, cluster={}, head_dim_k={}",
                     shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
   }
   if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
