@@ -12,7 +12,9 @@ inline constexpr int kSubChunk = 16;
 /// What a variant fixes. Names are those of the parameters (generator/variant.h).
 struct ChunkShape {
   int head_dim_k, head_dim_v;
-  int chunk, tile_v, warps_v, warps_k, group_tile, stages, score_parts, state_parts;
+  int chunk, tile_v, warps_v, warps_k;
+  int group_tile;  ///< query heads of a block; 0: of a pass without queries (without_queries())
+  int stages, score_parts, state_parts;
   int element_bytes;     ///< of q, k, v, o
   bool element_is_bf16;  ///< then v is an MMA operand as it lies
   int gate_bytes;        ///< 0: ungated
@@ -136,16 +138,16 @@ struct PipelineLayout {
   static constexpr int kPanelRow = 128;  ///< bytes
 
   int k_panels, v_panels;  ///< of 64 bf16 channels
-  /// Whether each panel of q^ and k^ is followed by that of their second part, so that 64 rows of one product are both
-  /// parts of 32 tokens.
+  /// Whether each panel of k^, and of one query head's q^, is followed by that of its second part: 64 rows of one product
+  /// are both parts of 32 tokens then. Of several query heads all rows of a part follow each other.
   bool stacked;
-  int operand_panel, gate_panel;  ///< bytes from one panel of q and k, or of gates, to the next
-  int q_head, scores_head;        ///< bytes from one query head's operands, or scores, to the next one's
+  int q_panel, k_panel, gate_panel;  ///< bytes from one panel to the next
+  int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
   int stage_bytes;
-  int out, out_bytes;                        ///< staged outputs; of several query heads two take turns
+  int out;                                   ///< staged outputs, of several query heads one below the other
   int inbox;                                 ///< sums from the other block of a cluster: ClusterSums
   int sub_q, sub_k, sub_scores, cumulative;  ///< a sub-chunk's operands, and fp32 [kSubChunk][K]
   int decay;                                 ///< fp32 over K
@@ -161,16 +163,20 @@ struct PipelineLayout {
   }
   /// fp32 sums of a chunk's outputs that a block stores.
   GLA_HOST_DEVICE static constexpr int inbox_bytes(const ChunkShape& s) { return 4 * s.out_v() * s.chunk; }
+  GLA_HOST_DEVICE static constexpr int most_of(int a, int b) { return a > b ? a : b; }
   GLA_HOST_DEVICE static constexpr int aligned(int offset) { return (offset + 1023) / 1024 * 1024; }
 
   GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
       : k_panels(panels(2 * s.padded_k())),
         v_panels(panels(2 * s.tile_v)),
         stacked(s.chunk == 32 && s.score_parts == 2),
-        operand_panel((stacked ? 2 : 1) * s.chunk * kPanelRow),
+        q_panel((s.group_tile > 1 ? s.group_tile
+                 : stacked        ? 2
+                                  : 1) *
+                s.chunk * kPanelRow),
+        k_panel((stacked ? 2 : 1) * s.chunk * kPanelRow),
         gate_panel(s.chunk * kPanelRow),
-        q_head(0),
-        scores_head(s.chunk * kPanelRow),
+        head_rows(s.chunk * kPanelRow),
         q(0),
         k(0),
         gate(0),
@@ -183,7 +189,6 @@ struct PipelineLayout {
         last(0),
         stage_bytes(0),
         out(0),
-        out_bytes(0),
         inbox(0),
         sub_q(0),
         sub_k(0),
@@ -198,45 +203,36 @@ struct PipelineLayout {
         reloaded(0),
         received(0),
         total(0) {
-    const int plane = k_panels * s.chunk * kPanelRow, v_plane = v_panels * s.chunk * kPanelRow;
-    const int gate_plane = panels(s.gate_bytes * s.padded_k()) * s.chunk * kPanelRow;
+    const int plane = k_panels * head_rows, v_plane = v_panels * head_rows;
+    const int gate_plane = panels(s.gate_bytes * s.padded_k()) * head_rows;
     const int rest = s.score_parts > 1 ? plane : 0;
     const int vector = 4 * s.padded_k();
     const int heads = s.group_tile;
-    q_head = (stacked ? 2 : 1) * plane;
-    k = q + heads * q_head;
+    q_rest = q + (stacked && heads == 1 ? head_rows : heads * plane);
+    k = q + heads * (plane + rest);
     // The second part of k^ takes the place of gates of its size.
-    if (stacked) {
-      q_rest = q + s.chunk * kPanelRow;
-      k_rest = k + s.chunk * kPanelRow;
-      gate = gate_plane == plane ? k_rest : k + 2 * plane;
-      if (gate_plane == plane) gate_panel = operand_panel;
-      v = k + 2 * plane + (gate_plane == plane ? 0 : gate_plane);
-    } else {
-      gate = k + plane;
-      k_rest = gate_plane == plane ? gate : gate + gate_plane;
-      q_rest = gate_plane == plane ? gate + gate_plane : k_rest + rest;
-      v = q_rest + rest;
-    }
-    scores = v + v_plane;
-    before = scores + heads * scores_head;
-    if (stacked && heads > 1) {  // to save room: scores are all that the second part of q^ is for
-      before = scores;
-      scores = q_rest;
-      scores_head = q_head;
-    }
+    const bool in_place = gate_plane == plane;
+    gate = stacked && !in_place ? k + 2 * plane : k + (stacked ? head_rows : plane);
+    k_rest = stacked ? k + head_rows : in_place ? gate : gate + gate_plane;
+    if (stacked && in_place) gate_panel = k_panel;
+    v = k + plane + gate_plane + (in_place ? 0 : rest);
+    // Scores are all that the second part of several heads' q^ is for, so they take its place.
+    const bool over_rest = heads > 1 && rest != 0;
+    scores = over_rest ? q_rest : v + v_plane;
+    before = v + v_plane + (over_rest ? 0 : heads * head_rows);
     after = before + vector;
     last = after + vector;
     stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
-    out_bytes = v_plane / s.cluster;
-    inbox = out + (heads > 1 ? 2 : 1) * out_bytes;
-    // Of two parts those of a sub-chunk lie where a chunk's second parts would.
-    sub_q = inbox + (s.cluster > 1 ? 2 * inbox_bytes(s) : 0);
+    inbox = out + heads * v_plane / s.cluster;
+    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads the rest lies where
+    // outputs of chunks are staged, behind those of a sub-chunk.
+    sub_q = heads > 1 ? out + v_panels * kSubChunk * kPanelRow
+                      : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
     sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
     cumulative = sub_scores + kSubChunk * kPanelRow;
-    decay = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
+    decay = most_of(inbox, cumulative + (s.gate_bytes ? kSubChunk * vector : 0));
     carried = decay + vector;
     loaded = carried + kCarried * vector;
     converted = loaded + 8 * s.stages;
@@ -251,6 +247,21 @@ struct PipelineLayout {
 /// Dynamic shared memory of a chunk kernel in bytes.
 GLA_HOST_DEVICE constexpr int shared_bytes(const ChunkShape& shape) {
   return shape.producers ? PipelineLayout(shape).total : ChunkLayout(shape).total;
+}
+
+/// The shape of a pass that leaves states alone: in the room that queries and outputs take, a pipeline has chunks of 64
+/// tokens and more stages.
+GLA_HOST_DEVICE constexpr ChunkShape without_queries(const ChunkShape& shape) {
+  if (shape.producers == 0) return shape;
+  ChunkShape best = shape;
+  best.group_tile = 0;
+  for (int chunk = best.chunk; chunk <= 64; chunk += 32) {
+    ChunkShape next = best;
+    next.chunk = chunk;
+    for (next.stages = shape.stages; next.stages <= PipelineLayout::kMostStages; ++next.stages)
+      if (shared_bytes(next) <= shared_bytes(shape)) best = next;
+  }
+  return best;
 }
 
 }  // namespace gla

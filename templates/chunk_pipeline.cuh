@@ -3,7 +3,7 @@
 // send the outputs off by tensor copies. A chunk passes through a stage of PipelineLayout's ring like this:
 //   loaded     a transaction barrier: all its tiles have come
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
-//   made       one arrival per warp of the warpgroup whose turn it was: the scores are there too
+//   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
 // `after` of a chunk and `before` of the next are one factor. A chunk that may not have one pivot, or no such factor, is
@@ -52,7 +52,7 @@ class ChunkPipeline {
   static constexpr bool kSends = kOutputs && kShape.cluster > 1;
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kHeads = kShape.group_tile;
-  static_assert(kShape.element_is_bf16 && (kHeads == 1 || kShape.cluster == 1));
+  static_assert(kShape.element_is_bf16 && (kHeads <= 1 || kShape.cluster == 1) && kOutputs == (kHeads > 0));
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   using Tiles = PipelineTiles<kShape, Element, Gate>;
@@ -67,6 +67,10 @@ class ChunkPipeline {
     GLA_DEVICE static int warp() { return of_all() % kWarps; }
     GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
   };
+  /// A team's warpgroups, and how many of them make the scores of one chunk: heads' in turns, else whole chunks'.
+  static constexpr int kScorers = Producers::kWarps / 4;
+  static constexpr int kScorePairs = (kHeads + 1) / 2;
+  static constexpr int kTogether = kScorePairs < kScorers ? 1 : kScorers;
   using Work = ChunkWork<Config, kPass>;
   using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
 
@@ -83,7 +87,7 @@ class ChunkPipeline {
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);
-        barrier_init(tiles_of(stage).made(), 4);
+        barrier_init(tiles_of(stage).made(), 4 * kTogether);
         for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).failed()[warp] = 0;
       }
       barrier_init(tiles_of(0).reloaded(), 1);
@@ -110,17 +114,19 @@ class ChunkPipeline {
 
   static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
   static constexpr int kGatePanels = PipelineLayout::panels(kShape.gate_bytes * kShape.padded_k());
-  static constexpr int kPanels =
-      (kOutputs ? 1 + kHeads : 1) * kLayout.k_panels + kGatePanels + kLayout.v_panels;
+  static constexpr int kPanels = (1 + kHeads) * kLayout.k_panels + kGatePanels + kLayout.v_panels;
 
   template <class T>
   GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, int first_channel, int chunk, int head,
                        unsigned long long* barrier) const {
     constexpr int kColumns = kPanelRowBytes / static_cast<int>(sizeof(T));
     GLA_UNROLL
-    for (int column = 0; column < tile.columns; column += kColumns)
-      tensor_load(tile.base + column / kColumns * tile.panel_bytes, &map, first_channel + column,
-                  first_token(chunk), head, static_cast<int>(work.sequence.batch), barrier);
+    for (int column = 0; column < tile.columns; column += kColumns) {
+      GLA_UNROLL
+      for (int row = 0; row < kChunk; row += Config::box_rows)
+        tensor_load(tile.at(row, column), &map, first_channel + column, first_token(chunk) + row, head,
+                    static_cast<int>(work.sequence.batch), barrier);
+    }
   }
 
   /// Called by all consumers; two of them act.
@@ -128,13 +134,13 @@ class ChunkPipeline {
     const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
     if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
     const Tiles tiles = tiles_of(chunk);
-    const int head = static_cast<int>(work.head), first_k = work.first_k();
+    const int head = work.head, first_k = work.first_k();
     if (first) {
       barrier_arrive_expect(barrier, kPanels * kPanelBytes);
       if constexpr (kGated) load(tiles.raw_gates(), args.maps.gk, first_k, chunk, head, barrier);
       load(tiles.raw_k(), args.maps.k, first_k, chunk, head, barrier);
     } else {
-      for (int q = 0; q < (kOutputs ? kHeads : 0); ++q)
+      for (int q = 0; q < kHeads; ++q)
         load(tiles.raw_q(q), args.maps.q, first_k, chunk, work.first_query_head + q, barrier);
       load(tiles.raw_v(), args.maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
     }
@@ -143,15 +149,16 @@ class ChunkPipeline {
     if (chunk < chunks) start_loads(chunk, tiles_of(chunk).loaded());
   }
 
-  /// The same, of a query head's staged outputs.
-  GLA_DEVICE void start_store(const Tiles& tiles, int chunk, int query_head) const {
+  /// The same, of staged outputs.
+  GLA_DEVICE void start_store(const Tiles& tiles, int chunk) const {
     if (!warp_any(Consumers::warp() == 0) || !elect_lane()) return;
-    const OperandTile out = tiles.template out<kChunk>();
     GLA_UNROLL
-    for (int panel = 0; panel < kShape.out_v() / kPanelColumns; ++panel)
-      tensor_store(&args.maps.o, out.base + panel * out.panel_bytes,
-                   work.first_out_v() + panel * kPanelColumns, first_token(chunk),
-                   work.first_query_head + query_head, static_cast<int>(work.sequence.batch));
+    for (int head = 0; head < kHeads; ++head) {
+      GLA_UNROLL
+      for (int v = 0; v < kShape.out_v(); v += kPanelColumns)
+        tensor_store(&args.maps.o, tiles.template out<kRows>().at(head * kChunk, v), work.first_out_v() + v,
+                     first_token(chunk), work.first_query_head + head, static_cast<int>(work.sequence.batch));
+    }
     bulk_commit();
   }
 
@@ -179,11 +186,17 @@ class ChunkPipeline {
       }
       if (!within && lane_index() == 0) tiles.failed()[Producers::of_all()] = chunk + 1;
       arrive(tiles.converted());
-      // The warpgroups of a team take turns: while one makes scores, the other can be a chunk ahead.
-      if (kOutputs && warp_any(Producers::warp() / 4 == chunk / kTeams % (Producers::kWarps / 4))) {
+      if constexpr (kOutputs) {
+        // Where one warpgroup makes all scores of a chunk, the other can be a chunk ahead.
+        const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
+        if (!warp_any(first < kTogether)) continue;
         barrier_wait(tiles.converted(), parity_of(chunk));
         if (has_one_pivot(chunk)) {
-          for (int head = 0; head < kHeads; ++head) WarpgroupScores<kShape, Tiles>{tiles, head}.make();
+          GLA_UNROLL_BY(1)
+          for (int pair = 0; pair < kScorePairs; pair += kTogether) {
+            const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
+            WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
+          }
         }
         arrive(tiles.made());
       }
@@ -234,6 +247,8 @@ class ChunkPipeline {
   }
 
   using ChunkSums = typename WarpgroupProducts<kShape, Tiles>::Sums;
+  static constexpr int kColumns = WarpgroupProducts<kShape, Tiles>::kColumns;
+  static constexpr int kRows = WarpgroupProducts<kShape, Tiles>::kRows;
   using SubChunkSums = typename Products::template Sums<kSubChunk>;
 
   GLA_DEVICE void walk(ChunkState<kShape>& state) const {
@@ -253,12 +268,8 @@ class ChunkPipeline {
           walk_sub_chunks_in_cluster(products, chunk, reloads++ % 2);
         }
       } else if (whole) {
-        multiply(products, chunk, [&](int head, const ChunkSums& sums) {
-          products.tiles.out_slot = head % 2;
-          products.template stage_block<kChunk>(sums, ChunkState<kShape>::block_v(0));
-          if (head == kHeads - 1) return;  // which leaves below
-          show_staged();
-          store_staged(products, chunk, head);
+        multiply(products, chunk, [&](int, int row0, const ChunkSums& sums) {
+          products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       } else {
         const Index token = Index{chunk} * kChunk;
@@ -267,7 +278,7 @@ class ChunkPipeline {
         });
       }
       show_staged();
-      if (kOutputs && (kSends || whole)) store_staged(products, chunk, kHeads - 1);
+      if (kOutputs && (kSends || whole)) store_staged(products, chunk);
       start_loads(chunk + kStages);
     }
     if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
@@ -279,19 +290,18 @@ class ChunkPipeline {
     Consumers::sync();
   }
 
-  GLA_DEVICE void store_staged(const Products& products, int chunk, int query_head) const {
-    if (is_cut(chunk)) {
-      products.template store_outputs<kChunk>(query_head, Index{chunk} * kChunk);
-    } else {
-      start_store(products.tiles, chunk, query_head);
-    }
+  GLA_DEVICE void store_staged(const Products& products, int chunk) const {
+    if (!is_cut(chunk)) return start_store(products.tiles, chunk);
+    GLA_UNROLL_BY(1)
+    for (int head = 0; head < kHeads; ++head)
+      products.template store_outputs<kChunk, kRows>(head, Index{chunk} * kChunk, head * kChunk);
   }
 
   // Blocks of a cluster may take different ways through a chunk. Either ends with its outputs staged.
 
   GLA_DEVICE void walk_chunk_in_cluster(Products& products, int chunk) const {
     ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
-    multiply(products, chunk, [&](int i, const ChunkSums& all) { sums.take(i, all, 0); });
+    multiply(products, chunk, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
 
@@ -337,13 +347,7 @@ class ChunkPipeline {
     const int k_parts = chunk == chunks - 1 ? kShape.k_parts(kChunk) : 1;
     if constexpr (kOutputs) {
       const auto meanwhile = [&] {
-        // Of the threads that store, behind which all may stage outputs again. With several heads the last store may go
-        // on, which reads the other place; a cut chunk's outputs leave without copies, so nothing counts them.
-        if (kHeads == 1 || is_cut(chunk)) {
-          bulk_wait_read<0>();
-        } else {
-          bulk_wait_read<1>();
-        }
+        bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
         Consumers::sync();
       };
       warpgroups.multiply(k_parts, meanwhile, use);
@@ -353,9 +357,17 @@ class ChunkPipeline {
   }
 };
 
+/// What the kernel of a pass is made for; tensor maps have boxes of the outputs' chunks.
+template <class Config, Pass kPass>
+struct PassConfig : Config {
+  static constexpr int box_rows = Config::shape.chunk;
+  static constexpr ChunkShape shape =
+      kPass == Pass::segment_states ? without_queries(Config::shape) : Config::shape;
+};
+
 template <class Config, Pass kPass>
 GLA_DEVICE void chunk_pipeline(const TensorArgs& args) {
-  ChunkPipeline<Config, kPass>(args).run();
+  ChunkPipeline<PassConfig<Config, kPass>, kPass>(args).run();
 }
 
 }  // namespace gla

@@ -111,9 +111,9 @@ struct ChunkProducts {
     for (int i = 0; i < kBlocksV; ++i) stage_block<Tokens>(sums[i], State::block_v(i));
   }
 
-  /// The same of 16 value channels from v on.
-  template <int Tokens>
-  GLA_DEVICE void stage_block(const float (&sums)[Tokens / 8][4], int v) const {
+  /// The same of 16 value channels from v on, as rows from first_row on of those staged, of which there are `Staged`.
+  template <int Tokens, int Staged = Tokens>
+  GLA_DEVICE void stage_block(const float (&sums)[Tokens / 8][4], int v, int first_row = 0) const {
     GLA_UNROLL
     for (int t = 0; t < Tokens / 16; ++t) {
       if constexpr (kStageElements) {
@@ -123,11 +123,11 @@ struct ChunkProducts {
           const float(&two)[4] = sums[2 * t + pair / 2];
           words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
         }
-        store_a_transposed(words, tiles.template out<Tokens>(), v, 16 * t);
+        store_a_transposed(words, tiles.template out<Staged>(), v, first_row + 16 * t);
       } else {
         GLA_UNROLL
         for (int e = 0; e < 8; ++e) {
-          const int token = 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
+          const int token = first_row + 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
           tiles.out_row(State::warp_k(), token)[v + lane_index() / 4 + e / 2 % 2 * 8] =
               sums[2 * t + e / 4][e % 4];
         }
@@ -165,9 +165,10 @@ struct ChunkProducts {
     }
   }
 
-  /// Up to four packets at a time, so that their latencies overlap.
-  template <int Tokens>
-  GLA_DEVICE void store_outputs(int query_head, Index token) const {
+  /// Stores staged rows, from first_row on. Up to four packets at a time, so that their
+  /// latencies overlap.
+  template <int Tokens, int Staged = Tokens>
+  GLA_DEVICE void store_outputs(int query_head, Index token, int first_row = 0) const {
     constexpr int kVectors = kShape.out_v() / kOutElements, kEach = Tokens * kVectors / Team::kThreads;
     constexpr int kBatch = Tokens * kVectors % Team::kThreads != 0 ? 1
                            : kEach % 4 == 0                        ? 4
@@ -185,7 +186,7 @@ struct ChunkProducts {
       GLA_UNROLL
       for (int n = 0; n < kBatch; ++n) {
         const int i = batch + n * Team::kThreads;
-        packets[n] = staged<Tokens>(i / kVectors, i % kVectors * kOutElements);
+        packets[n] = staged<Staged>(first_row + i / kVectors, i % kVectors * kOutElements);
       }
       GLA_UNROLL
       for (int n = 0; n < kBatch; ++n) {

@@ -93,8 +93,7 @@ struct PipelineTiles {
   static constexpr int kPaddedK = kShape.padded_k();
 
   unsigned char* shared;
-  int slot = 0;      ///< of the ring
-  int out_slot = 0;  ///< of the staged outputs
+  int slot = 0;  ///< of the ring
 
   GLA_DEVICE PipelineTiles of(Index chunk) const { return {shared, static_cast<int>(chunk % kShape.stages)}; }
 
@@ -130,11 +129,9 @@ struct PipelineTiles {
   // ---- as loaded -------------------------------------------------------------------------------------------------
 
   GLA_DEVICE RawTile<Element> raw_q(int head) const {
-    return raw<Element>(kLayout.q + head * kLayout.q_head, kPaddedK, kLayout.operand_panel);
+    return raw<Element>(kLayout.q + head * kLayout.head_rows, kPaddedK, kLayout.q_panel);
   }
-  GLA_DEVICE RawTile<Element> raw_k() const {
-    return raw<Element>(kLayout.k, kPaddedK, kLayout.operand_panel);
-  }
+  GLA_DEVICE RawTile<Element> raw_k() const { return raw<Element>(kLayout.k, kPaddedK, kLayout.k_panel); }
   GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK, kLayout.gate_panel); }
   GLA_DEVICE RawTile<Element> raw_v() const {
     return raw<Element>(kLayout.v, kShape.tile_v, kChunk * kPanelRowBytes);
@@ -144,37 +141,34 @@ struct PipelineTiles {
 
   template <int Tokens>
   GLA_DEVICE OperandTile q(int head, int part) const {
-    const int of_head = head * kLayout.q_head;
-    if (Tokens != kSubChunk) return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head);
+    const int of_head = head * kLayout.head_rows;
+    if (Tokens != kSubChunk)
+      return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head, Tokens, kLayout.q_panel);
     if (kShape.score_parts == 1) return panels(shared + sub(kLayout.sub_q, head), Tokens, kPaddedK);
-    OperandTile rows = operand(kLayout.q_rest + of_head + part * kSubChunk * kPanelRowBytes);
-    rows.rows = Tokens;
-    return rows;
+    return operand(kLayout.q_rest + of_head + part * kSubChunk * kPanelRowBytes, Tokens, kLayout.q_panel);
   }
   template <int Tokens>
   GLA_DEVICE OperandTile k(int part) const {
     if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_k, part), Tokens, kPaddedK);
-    return operand(part == 0 ? kLayout.k : kLayout.k_rest);
+    return operand(part == 0 ? kLayout.k : kLayout.k_rest, Tokens, kLayout.k_panel);
   }
   template <int Tokens>
   GLA_DEVICE OperandTile scores(int head) const {
     if (Tokens == kSubChunk) return panels(shared + kLayout.sub_scores, Tokens, Tokens);
-    return panels(stage() + kLayout.scores + head * kLayout.scores_head, Tokens, kScoreColumns);
+    return panels(stage() + kLayout.scores + head * kLayout.head_rows, Tokens, kScoreColumns);
   }
   /// Stacked, of a whole chunk: those of the second part of q^ stand beside those of the first.
-  static constexpr int kScoreColumns = kLayout.stacked ? 2 * kChunk : kChunk;
+  static constexpr int kScoreColumns = kLayout.stacked && kShape.group_tile == 1 ? 2 * kChunk : kChunk;
   /// Rows [row0, row0 + Tokens) of v.
   template <int Tokens>
   GLA_DEVICE OperandTile v(int row0, int) const {
     const RawTile<Element> whole = raw_v();
     return {whole.base + row0 * whole.row_bytes, Tokens, whole.columns, whole.row_bytes, whole.panel_bytes};
   }
-  /// Staged output rows.
-  template <int Tokens>
+  /// Staged output rows, of several query heads one below the other.
+  template <int Rows>
   GLA_DEVICE OperandTile out() const {
-    OperandTile whole = panels(shared + kLayout.out + out_slot * kLayout.out_bytes, kChunk, kShape.out_v());
-    whole.rows = Tokens;
-    return whole;
+    return panels(shared + kLayout.out, Rows, kShape.out_v());
   }
 
  private:
@@ -191,8 +185,8 @@ struct PipelineTiles {
   GLA_DEVICE RawTile<T> raw(int offset, int columns, int panel_bytes) const {
     return {stage() + offset, kPanelRowBytes, kChunk, columns, panel_bytes};
   }
-  GLA_DEVICE OperandTile operand(int offset) const {
-    return {stage() + offset, kChunk, kPaddedK, kPanelRowBytes, kLayout.operand_panel};
+  GLA_DEVICE OperandTile operand(int offset, int rows, int panel_bytes) const {
+    return {stage() + offset, rows, kPaddedK, kPanelRowBytes, panel_bytes};
   }
   GLA_DEVICE static OperandTile panels(unsigned char* base, int rows, int columns) {
     return {base, rows, columns, kPanelRowBytes, rows * kPanelRowBytes};

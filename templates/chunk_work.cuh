@@ -18,13 +18,14 @@ struct ChunkWork {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr int kTileV = kShape.tile_v;
-  static constexpr int kGroupTiles = Config::group / kShape.group_tile;
+  static constexpr int kGroupTiles =
+      kOutputs ? Config::group / kShape.group_tile : 1;  // blocks of other query heads
   static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
   using State = ChunkState<kShape>;
 
   const KernelArgs& args;
   Sequence sequence{};
-  Index n = 0, head = 0, segment = 0;
+  int n = 0, head = 0, segment = 0;
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
   int first_query_head = 0, tile = 0, valid_v = 0;
   int rank = 0;  ///< of the block in its cluster
@@ -39,22 +40,22 @@ struct ChunkWork {
     }
     tile = static_cast<int>(block % kTilesV);
     block /= kTilesV;
-    int group_tile = 0;
-    if constexpr (kOutputs) {
-      group_tile = static_cast<int>(block % kGroupTiles);
-      block /= kGroupTiles;
-    }
-    head = block % args.heads;
+    const int group_tile = static_cast<int>(block % kGroupTiles);
+    block /= kGroupTiles;
+    head = static_cast<int>(block % args.heads);
     block /= args.heads;
-    n = block % args.sequences;
-    segment = block / args.sequences;
+    if constexpr (kPass == Pass::whole) {
+      n = static_cast<int>(block);
+    } else {
+      find_segment(block);
+    }
     sequence = sequence_of(args, n);
-    first_query_head = static_cast<int>(head) * Config::group + group_tile * kShape.group_tile;
+    first_query_head = head * Config::group + group_tile * kShape.group_tile;
     valid_v = min_of(kTileV, kShape.head_dim_v - tile * kTileV);
     tokens = sequence.length;
     bool is_last_segment = true;
     if constexpr (kPass != Pass::whole) {
-      first = segment * args.segment_tokens;
+      first = Index{segment} * args.segment_tokens;
       is_last_segment = first + args.segment_tokens >= sequence.length;
       if (segment > 0 && first >= sequence.length) return false;
       if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
@@ -129,9 +130,29 @@ struct ChunkWork {
   static constexpr int kMultipliers =
       kWarpSize * kShape.warps();  // the block's first threads, which hold the state
 
+  /// The segment in some order. Of packed sequences it is that of a slot, so that a long one gets as many blocks as it has
+  /// segments and a short one no more; its owner is the last n whose first slot is not behind it. Every thread looks for
+  /// itself: what lanes do together is not uniform to the compiler, and would take registers of the walk.
+  GLA_DEVICE void find_segment(Index slot) {
+    if (args.cu_seqlens == nullptr) {
+      n = static_cast<int>(slot % args.sequences);
+      segment = static_cast<int>(slot / args.sequences);
+      return;
+    }
+    for (int end = static_cast<int>(args.sequences); end - n > 1;) {
+      const int middle = n + (end - n) / 2;
+      if (first_segment_slot(args, middle) <= slot) {
+        n = middle;
+      } else {
+        end = middle;
+      }
+    }
+    segment = static_cast<int>(slot - first_segment_slot(args, n));
+  }
+
   GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
   GLA_DEVICE Index state_offset() const {
-    return (n * args.heads + head) * kShape.head_dim_k * kShape.head_dim_v;
+    return (n * args.heads + head) * (kShape.head_dim_k * kShape.head_dim_v);
   }
   /// The block's part of a head's state.
   GLA_DEVICE Index part_offset(StateStrides strides) const {
@@ -140,11 +161,8 @@ struct ChunkWork {
   GLA_DEVICE float* segment_state() const {
     return args.segment_states + slot() * kShape.head_dim_k * kShape.head_dim_v;
   }
-  /// (slot of this block's segment, head); sequence n owns slots from cu_seqlens[n] / segment_tokens + n.
-  GLA_DEVICE Index slot() const {
-    const Index base = args.cu_seqlens ? sequence.begin / args.segment_tokens + n : n * args.segments;
-    return (base + segment) * args.heads + head;
-  }
+  /// (slot of this block's segment, head)
+  GLA_DEVICE Index slot() const { return (first_segment_slot(args, n) + segment) * args.heads + head; }
 };
 
 }  // namespace gla

@@ -12,9 +12,10 @@
 
 namespace gla {
 
-/// Loads or stores `Count` neighbouring elements starting at channel `channel`, those below `Channels` only, with the
-/// widest access that the row alignment allows.
-template <class T, int Count, int Channels>
+/// Loads or stores `Count` neighbouring elements starting at channel `channel` with the widest access that the row
+/// alignment allows; unless `Whole` says that there are no others, those below `Channels` only. Conditions that always hold
+/// are not left to the compiler, which waits for each load between them.
+template <class T, int Count, int Channels, bool Whole>
 struct ChannelGroup {
   static constexpr int kElements =
       greatest_common_divisor(Count, row_alignment(Channels, sizeof(T)) / static_cast<int>(sizeof(T)));
@@ -24,7 +25,7 @@ struct ChannelGroup {
     GLA_UNROLL
     for (int i = 0; i < Count; i += kElements) {
       Access data{};
-      if (channel + i < Channels) data = *reinterpret_cast<const Access*>(row + channel + i);
+      if (Whole || channel + i < Channels) data = *reinterpret_cast<const Access*>(row + channel + i);
       GLA_UNROLL
       for (int e = 0; e < kElements; ++e) target[i + e] = to_float(data.item[e]);
     }
@@ -36,7 +37,8 @@ struct ChannelGroup {
       Access data;
       GLA_UNROLL
       for (int e = 0; e < kElements; ++e) data.item[e] = from_float<T>(source[i + e]);
-      if (channel + i < Channels) *reinterpret_cast<Access*>(row + channel + i) = data;
+      if (Whole || channel + i < Channels)
+        store_packet<sizeof(Access)>(row + channel + i, __builtin_bit_cast(Packet<sizeof(Access)>, data));
     }
   }
 };
@@ -77,9 +79,14 @@ class RecurrentForward {
   static constexpr int kTilesV = (kV + kWarpV - 1) / kWarpV;
   static constexpr int kQuads = (kK + 4 * kLanesK - 1) / (4 * kLanesK);  // groups of 4 key channels per lane
   static constexpr int kStepV = Config::state_v_first ? kLanesV : 1;     // between value channels of a lane
+  static constexpr bool kWholeK = kK % (4 * kLanesK) == 0, kWholeV = kV % kWarpV == 0;
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   using State = typename Config::State;
+  template <class T>
+  using KeyGroup = ChannelGroup<T, 4, kK, kWholeK>;
+  template <class T>
+  using ValueGroup = ChannelGroup<T, kRowsV, kV, kWholeV>;
 
   /// What one token brings to one lane.
   struct Inputs {
@@ -107,6 +114,8 @@ class RecurrentForward {
     return true;
   }
 
+  GLA_DEVICE static bool has_key(int k) { return kWholeK || k < kK; }
+  GLA_DEVICE static bool has_value(int v) { return kWholeV || v < kV; }
   GLA_DEVICE int key(int quad) const { return (quad * kLanesK + lane_k) * 4; }
   GLA_DEVICE Index token(Index step) const { return Config::reverse ? sequence.length - 1 - step : step; }
 
@@ -123,9 +132,8 @@ class RecurrentForward {
         for (int j = 0; j < kRowsV; ++j) {
           float values[4] = {};
           const int v = first_v + j * kStepV;
-          if (source != nullptr && v < kV)
-            ChannelGroup<State, 4, kK>::load(values, source + state_offset() + static_cast<Index>(v) * kK,
-                                             key(quad));
+          if (source != nullptr && has_value(v))
+            KeyGroup<State>::load(values, source + state_offset() + static_cast<Index>(v) * kK, key(quad));
           GLA_UNROLL
           for (int c = 0; c < 4; ++c) state[quad][c][j] = values[c];
         }
@@ -135,9 +143,9 @@ class RecurrentForward {
           GLA_UNROLL
           for (int j = 0; j < kRowsV; ++j) state[quad][c][j] = 0;
           const int k = key(quad) + c;
-          if (source != nullptr && k < kK) {
-            ChannelGroup<State, kRowsV, kV>::load(
-                state[quad][c], source + state_offset() + static_cast<Index>(k) * kV, first_v);
+          if (source != nullptr && has_key(k)) {
+            ValueGroup<State>::load(state[quad][c], source + state_offset() + static_cast<Index>(k) * kV,
+                                    first_v);
           }
         }
       }
@@ -156,16 +164,14 @@ class RecurrentForward {
           const int v = first_v + j * kStepV;
           const float values[4] = {state[quad][0][j], state[quad][1][j], state[quad][2][j],
                                    state[quad][3][j]};
-          if (v < kV)
-            ChannelGroup<State, 4, kK>::store(target + static_cast<Index>(v) * kK, key(quad), values);
+          if (has_value(v)) KeyGroup<State>::store(target + static_cast<Index>(v) * kK, key(quad), values);
         }
       } else {
         GLA_UNROLL
         for (int c = 0; c < 4; ++c) {
           const int k = key(quad) + c;
-          if (k < kK)
-            ChannelGroup<State, kRowsV, kV>::store(target + static_cast<Index>(k) * kV, first_v,
-                                                   state[quad][c]);
+          if (has_key(k))
+            ValueGroup<State>::store(target + static_cast<Index>(k) * kV, first_v, state[quad][c]);
         }
       }
     }
@@ -179,10 +185,9 @@ class RecurrentForward {
     const Element* v = row_of<const Element>(args.v, sequence, t, head);
     GLA_UNROLL
     for (int quad = 0; quad < kQuads; ++quad) {
-      ChannelGroup<Element, 4, kK>::load(inputs.k[quad], k, key(quad));
+      KeyGroup<Element>::load(inputs.k[quad], k, key(quad));
       if constexpr (Config::gate_k)
-        ChannelGroup<Gate, 4, kK>::load(inputs.gate_k[quad], row_of<const Gate>(args.gk, sequence, t, head),
-                                        key(quad));
+        KeyGroup<Gate>::load(inputs.gate_k[quad], row_of<const Gate>(args.gk, sequence, t, head), key(quad));
     }
     load_value_channels(inputs.v, v);
     if constexpr (Config::gate_v)
@@ -192,12 +197,12 @@ class RecurrentForward {
   template <class T>
   GLA_DEVICE void load_value_channels(float (&target)[kRowsV], const T* row) const {
     if constexpr (kStepV == 1) {
-      ChannelGroup<T, kRowsV, kV>::load(target, row, first_v);
+      ValueGroup<T>::load(target, row, first_v);
     } else {
       GLA_UNROLL
       for (int j = 0; j < kRowsV; ++j) {
         const int v = first_v + j * kStepV;
-        target[j] = v < kV ? to_float(row[v]) : 0.0f;
+        target[j] = has_value(v) ? to_float(row[v]) : 0.0f;
       }
     }
   }
@@ -232,7 +237,7 @@ class RecurrentForward {
     GLA_UNROLL
     for (int quad = 0; quad < kQuads; ++quad) {
       float query[4];
-      ChannelGroup<Element, 4, kK>::load(query, q, key(quad));
+      KeyGroup<Element>::load(query, q, key(quad));
       GLA_UNROLL
       for (int c = 0; c < 4; ++c) {
         GLA_UNROLL
@@ -244,12 +249,12 @@ class RecurrentForward {
     if (lane_k != 0) return;
     Element* o = row_of<Element>(args.o, sequence, t, query_head);
     if constexpr (kStepV == 1) {
-      ChannelGroup<Element, kRowsV, kV>::store(o, first_v, sums);
+      ValueGroup<Element>::store(o, first_v, sums);
     } else {
       GLA_UNROLL
       for (int j = 0; j < kRowsV; ++j) {
         const int v = first_v + j * kStepV;
-        if (v < kV) o[v] = from_float<Element>(sums[j]);
+        if (has_value(v)) o[v] = from_float<Element>(sums[j]);
       }
     }
   }

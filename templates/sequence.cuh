@@ -26,6 +26,13 @@ GLA_DEVICE Sequence sequence_of(const Args& args, Index n) {
   return {0, begin, cumulative_length(args.cu_seqlens, args.cu_seqlens_is_int64, n + 1) - begin};
 }
 
+/// The first of sequence n's slots for states of segments: the next sequence's lies behind all segments that it has.
+template <class Args>
+GLA_DEVICE Index first_segment_slot(const Args& args, Index n) {
+  if (args.cu_seqlens == nullptr) return n * args.segments;
+  return cumulative_length(args.cu_seqlens, args.cu_seqlens_is_int64, n) / args.segment_tokens + n;
+}
+
 /// Address of the first channel of token `token` of a sequence.
 template <class T>
 GLA_DEVICE T* row_of(const Tensor& tensor, const Sequence& sequence, Index token, Index head) {

@@ -16,21 +16,24 @@ GLA_DEVICE const unsigned char* along(const OperandTile& tile, int column) {
   return tile.base + column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
 }
 
-/// tril(q^ k^T) of a query head, by one warpgroup.
+/// tril(q^ k^T) of one query head, or of two that follow each other, by one warpgroup.
 template <ChunkShape kShape, class Tiles>
 struct WarpgroupScores {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kScoreParts = kShape.score_parts;
+  static constexpr int kHeads = kShape.group_tile > 1 ? 2 : 1;
   /// Of a warpgroup: this number and those behind it.
   static constexpr int kFirstBarrier = 2;
   static constexpr bool kStacked = Tiles::kLayout.stacked;
 
   Tiles tiles;
-  int head;
+  int head;  ///< the first
 
   /// Shows the scores to the products that follow a barrier.
   GLA_DEVICE void make() const {
-    if constexpr (kStacked) {
+    if constexpr (kHeads > 1) {
+      make_two_heads();
+    } else if constexpr (kStacked) {
       make_stacked();
     } else {
       make_by_parts();
@@ -39,34 +42,66 @@ struct WarpgroupScores {
   }
 
  private:
+  using Scores = float[kChunk / 8][4];
+
+  /// Starts sums = rows of q^ from those of `q` on, 64 of them, times the first N of k^.
+  template <int N>
+  GLA_DEVICE static void multiply(float (&sums)[N / 8][4], const OperandTile& q, const OperandTile& k) {
+    GLA_UNROLL
+    for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
+      warpgroup_multiply<N, Contraction::along_rows, Contraction::along_rows>(
+          sums, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
+          channel > 0);
+  }
+
+  /// The 64 rows of a product are those of two heads.
+  GLA_DEVICE void make_two_heads() const {
+    static_assert(2 * kChunk == 64 && kStacked == (kScoreParts > 1));
+    const OperandTile k = tiles.template k<kChunk>(0);
+    Scores sums;
+    float both[kChunk / 4][4];  // of the first part of q^ with both of k^
+    warpgroup_pin(sums);
+    warpgroup_fence();
+    multiply<kChunk>(sums, tiles.template q<kChunk>(head, kScoreParts - 1), k);
+    if constexpr (kScoreParts > 1) {
+      warpgroup_pin(both);
+      multiply<2 * kChunk>(both, tiles.template q<kChunk>(head, 0), k);
+    }
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    warpgroup_pin(sums);
+    if constexpr (kScoreParts > 1) {
+      warpgroup_pin(both);
+      part_sync<4 * kWarpSize>(kFirstBarrier +
+                               warp_index() / 4);  // scores take the place of q^'s second part
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 2; ++i)
+        sums[i / 4][i % 4] += both[i / 4][i % 4] + both[kChunk / 8 + i / 4][i % 4];
+    }
+    const int row = warp_index() % 4 * 16;
+    store(sums, head + row / kChunk, row % kChunk, 0);
+  }
+
   /// Both parts of q^ times both of k^ in one pass: [q1; q2] [k1; k2]^T.
   GLA_DEVICE void make_stacked() const {
-    const OperandTile q = tiles.template q<kChunk>(head, 0), k = tiles.template k<kChunk>(0);
     float scores[kChunk / 4][4];
     warpgroup_pin(scores);
     warpgroup_fence();
-    GLA_UNROLL
-    for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
-      warpgroup_multiply<2 * kChunk, Contraction::along_rows, Contraction::along_rows>(
-          scores, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
-          channel > 0);
+    multiply<2 * kChunk>(scores, tiles.template q<kChunk>(head, 0), tiles.template k<kChunk>(0));
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_pin(scores);
-    if constexpr (kShape.group_tile > 1) {  // then scores take the place of the second part of q^
-      part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
-    }
     const int row = warp_index() % 4 * 16;
     const bool second = row >= kChunk;  // of q^, of which the product with the second part of k^ is left out
-    float sums[kChunk / 8][4];
+    Scores sums;
     GLA_UNROLL
     for (int i = 0; i < kChunk / 2; ++i)
       sums[i / 4][i % 4] = scores[i / 4][i % 4] + (second ? 0.0f : scores[kChunk / 8 + i / 4][i % 4]);
-    store(sums, row % kChunk, second ? kChunk : 0);
+    store(sums, head, row % kChunk, second ? kChunk : 0);
   }
 
   GLA_DEVICE void make_by_parts() const {
-    float scores[kChunk / 8][4];
+    Scores scores;
     warpgroup_pin(scores);
     warpgroup_fence();
     GLA_UNROLL
@@ -85,12 +120,12 @@ struct WarpgroupScores {
     warpgroup_wait<0>();
     warpgroup_pin(scores);
     const int row = warp_index() % 4 * 16;
-    if (row < kChunk) store(scores, row, 0);  // a product has 64 rows, whatever the chunk
+    if (row < kChunk) store(scores, head, row, 0);  // a product has 64 rows, whatever the chunk
   }
 
-  /// Rows of the lower triangle from i0 on, in the tile's columns from `column` on.
-  GLA_DEVICE void store(const float (&scores)[kChunk / 8][4], int i0, int column) const {
-    const OperandTile tile = tiles.template scores<kChunk>(head);
+  /// Rows of a head's lower triangle from i0 on, in the tile's columns from `column` on.
+  GLA_DEVICE void store(const Scores& scores, int of_head, int i0, int column) const {
+    const OperandTile tile = tiles.template scores<kChunk>(of_head);
     const int lane = lane_index();
     GLA_UNROLL
     for (int j0 = 0; j0 < kChunk; j0 += 16) {
@@ -113,36 +148,39 @@ struct WarpgroupProducts {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kPaddedK = kShape.padded_k();
   static constexpr int kBlocksV = ChunkState<kShape>::kBlocksV;
+  /// Of q^ and of scores, in which heads follow each other; and those that are the columns of one product.
+  static constexpr int kRows = (kShape.group_tile > 1 ? kShape.group_tile : 1) * kChunk;
+  static constexpr int kColumns = kRows < 64 ? kRows : 64;
   static_assert(kShape.warps_k == 1 && kShape.state_parts == 1);
-  using Sums = float[kChunk / 8][4];
+  using Sums = float[kColumns / 8][4];
 
   Tiles tiles;
   ChunkState<kShape>& state;
 
-  /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of each query head and, with the first k_parts parts of k^, U^T += V^T k^. Of
-  /// several blocks of value channels the last one comes first. Calls meanwhile() and then use(block or head, sums) for
-  /// each, of block 0 or the last head while the update runs.
+  /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of all query heads and, with the first k_parts parts of k^, U^T += V^T k^. Of
+  /// several blocks of value channels the last one comes first. Calls meanwhile() once and then use(block, row0, sums) for
+  /// each kColumns rows of each block, the last time while the update runs.
   template <class Meanwhile, class UseSums>
   GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
     Operands operands[kAtOnce ? 1 : 2];
     Sums sums;
     GLA_UNROLL
     for (int i = kBlocksV - 1; i >= 0; --i) {
+      make_operands(operands[0], i, 0);
       GLA_UNROLL
-      for (int head = 0; head < kShape.group_tile; ++head) {
-        if (!kAtOnce || head == 0) make_operands(operands[0], i, 0);
+      for (int row0 = 0; row0 < kRows; row0 += kColumns) {
         warpgroup_pin(sums);
         pin(operands);
         pin(state.tiles);
-        add_state_product(sums, i, head, operands);
-        add_score_product(sums, i, head);
+        add_state_product(sums, i, row0, operands);
+        add_score_product(sums, i, row0);
         warpgroup_commit();
-        const bool is_last = i == 0 && head == kShape.group_tile - 1;
+        const bool is_last = i == 0 && row0 + kColumns == kRows;
         if (is_last) {
           add_update(0);
           warpgroup_commit();
         }
-        if (i == 0) meanwhile();
+        if (i == 0 && row0 == 0) meanwhile();
         if (is_last) {
           warpgroup_wait<1>();
         } else {
@@ -150,7 +188,7 @@ struct WarpgroupProducts {
         }
         pin(operands);
         warpgroup_pin(sums);
-        use(i + head, sums);
+        use(i, row0, sums);
       }
     }
     finish_update(k_parts);
@@ -190,6 +228,7 @@ struct WarpgroupProducts {
   static constexpr int kSteps = kPaddedK / kStep;
   static constexpr bool kAtOnce = kBlocksV == 1 && kSteps <= 8;
   static constexpr int kBatch = kAtOnce ? kSteps : kBlocksV > 1 ? 2 : 4;
+  static_assert(kAtOnce || kRows == kColumns);
   using Operands = Bits32[kBatch][4];
 
   GLA_DEVICE void make_operands(Operands& operands, int i, int batch) const {
@@ -204,8 +243,8 @@ struct WarpgroupProducts {
 
   /// Starts O^T = S'^T q^T, whose first operands are made.
   template <int Sets>
-  GLA_DEVICE void add_state_product(Sums& sums, int i, int head, Operands (&operands)[Sets]) {
-    const OperandTile q = tiles.template q<kChunk>(head, 0);
+  GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets]) {
+    const OperandTile q = tiles.template q<kChunk>(0, 0);
     GLA_UNROLL
     for (int batch = 0; batch < kSteps / kBatch; ++batch) {
       Operands& set = operands[batch % Sets];
@@ -220,18 +259,19 @@ struct WarpgroupProducts {
       GLA_UNROLL
       for (int k = 0; k < kBatch; ++k) {
         const int step = batch * kBatch + k;
-        warpgroup_multiply<kChunk, Contraction::along_rows>(
-            sums, set[k], row_major_descriptor(along(q, step * kStep)), step > 0);
+        warpgroup_multiply<kColumns, Contraction::along_rows>(
+            sums, set[k], row_major_descriptor(along(q, step * kStep) + row0 * kPanelRowBytes), step > 0);
       }
     }
   }
 
-  GLA_DEVICE void add_score_product(Sums& sums, int i, int head) const {
-    const OperandTile scores = tiles.template scores<kChunk>(head);
+  GLA_DEVICE void add_score_product(Sums& sums, int i, int row0) const {
+    const OperandTile scores = tiles.template scores<kChunk>(0);
     GLA_UNROLL
     for (int column = 0; column < Tiles::kScoreColumns; column += kStep)
-      warpgroup_multiply<kChunk, Contraction::across_rows, Contraction::along_rows>(
-          sums, v_columns(i, column % kChunk), row_major_descriptor(along(scores, column)), true);
+      warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::along_rows>(
+          sums, v_columns(i, column % kChunk),
+          row_major_descriptor(along(scores, column) + row0 * kPanelRowBytes), true);
   }
 
   /// U^T += V^T k^ with part `part` of k^.

@@ -1,6 +1,7 @@
 #include "covering.h"
 
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <numeric>
 
@@ -84,6 +85,9 @@ Choice choice_of(const Plan& plan) {
   choice.resize(before + kParameterCount, kAbsent);
   for (const Parameter parameter : parameters_of(plan.variant.family))
     choice[before + static_cast<std::size_t>(parameter)] = plan.variant[parameter];
+  // No kernel knows its number of segments: 2 and 3 are as good as one, and 4 and 5.
+  int& segments = choice[before + static_cast<std::size_t>(Parameter::segments)];
+  if (segments != kAbsent) segments = static_cast<int>(std::bit_floor(static_cast<unsigned>(segments)));
   return choice;
 }
 

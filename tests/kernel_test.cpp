@@ -85,9 +85,11 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   Problem grouped = chunk_of(64, 64, DType::bf16, 2);
   grouped.gate_dtype = DType::fp32;
   tested(grouped, {.family = "segmented segments=2", .warps_v = 4, .producers = 4}, packed);
-  // And in one block.
-  const ChunkChoice together{.warps_v = 4, .group_tile = 2, .producers = 8};
-  tested(chunk_of(64, 64, DType::bf16, 2), together, packed);
+  // And in one block, with pairs of heads for two warpgroups of producers; with one pair and one part of the scores.
+  const ChunkChoice four{.family = "segmented segments=2", .warps_v = 8, .group_tile = 4, .producers = 8};
+  tested(chunk_of(128, 128, DType::bf16, 4), four, packed);
+  const ChunkChoice two{.warps_v = 4, .group_tile = 2, .score_parts = 1, .producers = 4};
+  tested(chunk_of(64, 64, DType::bf16, 2), two, packed);
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
@@ -109,6 +111,15 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   ungated_in_cluster.gate_k = false;
   tested(ungated_in_cluster, {.tile_v = 128, .warps_v = 8, .score_parts = 1, .producers = 4, .cluster = 2},
          dense);
+}
+
+TEST_CASE("each segment finds its sequence among many packed ones, short, empty and long") {
+  const Problem problem = small_problem(Family::segmented, DType::bf16);
+  const ChunkChoice choice{.family = "segmented segments=3", .tile_v = 32};
+  KernelCase c{.cu_seqlens = {0}};
+  for (int n = 0; n < 75; ++n) c.cu_seqlens.push_back(c.cu_seqlens.back() + (n == 40 ? 300 : n * 7 % 23));
+  c.tokens = c.cu_seqlens.back();
+  expect_right(problem, c, kernel_of(problem, chunk_variant(problem, choice)));
 }
 
 TEST_CASE("tensors may lie head by head") {

@@ -73,13 +73,14 @@ Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
         fmt::format("producers={} goes with bf16 elements, state_parts=1, warps_k=1; got {} bytes, {}, {}",
                     shape.producers, shape.element_bytes, shape.state_parts, shape.warps_k));
   }
-  // Two places for staged outputs, which heads take by turns: an odd number would begin where the last one's may still lie.
+  // Pairs of heads make scores together, and the rows of all heads are the columns of one product.
+  const bool has_pairs = shape.group_tile == 2 || shape.group_tile == 4;
   if (shape.group_tile != 1 &&
-      (shape.group_tile % 2 != 0 || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
-    return invalid_argument(
-        fmt::format("producers={} with group_tile={} goes with group_tile=1 or even, chunk=32, cluster=1 and "
-                    "head_dim_k up to 128; got chunk={}, cluster={}, head_dim_k={}",
-                    shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
+      (!has_pairs || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
+    return invalid_argument(fmt::format(
+        "producers={} with group_tile={}; accepted: 1, and with chunk=32, cluster=1 and head_dim_k "
+        "up to 128 also 2, 4; got chunk={}, cluster={}, head_dim_k={}",
+        shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
   }
   if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
     return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
@@ -327,12 +328,15 @@ double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, in
   return cycles;
 }
 
-/// Tokens per segment: a multiple of the chunk.
-std::int64_t segment_tokens(const Variant& variant, const Workload& workload) {
-  const std::int64_t chunk = variant[Parameter::chunk];
-  const std::int64_t tokens = std::max<std::int64_t>(workload.tokens, 1);
-  const std::int64_t per_segment = (tokens + variant[Parameter::segments] - 1) / variant[Parameter::segments];
-  return (per_segment + chunk - 1) / chunk * chunk;
+std::int64_t divided_up(std::int64_t number, std::int64_t by) {
+  return (number + by - 1) / by;
+}
+
+/// Tokens per segment: a multiple of the chunk. Packed sequences have as many segments on average as dense ones.
+std::int64_t segment_tokens(const ChunkShape& shape, const Variant& variant, const Workload& workload) {
+  const std::int64_t chunk = std::max(shape.chunk, without_queries(shape).chunk);
+  const std::int64_t segments = variant[Parameter::segments] * (workload.packed ? workload.sequences : 1);
+  return divided_up(divided_up(std::max<std::int64_t>(workload.tokens, 1), segments), chunk) * chunk;
 }
 
 std::size_t round_up_256(std::size_t bytes) {
@@ -357,7 +361,7 @@ std::string shape_text(const ChunkShape& s) {
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
-      {Parameter::segments, {2, 4, 8, 16, 32}},
+      {Parameter::segments, {2, 3, 4, 5, 8, 16, 32}},
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},
@@ -414,15 +418,16 @@ std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant
   const EntryShape walk{shape.threads(), static_cast<std::size_t>(shared_bytes(shape)),
                         variant[Parameter::min_blocks]};
   if (variant.family == Family::fused) return {walk};
-  return {walk, EntryShape{kScanThreads, 0, 1}, walk};
+  EntryShape states = walk;
+  states.shared_bytes = static_cast<std::size_t>(shared_bytes(without_queries(shape)));
+  return {states, EntryShape{kScanThreads, 0, 1}, walk};
 }
 
 LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload) {
   const ChunkShape shape = shape_of(problem, variant);
   const std::vector<EntryShape> shapes = chunk_entry_shapes(problem, variant);
-  const std::int64_t states = workload.sequences * workload.heads;
-  const std::int64_t blocks = states * state_blocks(shape);
-  const std::int64_t output_blocks = blocks * (problem.group / shape.group_tile);
+  const std::int64_t state_tiles = workload.heads * state_blocks(shape);  // of a sequence
+  const std::int64_t output_tiles = state_tiles * (problem.group / shape.group_tile);
   LaunchPlan plan;
   if (shape.producers) {
     plan.boxes = {.rows = shape.chunk,
@@ -433,20 +438,20 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
                   .gate_bytes = shape.gate_bytes};
   }
   if (variant.family == Family::fused) {
-    plan.launches.add({0, output_blocks, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
+    plan.launches.add(
+        {0, workload.sequences * output_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
-  plan.segment_tokens = segment_tokens(variant, workload);
-  plan.segments =
-      std::max<std::int64_t>(1, (workload.tokens + plan.segment_tokens - 1) / plan.segment_tokens);
-  const std::int64_t scan_blocks = states * ((elements + kScanThreads - 1) / kScanThreads);
-  plan.launches.add({0, blocks * plan.segments, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
-  plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
-  plan.launches.add(
-      {2, output_blocks * plan.segments, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
+  plan.segment_tokens = segment_tokens(shape, variant, workload);
+  plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
+  // A packed sequence may have one more slot than segments.
   const std::int64_t slots = workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                                              : workload.sequences * plan.segments;
+  const std::int64_t scan_blocks = workload.sequences * workload.heads * divided_up(elements, kScanThreads);
+  plan.launches.add({0, slots * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
+  plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
+  plan.launches.add({2, slots * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
   plan.decays_offset =
       round_up_256(static_cast<std::size_t>(slots * workload.heads * elements) * sizeof(float));
   plan.workspace_bytes =
@@ -457,10 +462,12 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
 
 int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
-  const int addressing = shape.producers ? 24 : 48;
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
-  const int outputs = rows * shape.chunk / 2;
+  const int addressing = shape.producers ? 24 : 48;
+  const int together =
+      shape.producers && shape.group_tile > 1 ? 2 : 1;  // heads whose outputs it holds at once
+  const int outputs = rows * together * shape.chunk / 2;
   const int operands = shape.producers ? std::min(shape.padded_k() / 4, rows > 1 ? 16 : 32)
                                        : 4 * (rows * shape.state_parts + shape.operand_parts());
   return state + outputs + operands + addressing;
@@ -471,11 +478,13 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const ChunkShape s = shape_of(problem, variant);
   const LaunchPlan launches = plan_chunk(problem, variant, workload);
   const bool segmented = variant.family == Family::segmented;
-  const double segments = segmented ? static_cast<double>(launches.segments) : 1.0;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
   const double walk_tokens =
       segmented ? std::min(sequence_tokens, static_cast<double>(launches.segment_tokens)) : sequence_tokens;
+  const double segments =
+      segmented ? std::max(1.0, std::ceil(sequence_tokens / static_cast<double>(launches.segment_tokens)))
+                : 1.0;
   const double chunks = std::ceil(walk_tokens / s.chunk);
   const double heads = static_cast<double>(workload.sequences * workload.heads);
   const int group_tiles = problem.group / s.group_tile;

@@ -43,6 +43,12 @@ GLA_DEVICE void store_packet(void* global, const Packet<Bytes>& packet) {
                  : "memory");
     return;
   }
+  if constexpr (Bytes == 8) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};\n" ::"l"(__cvta_generic_to_global(global)),
+                 "r"(packet.item[0]), "r"(packet.item[1])
+                 : "memory");
+    return;
+  }
 #endif
   *static_cast<Packet<Bytes>*>(global) = packet;
 }

@@ -259,13 +259,13 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"state_parts=", "with score_parts=2; fp16 wants as many"});
   says(refusals(chunk_of(64, 64, DType::bf16, 4), gpu, Family::fused),
        {"family fused serves a whole group per block: group_tile=2 is not 4"});
-  const std::string even =
-      " goes with group_tile=1 or even, chunk=32, cluster=1 and head_dim_k up to 128; got ";
+  const std::string pairs =
+      "; accepted: 1, and with chunk=32, cluster=1 and head_dim_k up to 128 also 2, 4; got ";
   const std::set<std::string> grouped = refusals(chunk_of(128, 128, DType::bf16, 2), gpu, Family::fused);
-  says(grouped, {"producers=4 with group_tile=2" + even + "chunk=64, cluster=1, head_dim_k=128"});
-  says(grouped, {"producers=4 with group_tile=2" + even + "chunk=32, cluster=2, head_dim_k=128"});
-  says(refusals(chunk_of(64, 64, DType::bf16, 3), gpu, Family::fused),
-       {"producers=4 with group_tile=3" + even + "chunk=32, cluster=1, head_dim_k=64"});
+  says(grouped, {"producers=4 with group_tile=2" + pairs + "chunk=64, cluster=1, head_dim_k=128"});
+  says(grouped, {"producers=4 with group_tile=2" + pairs + "chunk=32, cluster=2, head_dim_k=128"});
+  says(refusals(chunk_of(64, 64, DType::bf16, 6), gpu, Family::fused),
+       {"producers=4 with group_tile=6" + pairs + "chunk=32, cluster=1, head_dim_k=64"});
   says(refusals(chunk_of(37, 64), gpu, Family::segmented),
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 37 and 64"});
   says(refusals(chunk_of(64, 37), gpu, Family::segmented),
