@@ -18,6 +18,7 @@
 #include "chunk_work.cuh"
 #include "cluster_sums.cuh"
 #include "device/cluster.cuh"
+#include "device/launch.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/warpgroup.cuh"
 #include "team.cuh"
@@ -31,9 +32,11 @@ class ChunkPipeline {
   GLA_DEVICE explicit ChunkPipeline(const TensorArgs& kernel_args) : args(kernel_args), work{kernel_args} {}
 
   GLA_DEVICE void run() {
+    prepare_shared();
+    let_next_kernel_start();
+    wait_for_earlier_kernels();
     if (!work.find()) return;
     chunks = static_cast<int>(work.chunks());
-    prepare_shared();
     if (warp_any(thread_index() >= Consumers::kThreads)) {
       if constexpr (kShape.moves_registers()) give_registers<kShape.producer_registers()>();
       produce();
@@ -82,8 +85,13 @@ class ChunkPipeline {
   /// Of a chunk's passage through its stage.
   GLA_DEVICE static int parity_of(int chunk) { return chunk / kStages % 2; }
 
-  GLA_DEVICE static void prepare_shared() {
+  GLA_DEVICE void prepare_shared() const {
     if (thread_index() == 0) {
+      if constexpr (kGated) prefetch_map(args.maps.gk);
+      prefetch_map(args.maps.k);
+      prefetch_map(args.maps.v);
+      if constexpr (kOutputs) prefetch_map(args.maps.q);
+      if constexpr (kOutputs) prefetch_map(args.maps.o);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);

@@ -72,8 +72,8 @@ struct WarpgroupScores {
     warpgroup_pin(sums);
     if constexpr (kScoreParts > 1) {
       warpgroup_pin(both);
-      part_sync<4 * kWarpSize>(kFirstBarrier +
-                               warp_index() / 4);  // scores take the place of q^'s second part
+      // Scores take the place of q^'s second part.
+      part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
       GLA_UNROLL
       for (int i = 0; i < kChunk / 2; ++i)
         sums[i / 4][i % 4] += both[i / 4][i % 4] + both[kChunk / 8 + i / 4][i % 4];

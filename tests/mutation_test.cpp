@@ -53,7 +53,8 @@ constexpr const char* kPrimitives[] = {"block_sync_and",
                                        "barrier_wait_for_cluster",
                                        "barrier_wait",
                                        "bulk_commit",
-                                       "bulk_wait_read"};
+                                       "bulk_wait_read",
+                                       "wait_for_earlier_kernels"};
 
 /// With the call deleted; of a vote the thread's own value is left, which is a name, of a barrier of a cluster the block's.
 /// Calls with arguments are of one line.
@@ -82,8 +83,9 @@ bool has_call(const std::string& line) {
 /// All sites but in the primitives' own files. Fails where it does not know how to delete a call.
 std::vector<Site> sites() {
   static const std::regex primitive(fmt::format("{}", fmt::join(kPrimitives, "|")));
-  static const std::set<fs::path> own{"device/thread.cuh", "device/async_copy.cuh", "device/warpgroup.cuh",
-                                      "device/tensor_copy.cuh", "device/cluster.cuh"};
+  static const std::set<fs::path> own{"device/thread.cuh",    "device/async_copy.cuh",
+                                      "device/warpgroup.cuh", "device/tensor_copy.cuh",
+                                      "device/cluster.cuh",   "device/launch.cuh"};
   std::vector<Site> found;
   for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
     const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);

@@ -26,6 +26,7 @@ struct Args {
 const std::string kBegin = R"(
 #include "device/async_copy.cuh"
 #include "device/cluster.cuh"
+#include "device/launch.cuh"
 #include "device/mma.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/thread.cuh"
@@ -173,6 +174,12 @@ TEST_CASE("a warpgroup that does not change its registers as one is reported") {
           {"cannot go on", "96 threads (first: 32) waiting at set_registers"}, kWarpgroup);
   reports("", "i < 32 ? give_registers<32>() : give_registers<24>();\n", right, "",
           {"set_registers of 32 and 24 in one warpgroup"}, kWarpgroup);
+}
+
+TEST_CASE("a thread that lets the next kernel start and does not wait for the earlier ones is reported") {
+  const std::string start = "let_next_kernel_start();\n", wait = "wait_for_earlier_kernels();\n";
+  reports(start, "", wait, "", {"ends without wait_for_earlier_kernels", " at seeded."});
+  reports(start, "if (i != 5) ", "", wait, {"thread 5", "ends without wait_for_earlier_kernels"});
 }
 
 TEST_CASE("a product of what one warpgroup shows to another needs the fence before the named barrier") {

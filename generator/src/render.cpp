@@ -27,16 +27,20 @@ void add_entry(Source& source, std::string_view entry, int threads, int min_bloc
                std::string_view args_type, int cluster) {
   source.begins.push_back(source.text.size());
   const std::string_view qualifiers = args_type == "TensorArgs" ? "const GLA_GRID_CONSTANT " : "";
+  // Those with maps have something to do before that.
+  const std::string_view start =
+      args_type == "TensorArgs" ? ""
+                                : "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n";
   const std::string clusters = cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", cluster);
   source.text +=
-      fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n  gla::{};\n}}\n",
-                  clusters, threads, min_blocks, entry, qualifiers, args_type, call);
+      fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n",
+                  clusters, threads, min_blocks, entry, qualifiers, args_type, start, call);
   source.entries.emplace_back(entry);
 }
 
 std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
                         std::string_view more) {
-  std::string includes;
+  std::string includes = "#include \"device/launch.cuh\"\n";
   for (const std::string_view header : headers) includes += fmt::format("#include \"{}\"\n", header);
   return fmt::format(R"({}
 namespace gla {{

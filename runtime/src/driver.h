@@ -22,7 +22,7 @@ struct Api {
   X(cuCtxPushCurrent) X(cuCtxPopCurrent) X(cuCtxSetCurrent) X(cuCtxGetCurrent) X(cuCtxSynchronize)  \
   X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction)                                      \
   X(cuFuncSetAttribute) X(cuFuncGetAttribute) X(cuOccupancyMaxActiveBlocksPerMultiprocessor)        \
-  X(cuLaunchKernel) X(cuTensorMapEncodeTiled)                                                       \
+  X(cuLaunchKernelEx) X(cuTensorMapEncodeTiled)                                                     \
   X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoDAsync)   \
   X(cuMemsetD8Async) X(cuMemsetD32Async)                                                            \
   X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuPointerGetAttribute)          \
@@ -40,7 +40,7 @@ struct Api {
 /// The driver, or why there is none ("libcuda.so.1 not found: ..."). Opened once, thread-safe.
 Result<const Api*> api();
 
-/// Ok, or a cuda Status: "cuLaunchKernel: CUDA_ERROR_INVALID_VALUE: invalid argument".
+/// Ok, or a cuda Status: "cuLaunchKernelEx: CUDA_ERROR_INVALID_VALUE: invalid argument".
 Status check(const Api& api, CUresult result, const char* what);
 
 struct Device {

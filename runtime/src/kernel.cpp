@@ -64,6 +64,12 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
             check(api, api.cuFuncGetAttribute(&registers, CU_FUNC_ATTRIBUTE_NUM_REGS, function), name);
         !status.ok())
       return status;
+    int architecture = 0;
+    if (Status status = check(
+            api, api.cuFuncGetAttribute(&architecture, CU_FUNC_ATTRIBUTE_BINARY_VERSION, function), name);
+        !status.ok())
+      return status;
+    loaded.start_early_ = architecture >= 90;
     loaded.functions_.push_back(function);
   }
   return loaded;
@@ -72,12 +78,14 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
 LoadedKernels::LoadedKernels(LoadedKernels&& other) noexcept
     : api_(other.api_),
       modules_(std::exchange(other.modules_, {})),
-      functions_(std::move(other.functions_)) {}
+      functions_(std::move(other.functions_)),
+      start_early_(other.start_early_) {}
 
 LoadedKernels& LoadedKernels::operator=(LoadedKernels&& other) noexcept {
   std::swap(api_, other.api_);
   std::swap(modules_, other.modules_);
   std::swap(functions_, other.functions_);
+  std::swap(start_early_, other.start_early_);
   return *this;
 }
 
@@ -102,13 +110,21 @@ Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUs
                           std::numeric_limits<int>::max())};
     }
   }
+  CUlaunchAttribute early{};
+  early.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  early.value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config{};
+  config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
+  config.hStream = stream;
+  config.attrs = &early;
+  config.numAttrs = start_early_ ? 1 : 0;
   for (const Launch& launch : launches) {
     if (launch.grid == 0) continue;
-    const CUresult result =
-        api_->cuLaunchKernel(function(launch.entry), static_cast<unsigned>(launch.grid), 1, 1,
-                             static_cast<unsigned>(launch.threads), 1, 1,
-                             static_cast<unsigned>(launch.shared_bytes), stream, parameters, nullptr);
-    if (result != CUDA_SUCCESS) return driver::check(*api_, result, "cuLaunchKernel");
+    config.gridDimX = static_cast<unsigned>(launch.grid);
+    config.blockDimX = static_cast<unsigned>(launch.threads);
+    config.sharedMemBytes = static_cast<unsigned>(launch.shared_bytes);
+    const CUresult result = api_->cuLaunchKernelEx(&config, function(launch.entry), parameters, nullptr);
+    if (result != CUDA_SUCCESS) return driver::check(*api_, result, "cuLaunchKernelEx");
   }
   return {};
 }

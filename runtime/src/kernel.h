@@ -37,6 +37,8 @@ class LoadedKernels {
   const driver::Api* api_ = nullptr;
   std::vector<CUmodule> modules_;
   std::vector<CUfunction> functions_;
+  bool start_early_ =
+      false;  ///< before the kernel ahead has ended, for which they wait (templates/device/launch.cuh)
 };
 
 /// Points the segmented family's arguments into the workspace; nothing for other families.

@@ -31,11 +31,11 @@
 
 namespace gla {
 
-/// Whether the target has stmatrix (sm_90 and later).
+/// Whether the target has stmatrix, and whether its kernels may start before earlier ones end (sm_90 and later).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-inline constexpr bool kStoresMatrices = true;
+inline constexpr bool kStoresMatrices = true, kStartsEarly = true;
 #else
-inline constexpr bool kStoresMatrices = false;
+inline constexpr bool kStoresMatrices = false, kStartsEarly = false;
 #endif
 
 }  // namespace gla

@@ -26,6 +26,13 @@ GLA_DEVICE unsigned int in_shared(const void* address) {
 }
 #endif
 
+/// Fetches a map ahead of the copies that need it.
+GLA_DEVICE void prefetch_map([[maybe_unused]] const TensorMap& map) {
+#if !defined(GLA_EMULATOR)
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
+#endif
+}
+
 /// Makes 8 bytes of shared memory a barrier of `arrivals` arrivals a phase. Others, and copies, may use it after a
 /// block_sync.
 GLA_DEVICE void barrier_init(unsigned long long* barrier, int arrivals) {

@@ -103,8 +103,9 @@ struct Thread {
   std::vector<PendingSums> sums;
   int store_group = 0;  ///< groups committed so far
   std::vector<PendingBox> stores;
-  int part = 0;           ///< the named barrier it waits in
-  bool all_agree = true;  ///< in its latest named barrier
+  int part = 0;                    ///< the named barrier it waits in
+  bool all_agree = true;           ///< in its latest named barrier
+  void* let_next_start = nullptr;  ///< where; null too once it has waited for the earlier kernels
 };
 
 /// Lanes or threads that wait for each other.

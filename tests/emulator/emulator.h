@@ -57,6 +57,10 @@ void fence_proxy_async();
 /// Does nothing, but the whole warpgroup must do it.
 void set_registers(int count);
 
+/// A thread that has let the next kernel start must wait for the earlier ones before it ends.
+void launch_dependents();
+void wait_for_prerequisites();
+
 void mbarrier_init(unsigned long long* barrier, int arrivals);
 void mbarrier_arrive_expect_tx(unsigned long long* barrier, int bytes);
 void mbarrier_arrive(unsigned long long* barrier);

@@ -146,6 +146,13 @@ unsigned char* shared_memory() {
   return current_block()->shared().data();
 }
 
+void launch_dependents() {
+  current_block()->thread().let_next_start = __builtin_return_address(0);
+}
+void wait_for_prerequisites() {
+  current_block()->thread().let_next_start = nullptr;
+}
+
 void expect(bool holds) {
   if (!holds) current_block()->fail("an index outside its tile", __builtin_return_address(0));
 }

@@ -127,13 +127,16 @@ TEST_CASE("the tools are fill, compare and naive, with the threads that tool_sha
   has_bounds(tools, tool_shapes());
 }
 
-TEST_CASE("arguments with tensor maps stay in the parameter, others may be copied") {
+TEST_CASE(
+    "arguments with tensor maps stay in the parameter, and their kernels wait for earlier ones by "
+    "themselves") {
   Source source;
   add_entry(source, "plain", 64, 1, "forward(args)");
   add_entry(source, "mapped", 128, 2, "forward(args)", "TensorArgs");
   CHECK(source.entries == std::vector<std::string>{"plain", "mapped"});
   CHECK(source.text ==
-        "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n  gla::forward(args);\n}\n"
+        "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n"
+        "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n  gla::forward(args);\n}\n"
         "GLA_KERNEL void GLA_LAUNCH_BOUNDS(128, 2) mapped(const GLA_GRID_CONSTANT gla::TensorArgs args) {\n"
         "  gla::forward(args);\n}\n");
 }

@@ -129,8 +129,9 @@ int cuFuncGetAttribute(int* value, int, void*) {
   *value = 32;
   return 0;
 }
-int cuLaunchKernel(void*, unsigned x, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned,
-                   void*, void** parameters, void**) {
+int cuLaunchKernelEx(const unsigned (*config)[7], void*, void** parameters, void**) {
+  const auto& [x, y, z, threads, threads_y, threads_z, shared_bytes] =
+      *config;  // how a CUlaunchConfig begins
   if (contexts.empty() || x == 0 || threads == 0 || parameters == nullptr) return kInvalidValue;
   ++fake_launches;
   if (const auto observer = fake_launch_observer.load()) observer(parameters[0]);

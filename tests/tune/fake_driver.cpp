@@ -131,9 +131,9 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction, in
   return *blocks = 1, CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernel(CUfunction function, unsigned blocks, unsigned, unsigned, unsigned, unsigned,
-                        unsigned, unsigned, CUstream, void** parameters, void**) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters, void**) {
   if (broken) return result();
+  const unsigned blocks = config->gridDimX;
   const auto tagged = reinterpret_cast<std::uintptr_t>(function);
   const std::uintptr_t tool = tagged & 3u;
   const std::uint64_t hash = reinterpret_cast<const Module*>(tagged & ~std::uintptr_t{3})->hash;

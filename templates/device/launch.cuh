@@ -1,0 +1,29 @@
+// Kernels that follow each other in a stream (programmatic dependent launch, sm_90 and later; PTX ISA, griddepcontrol). The
+// runtime lets every kernel start before the one ahead of it has ended, so every kernel waits before it touches global
+// memory. On the emulator one kernel runs after the other, and one of which a thread does not wait is reported.
+#pragma once
+
+#include "platform.cuh"
+
+namespace gla {
+
+/// Lets the next kernel's blocks start as soon as all blocks of this one have, and there is room.
+GLA_DEVICE void let_next_kernel_start() {
+#if defined(GLA_EMULATOR)
+  emulator::launch_dependents();
+#else
+  if constexpr (kStartsEarly) asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+/// Waits until all kernels before this one are done and what they wrote is visible. Called by all threads of all blocks: a
+/// kernel of which some went without could be done before them, and the next would not wait for them either.
+GLA_DEVICE void wait_for_earlier_kernels() {
+#if defined(GLA_EMULATOR)
+  emulator::wait_for_prerequisites();
+#else
+  if constexpr (kStartsEarly) asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+}  // namespace gla
