@@ -13,6 +13,7 @@ from .cases import Case, Selection, cases_of
 from .child_process import ChildDied, messages_of
 from .commit import measured_commit
 from .errors import UsageError
+from .fla_compiler import compile_ahead
 from .journal import Journal, read_result, require_same_run
 from .machine import Machine, Questions, inspect_machine
 from .modes import MODES
@@ -75,7 +76,10 @@ def _measure(options: argparse.Namespace) -> int:
     rows = {row.key: row for row in done}
     seconds = options.seconds * (QUICK_SHARE if options.quick else 1)
     run = Run(machine, commit, seconds, options.time_limit, _say)
-    for row in rows_of([case for case in cases if case.key not in rows], run):
+    wanted = [case for case in cases if case.key not in rows]
+    if options.compile_fla and wanted and not machine.without_fla:
+        compile_ahead(wanted, os.cpu_count() or 1, options.time_limit, _say)
+    for row in rows_of(wanted, run):
         rows[row.key] = row
         if journal:
             journal.append(row)

@@ -73,6 +73,11 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         help="for one stage of a row, such as FLA's first call with its autotuning; when FLA exceeds it, the row is "
         "measured without FLA (default: %(default)s)",
     )
+    how.add_argument(
+        "--compile-fla",
+        action="store_true",
+        help="first compile what FLA's tuning tries, on all cores: its first calls take a fraction of the time then",
+    )
     how.add_argument("--seed", type=int, default=7, help="of the inputs and lengths (default: %(default)s)")
 
     output = parser.add_argument_group("output")

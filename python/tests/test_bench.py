@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import bad_shares
 import bench_fakes
 import pytest
 import torch
@@ -11,6 +12,7 @@ from gla_tune.bench import cli, commit
 from gla_tune.bench.cases import Selection, cases_of
 from gla_tune.bench.clock_guard import PATIENCE, ClockGuard
 from gla_tune.bench.errors import UsageError
+from gla_tune.bench.fla_compiler import MOST_TOKENS, compile_ahead, share_of, short_case
 from gla_tune.bench.floor import floor_bytes
 from gla_tune.bench.journal import Journal, read_result, require_same_run, write_result
 from gla_tune.bench.lengths import LogUniform, parse_lengths
@@ -309,3 +311,28 @@ def test_a_result_without_times_is_not_drawn(tmp_path, capsys):
     write_result(tmp_path / "r.json", [a_row(gla=Columns())])
     assert cli.main(["--plot", str(tmp_path / "r.json")]) == 2
     assert "nothing to draw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("configs", "count"), [(1, 16), (10, 3), (3, 3), (48, 16)])
+def test_processes_share_out_what_fla_tries(configs, count):
+    shares = [share_of(range(configs), index, count) for index in range(count)]
+    assert all(shares)
+    assert {config for share in shares for config in share} == set(range(configs))
+    assert max(map(len, shares)) <= -(-configs // count)
+
+
+def test_what_is_compiled_ahead_has_few_tokens_and_is_the_same_otherwise():
+    short = short_case(case("B2_T4096_H3_D16"))
+    assert short == dataclasses.replace(
+        case("B2_T4096_H3_D16"), shape=Shape(2, MOST_TOKENS, 3, 16, 16), lengths=(MOST_TOKENS, MOST_TOKENS)
+    )
+    packed = short_case(case("D16", "chunk_forward", "packed", lengths=LogUniform(5, 16, 4096)))
+    assert sum(packed.lengths) == packed.shape.tokens and len(packed.lengths) == 5
+    assert short_case(case("B2_T8_H2_D16")) == case("B2_T8_H2_D16")
+
+
+def test_compiling_ahead_outlives_shares_that_fail_or_take_too_long():
+    said = []
+    compile_ahead([], 4, 5.0, said.append, bad_shares.compile_badly)
+    assert said[0] == "compiling FLA's kernels ahead in 4 processes"
+    assert "1 failed; 1 not done in time" in said[-1]
