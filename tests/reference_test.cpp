@@ -2,8 +2,11 @@
 // by.
 #include "reference.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <random>
 
 #include "accuracy.h"
 #include "bars.h"
@@ -29,6 +32,72 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 bool near(double a, double b) {
   return std::fabs(a - b) < 1e-6;
+}
+
+// ---- gradients -------------------------------------------------------------------------------------------------
+
+std::vector<float> normals(std::mt19937& random, std::size_t count, float mean = 0.0f) {
+  std::normal_distribution<float> normal(mean);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+/// K = 3, V = 2, two query heads to each of two heads, both gates, states in [V, K]; packed: lengths 0, 1 and 3, and a token
+/// of no sequence.
+ReferenceInput random_input(bool reverse, bool packed) {
+  std::mt19937 random(5);
+  ReferenceInput input;
+  input.problem.head_dim_k = 3;
+  input.problem.head_dim_v = 2;
+  input.problem.group = 2;
+  input.problem.reverse = reverse;
+  input.problem.state_v_first = true;
+  input.heads = 2;
+  input.batch = packed ? 1 : 2;
+  input.tokens = 5;
+  if (packed) input.cu_seqlens = {0, 0, 1, 4};
+  const auto rows = static_cast<std::size_t>(input.batch * input.tokens * input.heads);
+  input.q = normals(random, rows * 2 * 3);
+  input.k = normals(random, rows * 3);
+  input.v = normals(random, rows * 2);
+  input.gk = normals(random, rows * 3, -1.0f);
+  input.gv = normals(random, rows * 2, -1.0f);
+  input.initial_state = normals(random, static_cast<std::size_t>(input.sequences()) * 2 * 6);
+  return input;
+}
+
+ReferenceLoss random_loss(const ReferenceInput& input) {
+  std::mt19937 random(6);
+  const ReferenceOutput output = naive(input);
+  return {normals(random, output.o.size()), normals(random, output.final_state.size())};
+}
+
+double value_of(const ReferenceInput& input, const ReferenceLoss& loss) {
+  const ReferenceOutput output = naive(input);
+  return std::inner_product(output.o.begin(), output.o.end(), loss.o.begin(), 0.0) +
+         std::inner_product(output.final_state.begin(), output.final_state.end(), loss.final_state.begin(),
+                            0.0);
+}
+
+/// `values`: one of input's tensors. Slopes between two points 2^-6 apart are off by 2^-12 or so where the loss is curved.
+void expect_slopes(ReferenceInput& input, std::vector<float>& values, const ReferenceLoss& loss,
+                   const std::vector<double>& gradients) {
+  REQUIRE(gradients.size() == values.size());
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const float value = values[i], above = value + 0x1p-7f, below = value - 0x1p-7f;
+    values[i] = above;
+    const double more = value_of(input, loss);
+    values[i] = below;
+    const double less = value_of(input, loss);
+    values[i] = value;
+    const double slope = (more - less) / (static_cast<double>(above) - static_cast<double>(below));
+    worst = std::max(worst, std::fabs(slope - gradients[i]));
+    largest = std::max(largest, std::fabs(slope));
+  }
+  CHECK(largest > 0.1);
+  CHECK(worst < 1e-4 * largest);
 }
 
 }  // namespace
@@ -115,6 +184,52 @@ TEST_CASE("the scale defaults to one over the square root of K") {
   input.q = input.k = {1, 1, 1, 1};
   input.v = {1};
   CHECK(near(naive(input).o[0], 2.0));
+}
+
+TEST_CASE("gradients are the slopes of the outputs by every element of every input") {
+  for (const bool reverse : {false, true}) {
+    for (const bool packed : {false, true}) {
+      ReferenceInput input = random_input(reverse, packed);
+      const ReferenceLoss loss = random_loss(input);
+      const ReferenceGradients gradients = naive_backward(input, loss);
+      expect_slopes(input, input.q, loss, gradients.q);
+      expect_slopes(input, input.k, loss, gradients.k);
+      expect_slopes(input, input.v, loss, gradients.v);
+      expect_slopes(input, input.gk, loss, gradients.gk);
+      expect_slopes(input, input.gv, loss, gradients.gv);
+      expect_slopes(input, input.initial_state, loss, gradients.initial_state);
+    }
+  }
+}
+
+TEST_CASE("gradients without gates, states or a loss by the final state are those of zeros") {
+  ReferenceInput input = random_input(false, false);
+  ReferenceLoss loss = random_loss(input);
+  std::fill(input.gk.begin(), input.gk.end(), 0.0f);
+  std::fill(input.gv.begin(), input.gv.end(), 0.0f);
+  std::fill(input.initial_state.begin(), input.initial_state.end(), 0.0f);
+  std::fill(loss.final_state.begin(), loss.final_state.end(), 0.0f);
+  const ReferenceGradients zeros = naive_backward(input, loss);
+  input.gk.clear();
+  input.gv.clear();
+  input.initial_state.clear();
+  loss.final_state.clear();
+  const ReferenceGradients without = naive_backward(input, loss);
+  CHECK(without.q == zeros.q);
+  CHECK(without.k == zeros.k);
+  CHECK(without.v == zeros.v);
+  CHECK(without.initial_state == zeros.initial_state);
+  CHECK(without.gk.empty());
+  CHECK(without.gv.empty());
+}
+
+TEST_CASE("a gate of minus infinity lets no gradient through, and its own is zero") {
+  ReferenceInput input = scalar_case({0.0f, -kInfinity, 0.0f});
+  input.initial_state = {3.0f};
+  const ReferenceGradients gradients = naive_backward(input, {{0.0f, 0.0f, 1.0f}, {}});
+  CHECK(gradients.gk == std::vector<double>{0.0, 0.0, 1.0});
+  CHECK(gradients.k == std::vector<double>{0.0, 1.0, 1.0});
+  CHECK(gradients.initial_state == std::vector<double>{0.0});
 }
 
 TEST_CASE("rounding to the element types is to nearest even") {

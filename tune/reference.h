@@ -1,5 +1,5 @@
-// `naive`: the recurrence of DESIGN section 1 as it is written there, in fp64 on the CPU. Everything else is
-// held to it.
+// `naive`: the recurrence of DESIGN section 1 as it is written there, in fp64 on the CPU, and its gradients. Everything
+// else is held to it.
 #pragma once
 
 #include <cstdint>
@@ -34,5 +34,22 @@ struct ReferenceOutput {
 };
 
 ReferenceOutput naive(const ReferenceInput& input);
+
+/// What a loss is to the outputs: its derivatives by them.
+struct ReferenceLoss {
+  std::vector<float> o;            ///< the shape of ReferenceOutput::o
+  std::vector<float> final_state;  ///< and of its final state; empty: zero
+};
+
+/// And by the inputs, in the inputs' shapes. Tokens of no sequence have zeros.
+struct ReferenceGradients {
+  std::vector<double> q, k, v;
+  std::vector<double> gk, gv;         ///< empty where the input has none
+  std::vector<double> initial_state;  ///< whether the input has one or not
+};
+
+/// The chain rule applied to the recurrence, backwards in time: dS_{t-1} = diag(exp gk_t) G_t diag(exp gv_t) with
+/// G_t = dS_t + scale q_t dO_t^T. Keeps the states of a head, T * K * V doubles.
+ReferenceGradients naive_backward(const ReferenceInput& input, const ReferenceLoss& loss);
 
 }  // namespace gla

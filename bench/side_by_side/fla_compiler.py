@@ -1,8 +1,8 @@
 """Compiles ahead what FLA's tuning will try, on all cores, so that its first calls only have to measure.
 
 FLA's kernels tune themselves in the first call of each kind: Triton compiles one configuration after the other on one
-core, which takes a minute or more. Here processes share the configurations out, make each case's call with few tokens, and
-leave nothing but Triton's cache of compiled kernels: what is fastest FLA measures itself, later and undisturbed.
+core, which takes a minute or more. Here processes share the configurations out, make each case's call with few tokens,
+and leave nothing but Triton's cache of compiled kernels: what is fastest FLA measures itself, later and undisturbed.
 """
 
 from __future__ import annotations
