@@ -96,8 +96,12 @@ struct HeadWalk {
   const float* k(std::size_t row) const { return input.k.data() + row * dim_k; }
   const float* v(std::size_t row) const { return input.v.data() + row * dim_v; }
   const float* q(std::size_t query_row) const { return input.q.data() + query_row * dim_k; }
-  const float* gk(std::size_t row) const { return input.gk.empty() ? nullptr : input.gk.data() + row * dim_k; }
-  const float* gv(std::size_t row) const { return input.gv.empty() ? nullptr : input.gv.data() + row * dim_v; }
+  const float* gk(std::size_t row) const {
+    return input.gk.empty() ? nullptr : input.gk.data() + row * dim_k;
+  }
+  const float* gv(std::size_t row) const {
+    return input.gv.empty() ? nullptr : input.gv.data() + row * dim_v;
+  }
 
   /// S_t from S_{t-1} at a row.
   void advance(HeadState& state, std::size_t row) const {

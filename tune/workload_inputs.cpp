@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "case_fill.h"
+
 namespace gla {
 namespace {
 
@@ -27,14 +29,6 @@ struct Part {
   std::size_t bytes() const { return aligned(elements * size_of(dtype)); }
 };
 
-FillArgs normal(float scale = 1) {
-  return {.fill = static_cast<int>(Fill::normal), .scale = scale};
-}
-
-FillArgs gate(Gates gates) {
-  return {.fill = static_cast<int>(Fill::log_gate), .scale = gates == Gates::one ? 1.0f : 1.0f / 16};
-}
-
 }  // namespace
 
 Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, const Problem& problem,
@@ -47,14 +41,15 @@ Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, 
   const std::int64_t dim_k = problem.head_dim_k, dim_v = problem.head_dim_v;
   const std::size_t state = states ? elements(workload.sequences * workload.heads * dim_k, dim_v) : 0;
   enum Kind { kQ, kK, kV, kGk, kGv, kO, kInitial, kFinal, kKinds };
-  Part parts[kKinds] = {{elements(rows * problem.group, dim_k), problem.dtype, normal()},
-                        {elements(rows, dim_k), problem.dtype, normal()},
-                        {elements(rows, dim_v), problem.dtype, normal()},
-                        {problem.gate_k ? elements(rows, dim_k) : 0, problem.gate_dtype, gate(gates)},
-                        {problem.gate_v ? elements(rows, dim_v) : 0, problem.gate_dtype, gate(gates)},
-                        {elements(rows * problem.group, dim_v), problem.dtype, normal()},
-                        {state, problem.state_dtype, normal()},
-                        {state, problem.state_dtype, normal()}};
+  const FillArgs normal = normal_fill(0), gate = gate_fill(gates, 0);  // seeds follow
+  Part parts[kKinds] = {{elements(rows * problem.group, dim_k), problem.dtype, normal},
+                        {elements(rows, dim_k), problem.dtype, normal},
+                        {elements(rows, dim_v), problem.dtype, normal},
+                        {problem.gate_k ? elements(rows, dim_k) : 0, problem.gate_dtype, gate},
+                        {problem.gate_v ? elements(rows, dim_v) : 0, problem.gate_dtype, gate},
+                        {elements(rows * problem.group, dim_v), problem.dtype, normal},
+                        {state, problem.state_dtype, normal},
+                        {state, problem.state_dtype, normal}};
   WorkloadInputs inputs;
   for (const Part& part : parts) inputs.set_bytes_ += part.bytes();
   const double l2 = static_cast<double>(gpu.architecture().l2_bytes) * kL2Multiple;

@@ -15,8 +15,23 @@ L2_MULTIPLE = 4.2
 MOST_SETS = 1024  # enough for all but the tiniest calls; the row says how many bytes rotate
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# Gates are logsigmoid(normal) times this: a sixteenth is what GLA layers have.
-GATE_FACTORS = {"logsigmoid/16": 1 / 16, "logsigmoid": 1.0}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """logsigmoid(normal) times a factor, some of it -inf, which makes a channel forget."""
+
+    factor: float
+    resets: float = 0.0  # their probability
+
+
+GATES = {
+    "logsigmoid/16": Gates(1 / 16),  # what GLA layers have
+    "logsigmoid": Gates(1.0),
+    "2*logsigmoid": Gates(2.0),
+    "10*logsigmoid": Gates(10.0),
+    "resets": Gates(1.0, resets=0.05),
+}
 
 
 @dataclass
@@ -86,12 +101,12 @@ class InputMaker:
         dims = (shape.dim_v, shape.dim_k) if case.mode.v_first else (shape.dim_k, shape.dim_v)
         state_size = (len(case.lengths), shape.heads, *dims)
         draw, fp32 = self._normal, torch.float32
-        gates = torch.nn.functional.logsigmoid(draw((batch, tokens, shape.heads, shape.dim_k), fp32))
+        gates = self._gates((batch, tokens, shape.heads, shape.dim_k))
         inputs = CallInputs(
             q=draw((batch, tokens, shape.query_heads, shape.dim_k), dtype),
             k=draw((batch, tokens, shape.heads, shape.dim_k), dtype),
             v=draw((batch, tokens, shape.heads, shape.dim_v), dtype),
-            g=(gates * GATE_FACTORS[case.gates]).to(dtype),
+            g=gates.to(dtype),
             initial_state=draw(state_size, fp32) if case.states else None,
             states=case.states,
             state_v_first=case.mode.v_first,
@@ -103,6 +118,14 @@ class InputMaker:
         for tensor in inputs.differentiable():
             tensor.requires_grad_(learns)
         return inputs
+
+    def _gates(self, size: tuple[int, ...]) -> torch.Tensor:
+        kind = GATES[self._case.gates]
+        gates = torch.nn.functional.logsigmoid(self._normal(size, torch.float32)) * kind.factor
+        if kind.resets:
+            chance = torch.rand(size, generator=self._generator, device=self._device)
+            gates.masked_fill_(chance < kind.resets, float("-inf"))
+        return gates
 
     def _normal(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.randn(size, generator=self._generator, device=self._device, dtype=torch.float32).to(dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .cases import DEFAULT_DTYPE, DEFAULT_GATES
 from .errors import UsageError
-from .inputs import DTYPES, GATE_FACTORS
+from .inputs import DTYPES, GATES
 from .lengths import parse_lengths
 from .modes import MODES
 from .operations import OPERATIONS
@@ -58,7 +58,10 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     )
     what.add_argument("--dtype", choices=list(DTYPES), default=DEFAULT_DTYPE, help="of q, k, v, g (%(default)s)")
     what.add_argument(
-        "--gates", choices=list(GATE_FACTORS), default=DEFAULT_GATES, help="of normal numbers (%(default)s)"
+        "--gates",
+        choices=list(GATES),
+        default=DEFAULT_GATES,
+        help="of normal numbers; resets: logsigmoid, one in twenty -inf (%(default)s)",
     )
     what.add_argument("--no-fla", action="store_true", help="measure gla_tune alone")
     what.add_argument("--quick", action="store_true", help="one shape of each operation, a fifth of the time")

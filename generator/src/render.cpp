@@ -40,8 +40,9 @@ void add_entry(Source& source, std::string_view entry, int threads, int min_bloc
 
 std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
                         std::string_view more) {
-  std::string includes = "#include \"device/launch.cuh\"\n";
+  std::string includes;
   for (const std::string_view header : headers) includes += fmt::format("#include \"{}\"\n", header);
+  includes += "#include \"device/launch.cuh\"\n";
   return fmt::format(R"({}
 namespace gla {{
 

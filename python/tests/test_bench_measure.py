@@ -18,8 +18,8 @@ from gla_tune.bench.reference import CHUNK, reference
 from gla_tune.bench.shapes import parse_shape
 
 
-def case(op, shape, mode, lengths=None):
-    return cases_of(Selection([op], [parse_shape(shape)], [mode], lengths=lengths))[0]
+def case(op, shape, mode, lengths=None, **more):
+    return cases_of(Selection([op], [parse_shape(shape)], [mode], lengths=lengths, **more))[0]
 
 
 def inputs_of(a_case):
@@ -34,6 +34,21 @@ def exact(inputs):
 
 def relative(x, y):
     return float((x - y).norm() / y.norm())
+
+
+@pytest.mark.parametrize(("gates", "factor"), [("logsigmoid", 1), ("2*logsigmoid", 2), ("10*logsigmoid", 10)])
+def test_gates_are_what_their_names_say(gates, factor):
+    drawn, ordinary = (
+        inputs_of(case("chunk_forward", "B1_T64_H2_D16", "plain", dtype="fp32", gates=name)).g
+        for name in (gates, "logsigmoid/16")
+    )
+    assert relative(drawn, 16 * factor * ordinary) < 1e-6
+
+
+def test_one_gate_in_twenty_resets():
+    gates = inputs_of(case("chunk_forward", "B1_T500_H4_D16", "plain", gates="resets")).g
+    assert 0.04 < float(gates.isinf().float().mean()) < 0.06
+    assert float(gates.max()) <= 0
 
 
 @pytest.mark.parametrize("factor", [1 / 16, 1.0, 10.0])

@@ -49,6 +49,10 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
 
 TEST_CASE("what is wrong with an argument is said with its name and what is accepted") {
   const Shell shell;
+  const Outcome gates = shell.run("bench --gates steep");
+  CHECK(gates.code == 2);
+  for (const char* words : {"--gates", "steep", "logsigmoid/16", "10*logsigmoid", "resets"})
+    CHECK(contains(gates.errors, words));
   const std::string sources = shell.path("sources");
   const std::vector<std::array<std::string, 2>> cases{
       {"list --head-dims 0", "head dims \"0\": \"0\" is not a whole number from 1 to 512"},

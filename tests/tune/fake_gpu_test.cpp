@@ -75,9 +75,10 @@ TEST_CASE("tune writes a measured table, removes its journal, and the runtime fi
   CHECK(result["match"].as_string() == "exact");
   CHECK(result["seconds"].as_double() > 0);
   CHECK_FALSE(result["error_state"].is_null());
-  REQUIRE(machine.run("bench --shape B1,T128,H1,D16 --check --seconds 0.01 --json") == 0);
+  REQUIRE(machine.run("bench --shape B1,T128,H1,D16 --gates resets --check --seconds 0.01 --json") == 0);
   const auto without_states = parse_json(machine.output());
   REQUIRE(without_states.ok());
+  CHECK((*without_states)["gates"].as_string() == "resets");
   CHECK_FALSE((*without_states)["results"].items().at(0)["error_o"].is_null());
   CHECK((*without_states)["results"].items().at(0)["error_state"].is_null());  // there was none to compare
 }

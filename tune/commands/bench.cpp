@@ -2,6 +2,10 @@
 #include "bench.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <iterator>
 
 #include "commands/commands.h"
 #include "commands/exit_code.h"
@@ -42,8 +46,10 @@ struct BenchCommandOptions {
     command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
     command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
     command.add_option("--accuracy", accuracy, "default or fast");
-    command.add_option("--gates", gates, "logsigmoid/16 (default) or logsigmoid")
-        ->check(CLI::IsMember({"logsigmoid/16", "logsigmoid"}));
+    std::vector<std::string> kinds;
+    for (const Gates kind : kAllGates) kinds.emplace_back(to_string(kind));
+    command.add_option("--gates", gates, fmt::format("{}; default: the first", fmt::join(kinds, ", ")))
+        ->check(CLI::IsMember(kinds).description(""));
     command.add_flag("--states", states, "with initial and final state (recurrent_forward always has them)");
     command.add_flag("--packed", packed, "cu_seqlens: T is the packed total, B the number of sequences");
     command.add_flag("--check", check, "compare with the fp64 reference");
@@ -133,8 +139,10 @@ int run_bench(const BenchCommandOptions& options) {
   if (!context.ok()) return fail(context.status());
   const auto bench = Bench::create(**gpu, **context, cache);
   if (!bench.ok()) return fail(bench.status());
+  const auto* gates = std::find_if(std::begin(kAllGates), std::end(kAllGates),
+                                   [&](Gates kind) { return to_string(kind) == options.gates; });
   const BenchOptions bench_options{.accuracy = *accuracy,
-                                   .gates = options.gates == "logsigmoid" ? Gates::one : Gates::sixteenth,
+                                   .gates = *gates,
                                    .states = options.states,
                                    .check = options.check,
                                    .budget_seconds = options.seconds};
