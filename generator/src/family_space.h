@@ -35,7 +35,7 @@ inline constexpr int kSplitStateChunk = 16;
 /// The families that serve a problem's operation.
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture);
 
-// chunk_space.cpp
+// chunk_space.cpp; the last in chunk_cost.cpp
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family);
 Source render_chunk(const Problem& problem, const Variant& variant);
 LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload);
