@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "gla/generator/render.h"
+
 namespace gla {
 namespace {
 
@@ -18,8 +20,11 @@ Status check_alike(const Table& a, const Table& b) {
   if (a.device.name != b.device.name) return differs("device", a.device.name, b.device.name);
   if (a.device.architecture != b.device.architecture)
     return differs("architecture", a.device.architecture, b.device.architecture);
-  if (a.origin.templates_hash != b.origin.templates_hash)
-    return differs("templates", a.origin.templates_hash, b.origin.templates_hash);
+  for (const auto& [operation, hash] : b.origin.templates) {
+    const auto same = a.origin.templates.find(operation);
+    if (same != a.origin.templates.end() && same->second != hash)
+      return differs("templates", same->second, hash);
+  }
   if (a.origin.measured != b.origin.measured)
     return differs("measured", a.origin.measured, b.origin.measured);
   return {};
@@ -48,12 +53,32 @@ void merge_problem(TableProblem& into, const TableProblem& from) {
 
 }  // namespace
 
-Result<Table> merge_tables(const std::vector<Table>& shares) {
-  if (shares.empty()) return invalid_argument("no tables to merge");
+std::vector<Operation> superseded(const Table& share, const std::vector<Table>& shares) {
+  std::vector<Operation> operations = outdated(share.origin);
+  std::erase_if(operations, [&](Operation operation) {
+    return std::none_of(shares.begin(), shares.end(), [&](const Table& other) {
+      const auto found = other.origin.templates.find(operation);
+      return found != other.origin.templates.end() && found->second == templates_hash(operation);
+    });
+  });
+  return operations;
+}
+
+Result<Table> merge_tables(const std::vector<Table>& all) {
+  if (all.empty()) return invalid_argument("no tables to merge");
+  std::vector<Table> shares = all;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (const Operation operation : superseded(all[i], all)) {
+      shares[i].origin.templates.erase(operation);
+      std::erase_if(shares[i].problems,
+                    [&](const TableProblem& entry) { return entry.problem.operation == operation; });
+    }
+  }
   Table merged = shares.front();
   for (std::size_t i = 1; i < shares.size(); ++i) {
     if (Status status = check_alike(merged, shares[i]); !status.ok()) return status;
     merged.origin.date = std::max(merged.origin.date, shares[i].origin.date);
+    merged.origin.templates.insert(shares[i].origin.templates.begin(), shares[i].origin.templates.end());
     for (const TableProblem& problem : shares[i].problems) {
       const auto same =
           std::find_if(merged.problems.begin(), merged.problems.end(),

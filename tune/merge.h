@@ -7,8 +7,12 @@
 
 namespace gla {
 
-/// One table with the problems of all. They must be of the same device and templates; a problem in several shares
-/// keeps, per workload and accuracy class, the fastest point.
+/// Operations of which `share` has problems of other templates than today's, and another share of today's: its problems
+/// of them are left out.
+std::vector<Operation> superseded(const Table& share, const std::vector<Table>& shares);
+
+/// One table with the problems of all but those. They must be of the same device, and of an operation's same templates; a
+/// problem in several shares keeps, per workload and accuracy class, the fastest point.
 Result<Table> merge_tables(const std::vector<Table>& shares);
 
 }  // namespace gla

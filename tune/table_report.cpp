@@ -15,8 +15,9 @@ std::string header(const Table& table) {
   std::string text = fmt::format("{} · {} · {} multiprocessors · copies at {:.2f} TB/s", device.name,
                                  device.architecture, device.multiprocessors, device.copy_bandwidth * 1e-12);
   if (!device.driver.empty()) text += " · driver for CUDA " + device.driver;
-  text += fmt::format(" · NVRTC {}\n{} · templates {} · {}\n", table.origin.nvrtc, table.origin.tool,
-                      table.origin.templates_hash, table.origin.date);
+  text += fmt::format(" · NVRTC {}\n{} · {}\n", table.origin.nvrtc, table.origin.tool, table.origin.date);
+  for (const auto& [operation, hash] : table.origin.templates)
+    text += fmt::format("{} from templates {}\n", to_string(operation), hash);
   if (!table.origin.measured) {
     const bool verified = std::any_of(table.problems.begin(), table.problems.end(),
                                       [](const TableProblem& problem) { return problem.tally.verified > 0; });
@@ -102,6 +103,9 @@ Json to_json(const Table& table) {
                                 {"refused", refused},
                                 {"points", points}}));
   }
+  Json templates = Json::object({});
+  for (const auto& [operation, hash] : table.origin.templates)
+    templates.set(std::string(to_string(operation)), hash);
   return Json::object({{"device", table.device.name},
                        {"architecture", table.device.architecture},
                        {"multiprocessors", table.device.multiprocessors},
@@ -109,7 +113,7 @@ Json to_json(const Table& table) {
                        {"driver", table.device.driver},
                        {"tool", table.origin.tool},
                        {"nvrtc", table.origin.nvrtc},
-                       {"templates_hash", table.origin.templates_hash},
+                       {"templates", templates},
                        {"date", table.origin.date},
                        {"command", table.origin.command},
                        {"measured", table.origin.measured},

@@ -5,7 +5,7 @@
 namespace gla {
 namespace {
 
-constexpr std::array<std::string_view, 2> kOperations = {"chunk_forward", "recurrent_forward"};
+constexpr std::array<std::string_view, 2> kOperationNames = {"chunk_forward", "recurrent_forward"};
 constexpr std::array<std::string_view, 3> kDTypes = {"fp16", "bf16", "fp32"};
 constexpr std::array<std::string_view, 2> kAccuracies = {"default", "fast"};
 
@@ -17,7 +17,7 @@ Status check_range(std::string_view name, int value, int most) {
 }  // namespace
 
 std::string_view to_string(Operation operation) {
-  return name_of(kOperations, operation);
+  return name_of(kOperationNames, operation);
 }
 std::string_view to_string(DType dtype) {
   return name_of(kDTypes, dtype);
@@ -27,7 +27,7 @@ std::string_view to_string(Accuracy accuracy) {
 }
 
 Result<Operation> parse_operation(std::string_view text) {
-  return value_of<Operation>(kOperations, "operation", text);
+  return value_of<Operation>(kOperationNames, "operation", text);
 }
 Result<DType> parse_dtype(std::string_view text) {
   return value_of<DType>(kDTypes, "dtype", text);

@@ -1,5 +1,9 @@
 #include "gla/generator/render.h"
 
+#include <fmt/format.h>
+
+#include <map>
+
 #include "family_space.h"
 #include "names.h"
 #include "render_common.h"
@@ -8,6 +12,14 @@ namespace gla {
 namespace {
 
 constexpr int kToolThreads = 128;  // templates/verification.cuh
+
+/// What the sources of an operation's variants include, of all families that serve it.
+std::vector<std::string_view> headers_of(Operation operation) {
+  std::vector<std::string_view> headers{"device/launch.cuh", "recurrent_forward.cuh"};
+  if (operation == Operation::chunk_forward)
+    headers.insert(headers.end(), {"chunk_forward.cuh", "chunk_pipeline.cuh", "segment_scan.cuh"});
+  return headers;
+}
 
 }  // namespace
 
@@ -60,6 +72,49 @@ struct Config {{
                      includes, type_name(problem.dtype), type_name(problem.gate_dtype),
                      type_name(problem.state_dtype), problem.head_dim_k, problem.head_dim_v, problem.group,
                      problem.gate_k, problem.gate_v, problem.reverse, problem.state_v_first, more);
+}
+
+std::vector<EmbeddedFile> templates_of(Operation operation) {
+  std::map<std::string_view, std::string_view> texts, found;
+  for (const EmbeddedFile& file : embedded_templates()) texts.emplace(file.name, file.text);
+  std::vector<std::string_view> names = headers_of(operation);
+  while (!names.empty()) {
+    const auto file = texts.find(names.back());
+    names.pop_back();
+    if (!found.insert(*file).second) continue;
+    const auto& [name, text] = *file;
+    constexpr std::string_view kInclude = "#include \"";
+    for (std::size_t at = text.find(kInclude); at != std::string_view::npos; at = text.find(kInclude, at)) {
+      at += kInclude.size();
+      const std::string in_folder =
+          fmt::format("{}{}", name.substr(0, name.rfind('/') + 1), text.substr(at, text.find('"', at) - at));
+      if (const auto included = texts.find(in_folder); included != texts.end())
+        names.push_back(included->first);
+    }
+  }
+  std::vector<EmbeddedFile> files;
+  for (const auto& [name, text] : found) files.push_back({name, text});
+  return files;
+}
+
+const std::string& templates_hash(Operation operation) {
+  static const std::map<Operation, std::string> hashes = [] {
+    std::map<Operation, std::string> made;
+    for (const Operation each : kOperations) {
+      std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+      const auto add = [&](std::string_view text) {
+        for (const char byte : text) hash = (hash ^ static_cast<unsigned char>(byte)) * 1099511628211u;
+        hash *= 1099511628211u;  // a zero byte, which ends it
+      };
+      for (const EmbeddedFile& file : templates_of(each)) {
+        add(file.name);
+        add(file.text);
+      }
+      made[each] = fmt::format("{:016x}", hash);
+    }
+    return made;
+  }();
+  return hashes.at(operation);
 }
 
 Source render(const Problem& problem, const Variant& variant) {

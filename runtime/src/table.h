@@ -12,7 +12,7 @@
 
 namespace gla {
 
-inline constexpr int kTableSchema = 1;
+inline constexpr int kTableSchema = 2;  ///< 1 is read too
 
 struct TableDevice {
   std::string name;          ///< "NVIDIA H200"
@@ -27,7 +27,8 @@ struct TableDevice {
 struct TableOrigin {
   std::string tool;   ///< "gla-tune 0.1.0"
   std::string nvrtc;  ///< "13.0"
-  std::string templates_hash;
+  /// templates_hash() of each operation that the table has, as it was when that was tuned.
+  std::map<Operation, std::string> templates;
   std::string date;      ///< "2026-11-22T12:00:00Z"
   std::string command;   ///< the arguments of the run
   bool measured = true;  ///< false: ranked by the model, no GPU (times are predictions)
@@ -64,6 +65,11 @@ struct Table {
   TableOrigin origin;
   std::vector<TableProblem> problems;
 };
+
+/// What TableOrigin::templates says of problems that are tuned now.
+std::map<Operation, std::string> current_templates(const std::vector<TableProblem>& problems);
+/// Operations whose kernels are made of other templates now: their times may no longer hold.
+std::vector<Operation> outdated(const TableOrigin& origin);
 
 /// Reads and checks a whole table: schema version, every key known and of its type, ranges, duplicates,
 /// variants inside their spaces. The first fault is a `format` status "file:line: reason"; nothing

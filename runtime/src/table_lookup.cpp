@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "gla/generator/render.h"
 #include "table.h"
 
 namespace gla {
@@ -22,6 +23,20 @@ double distance(const Coordinates& a, const Coordinates& b) {
 bool same_bucket(const Coordinates& a, const Coordinates& b) {
   return a.packed == b.packed && std::abs(a.parallel - b.parallel) <= 0.5 &&
          std::abs(a.tokens - b.tokens) <= 0.5;
+}
+
+std::map<Operation, std::string> current_templates(const std::vector<TableProblem>& problems) {
+  std::map<Operation, std::string> templates;
+  for (const TableProblem& entry : problems)
+    templates[entry.problem.operation] = templates_hash(entry.problem.operation);
+  return templates;
+}
+
+std::vector<Operation> outdated(const TableOrigin& origin) {
+  std::vector<Operation> operations;
+  for (const auto& [operation, hash] : origin.templates)
+    if (hash != templates_hash(operation)) operations.push_back(operation);
+  return operations;
 }
 
 const TableProblem* find_problem(const Table& table, const Problem& problem) {

@@ -13,6 +13,7 @@
 #include "call_limits.h"
 #include "files.h"
 #include "gla/generator/architecture.h"
+#include "gla/generator/render.h"
 #include "gla/generator/space.h"
 #include "table.h"
 
@@ -155,9 +156,33 @@ TableDevice read_device(const YAML::Node& node) {
   return device;
 }
 
+std::map<Operation, std::string> read_templates(const YAML::Node& node) {
+  if (!node.IsMap()) fail(node, "templates must be a mapping from operations to digests");
+  std::map<Operation, std::string> templates;
+  for (const auto& pair : node) {
+    const std::string key = pair.first.IsScalar() ? pair.first.Scalar() : "?";
+    const Operation operation = take(pair.first, parse_operation(key));
+    if (!pair.second.IsScalar() || !is_quoted(pair.second))
+      fail(pair.first, fmt::format("templates: the digest of {} must be a quoted text", key));
+    if (!templates.emplace(operation, pair.second.Scalar()).second)
+      fail(pair.first, fmt::format("templates: {} occurs twice", key));
+  }
+  return templates;
+}
+
 TableOrigin read_origin(const YAML::Node& node) {
+  const Map map(node, "origin", {"tool", "nvrtc", "templates", "date", "command", "measured"});
+  return {map.text("tool"), map.text("nvrtc"),   read_templates(map["templates"]),
+          map.text("date"), map.text("command"), map.boolean("measured")};
+}
+
+/// Schema 1 has one digest, of all templates: the operations of a table are as old as it is.
+TableOrigin read_first_origin(const YAML::Node& node, const std::vector<TableProblem>& problems) {
   const Map map(node, "origin", {"tool", "nvrtc", "templates_hash", "date", "command", "measured"});
-  return {map.text("tool"), map.text("nvrtc"),   map.text("templates_hash"),
+  std::map<Operation, std::string> templates = current_templates(problems);
+  if (const std::string all = map.text("templates_hash"); all != templates_hash())
+    for (auto& [operation, hash] : templates) hash = all;
+  return {map.text("tool"), map.text("nvrtc"),   std::move(templates),
           map.text("date"), map.text("command"), map.boolean("measured")};
 }
 
@@ -268,16 +293,17 @@ TableProblem read_problem(const YAML::Node& node, const Architecture& architectu
   return entry;
 }
 
-/// Another schema is reported as such, not as the unknown keys that it brings.
-void check_schema(const YAML::Node& root) {
+/// Another one is reported as such, not as the unknown keys that it brings.
+int read_schema(const YAML::Node& root) {
   if (!root.IsMap()) fail(root, "a table must be a mapping");
   const YAML::Node schema = root["schema"];
   if (!schema) fail(root, "the table lacks the key 'schema'");
   int version = 0;
   if (!schema.IsScalar() || is_quoted(schema) || !parse_number(schema.Scalar(), version))
     fail(schema, "schema must be a whole number");
-  if (version != kTableSchema)
-    fail(schema, fmt::format("schema is {}; this version of gla-tune reads {}", version, kTableSchema));
+  if (version < 1 || version > kTableSchema)
+    fail(schema, fmt::format("schema is {}; this version of gla-tune reads 1 to {}", version, kTableSchema));
+  return version;
 }
 
 void check_end(const YAML::Node& root) {
@@ -291,12 +317,11 @@ Table read(const std::string& text) {
   if (documents.empty()) throw Fault{1, "the file is empty"};
   if (documents.size() > 1) fail(documents[1], "a second YAML document; a table is one");
   const YAML::Node& root = documents.front();
-  check_schema(root);
+  const int schema = read_schema(root);
   check_end(root);
   const Map map(root, "the table", {"schema", "device", "origin", "problems", "end"});
   Table table;
   table.device = read_device(map["device"]);
-  table.origin = read_origin(map["origin"]);
   const Architecture architecture = take(map["device"], parse_architecture(table.device.architecture));
   const YAML::Node problems = map["problems"];
   if (!problems.IsSequence()) fail(problems, "problems must be a list");
@@ -306,6 +331,12 @@ Table read(const std::string& text) {
       fail(each, fmt::format("a second entry for {}", to_string(entry.problem)));
     table.problems.push_back(std::move(entry));
   }
+  const YAML::Node origin = map["origin"];
+  table.origin = schema == 1 ? read_first_origin(origin, table.problems) : read_origin(origin);
+  for (const auto& [operation, hash] : current_templates(table.problems))
+    if (!table.origin.templates.contains(operation))
+      fail(origin["templates"],
+           fmt::format("templates lacks {}, of which the table has problems", to_string(operation)));
   return table;
 }
 

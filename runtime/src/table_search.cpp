@@ -52,10 +52,10 @@ void judge(TableCandidate& candidate, const driver::Device& device) {
         fmt::format("measured on {} ({} multiprocessors), of the same architecture as this GPU ({})",
                     other.name, other.multiprocessors, device.architecture.multiprocessors);
   }
-  if (candidate.table.origin.templates_hash != templates_hash()) {
-    candidate.reason +=
-        fmt::format("; made from other templates ({}, here {}), so its times may no longer hold",
-                    candidate.table.origin.templates_hash, templates_hash());
+  for (const Operation operation : outdated(candidate.table.origin)) {
+    candidate.reason += fmt::format(
+        "; its times of {} may no longer hold: made from other templates ({}, here {})", to_string(operation),
+        candidate.table.origin.templates.at(operation), templates_hash(operation));
   }
 }
 

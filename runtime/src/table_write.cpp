@@ -59,7 +59,11 @@ class Writer {
     line("origin:");
     line("  tool: {}", yaml_text(origin.tool));
     line("  nvrtc: {}", yaml_text(origin.nvrtc));
-    line("  templates_hash: {}", yaml_text(origin.templates_hash));
+    std::string templates;
+    for (const auto& [operation, hash] : origin.templates)
+      templates +=
+          fmt::format("{}{}: {}", templates.empty() ? "" : ", ", to_string(operation), yaml_text(hash));
+    line("  templates: {{{}}}", templates);
     line("  date: {}", yaml_text(origin.date));
     line("  command: {}", yaml_text(origin.command));
     line("  measured: {}", origin.measured);

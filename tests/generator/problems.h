@@ -38,7 +38,6 @@ inline constexpr std::pair<int, int> kDefaultHeadDims[] = {
     {64, 64}, {128, 128}, {256, 256}, {128, 256}, {256, 512}};
 
 inline constexpr DType kDTypes[] = {DType::fp16, DType::bf16, DType::fp32};
-inline constexpr Operation kOperations[] = {Operation::chunk_forward, Operation::recurrent_forward};
 
 /// `text` is an architecture's name; a wrong one throws.
 inline Architecture architecture(std::string_view text) {

@@ -186,3 +186,24 @@ TEST_CASE("the hash of the templates is 16 hexadecimal digits, the same at every
   CHECK(hash.find_first_not_of("0123456789abcdef") == std::string::npos);
   CHECK(templates_hash() == hash);
 }
+
+TEST_CASE("the templates of an operation are all that its variants include, and no other operation's") {
+  for (const Operation operation : kOperations) {
+    std::set<std::string> names;
+    for (const EmbeddedFile& file : templates_of(operation)) names.emplace(file.name);
+    for (const EmbeddedFile& file : templates_of(operation)) {
+      const std::string folder(file.name.substr(0, file.name.rfind('/') + 1));
+      for (const std::string& name : includes(file.text))
+        CHECK(names.count(folder + name) == (is_embedded(folder + name) ? 1 : 0));
+    }
+    for (const Problem& problem : legal_problems()) {
+      if (problem.operation != operation) continue;
+      for (const Variant& one : one_of_each_family(problem))
+        for (const std::string& name : includes(render(problem, one).text)) CHECK(names.count(name) == 1);
+    }
+    CHECK(names.count("verification.cuh") == 0);
+    CHECK(names.count("chunk_gates.cuh") == (operation == Operation::chunk_forward ? 1 : 0));
+    CHECK(templates_hash(operation).size() == 16);
+  }
+  CHECK(templates_hash(Operation::chunk_forward) != templates_hash(Operation::recurrent_forward));
+}

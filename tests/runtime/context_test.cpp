@@ -359,8 +359,9 @@ TEST_CASE("a table made from other templates is used with a warning") {
     if (message.find("table " + options.table) == 0) levels.push_back(level);
   };
   Table table = sample_table();
-  for (const std::string& hash : {std::string(templates_hash()), std::string("0123456789abcdef")}) {
-    table.origin.templates_hash = hash;
+  for (const std::string& hash :
+       {templates_hash(Operation::chunk_forward), std::string("0123456789abcdef")}) {
+    table.origin.templates[Operation::chunk_forward] = hash;
     REQUIRE(write_table(table, options.table).ok());
     REQUIRE(Context::create(options).ok());
   }

@@ -55,12 +55,9 @@ inline Point point(const Workload& workload, const Variant& variant, Accuracy ac
 inline Table sample_table(const std::string& gpu = "NVIDIA H100 80GB HBM3", int multiprocessors = 132) {
   Table table;
   table.device = {gpu, "sm_90a", 90, multiprocessors, 85899345920, 3.03e12, "13.0"};
-  table.origin = {"gla-tune 0.1.0",
-                  "13.0",
-                  std::string(templates_hash()),
-                  "2026-11-22T12:00:00Z",
-                  "gla-tune tune --note \"a: b\"",
-                  true};
+  table.origin = {
+      "gla-tune 0.1.0", "13.0", {}, "2026-11-22T12:00:00Z", "gla-tune tune --note \"a: b\"", true};
+  for (const Operation operation : kOperations) table.origin.templates[operation] = templates_hash(operation);
   const std::vector<Variant> chunk = variants(chunk_problem());
   const std::vector<Variant> fast = variants(chunk_problem(), Accuracy::fast);
   table.problems.resize(2);

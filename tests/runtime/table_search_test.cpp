@@ -139,12 +139,15 @@ TEST_CASE("a damaged or foreign table in a folder is reported and passed over") 
 TEST_CASE("a table made from other templates is used and says so") {
   Folders folders;
   Table table = sample_table();
-  table.origin.templates_hash = "0123456789abcdef";
+  table.origin.templates[Operation::chunk_forward] = "0123456789abcdef";
   folders.put("shipped/h100.yaml", table);
   const std::vector<TableCandidate> tables = found(folders);
   REQUIRE(tables.size() == 1);
   CHECK(is_used(tables[0]));
-  CHECK(tables[0].reason.find("other templates (0123456789abcdef") != std::string::npos);
+  CHECK(tables[0].reason.find(
+            "times of chunk_forward may no longer hold: made from other templates (0123456789abcdef") !=
+        std::string::npos);
+  CHECK(tables[0].reason.find("recurrent_forward") == std::string::npos);
 }
 
 TEST_CASE("the tables of an installed libgla, a wheel's too, are in share/gla-tune beside its folder") {

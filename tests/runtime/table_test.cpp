@@ -88,8 +88,38 @@ TEST_CASE("a table cut anywhere is refused with file and line") {
 }
 
 TEST_CASE("a table of another schema is refused by its version, whatever else it has") {
-  refused("schema: 1", "schema: 2\nnew_key: 1", "schema is 2; this version of gla-tune reads 1");
-  refused("schema: 1", "schema: one", "schema must be a whole number");
+  refused("schema: 2", "schema: 3\nnew_key: 1", "schema is 3; this version of gla-tune reads 1 to 2");
+  refused("schema: 2", "schema: 0", "schema is 0; this version of gla-tune reads 1 to 2");
+  refused("schema: 2", "schema: one", "schema must be a whole number");
+}
+
+TEST_CASE("the templates of every operation that a table has are named in it") {
+  const std::string chunk = "chunk_forward: \"" + templates_hash(Operation::chunk_forward) + "\"";
+  const std::string recurrent = "recurrent_forward: \"" + templates_hash(Operation::recurrent_forward) + "\"";
+  refused("  templates: {" + chunk + ", ", "  templates: {",
+          "templates lacks chunk_forward, of which the table has problems");
+  refused("{" + chunk, "{" + chunk + ", " + chunk, "templates: chunk_forward occurs twice");
+  refused("{" + chunk, "{chunk_forward: 12", "templates: the digest of chunk_forward must be a quoted text");
+  refused("{" + chunk, "{chunk: \"12\"", "operation is 'chunk'");
+  refused("{" + chunk + ", " + recurrent + "}", "12",
+          "templates must be a mapping from operations to digests");
+}
+
+TEST_CASE("a table of schema 1 is as old as all templates together") {
+  const Table table = sample_table();
+  std::string text = format_table(table);
+  const std::size_t at = text.find("  templates: {"), end = text.find('\n', at);
+  REQUIRE(at != std::string::npos);
+  for (const std::string& hash : {std::string(templates_hash()), std::string("0123456789abcdef")}) {
+    std::string first = text;
+    first.replace(at, end - at, "  templates_hash: \"" + hash + "\"")
+        .replace(first.find("schema: 2"), 9, "schema: 1");
+    const Result<Table> read = parse_table(first, "t");
+    REQUIRE(read.ok());
+    const bool is_new = hash == templates_hash();
+    CHECK(outdated(read->origin).size() == (is_new ? 0 : 2));
+    CHECK((read->origin.templates == table.origin.templates) == is_new);
+  }
 }
 
 TEST_CASE("unknown, missing and repeated keys are refused with their line") {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "catch.h"
+#include "gla/generator/render.h"
 #include "merge.h"
 #include "shape.h"
 
@@ -104,7 +105,7 @@ TEST_CASE("a shape names its operation by its length and its head dims by D or K
 TEST_CASE("merging takes all problems and the faster of two points, and refuses what is not alike") {
   Table a;
   a.device.name = "NVIDIA H200";
-  a.origin.templates_hash = "abc";
+  a.origin.templates[Operation::chunk_forward] = "abc";
   TableProblem problem;
   const auto point = [](std::int64_t tokens, double seconds) {
     Point made;
@@ -124,6 +125,26 @@ TEST_CASE("merging takes all problems and the faster of two points, and refuses 
   REQUIRE(merged->problems.size() == 2);
   REQUIRE(merged->problems[0].points.size() == 2);
   CHECK(merged->problems[0].points[0].seconds == 1);
+  Table other = b;
+  other.origin.templates = {{Operation::recurrent_forward, "def"}};
+  const auto both = merge_tables({a, other});
+  REQUIRE(both.ok());
+  CHECK(both->origin.templates.size() == 2);
+  Table today = a;
+  today.origin.templates[Operation::chunk_forward] = templates_hash(Operation::chunk_forward);
+  today.problems[0].points[0].seconds = 3;
+  CHECK(superseded(a, {a, today}) == std::vector{Operation::chunk_forward});
+  CHECK(superseded(today, {a, today}).empty());
+  CHECK(superseded(a, {a, b}).empty());
+  const auto renewed = merge_tables({a, today});
+  REQUIRE(renewed.ok());
+  REQUIRE(renewed->problems.size() == 1);
+  CHECK(renewed->problems[0].points[0].seconds == 3);
+  CHECK(renewed->origin.templates == today.origin.templates);
+  other.origin.templates[Operation::chunk_forward] = "abd";
+  const auto older = merge_tables({a, other});
+  REQUIRE_FALSE(older.ok());
+  CHECK(older.status().message().find("abd") != std::string::npos);
   b.device.name = "NVIDIA A100";
   const auto refused = merge_tables({a, b});
   REQUIRE_FALSE(refused.ok());

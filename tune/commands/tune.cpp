@@ -125,6 +125,11 @@ Status merge(const TuneOptions& options) {
     if (!table.ok()) return table.status();
     shares.push_back(*std::move(table));
   }
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    for (const Operation operation : superseded(shares[i], shares))
+      fmt::print(stderr, "{}: its {} is of other templates and left out\n", options.merge[i],
+                 to_string(operation));
+  }
   const auto merged = merge_tables(shares);
   if (!merged.ok()) return merged.status();
   GLA_RETURN_IF_ERROR(write_checked(*merged, options.output));
@@ -192,7 +197,7 @@ Status tune(const TuneOptions& options) {
 
   tuned->table.origin = {.tool = fmt::format("gla-tune {}", version()),
                          .nvrtc = *nvrtc,
-                         .templates_hash = std::string(templates_hash()),
+                         .templates = current_templates(tuned->table.problems),
                          .date = now_utc(),
                          .command = own_command_line(),
                          .measured = measured};

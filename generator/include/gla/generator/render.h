@@ -22,8 +22,12 @@ struct EmbeddedFile {
 };
 std::span<const EmbeddedFile> embedded_templates();
 
-/// Hex digest over all embedded templates: a table is bound to it. (The cubin cache hashes the rendered source too.)
+/// Hex digest over all embedded templates. (The cubin cache hashes the rendered source too.)
 std::string_view templates_hash();
+/// Those that the kernels of an operation are made of, of all families that serve it; by name.
+std::vector<EmbeddedFile> templates_of(Operation operation);
+/// Hex digest over them: a table's times hold for these.
+const std::string& templates_hash(Operation operation);
 
 /// A translation unit: the generated lines; every #include in it names an embedded template.
 struct Source {
