@@ -58,7 +58,9 @@ std::vector<Operation> superseded(const Table& share, const std::vector<Table>& 
   std::erase_if(operations, [&](Operation operation) {
     return std::none_of(shares.begin(), shares.end(), [&](const Table& other) {
       const auto found = other.origin.templates.find(operation);
-      return found != other.origin.templates.end() && found->second == templates_hash(operation);
+      return found != other.origin.templates.end() && found->second == templates_hash(operation) &&
+             std::any_of(other.problems.begin(), other.problems.end(),
+                         [&](const TableProblem& entry) { return entry.problem.operation == operation; });
     });
   });
   return operations;
@@ -77,8 +79,10 @@ Result<Table> merge_tables(const std::vector<Table>& all) {
   Table merged = shares.front();
   for (std::size_t i = 1; i < shares.size(); ++i) {
     if (Status status = check_alike(merged, shares[i]); !status.ok()) return status;
-    merged.origin.date = std::max(merged.origin.date, shares[i].origin.date);
-    merged.origin.templates.insert(shares[i].origin.templates.begin(), shares[i].origin.templates.end());
+    std::map<Operation, std::string> templates = merged.origin.templates;
+    templates.insert(shares[i].origin.templates.begin(), shares[i].origin.templates.end());
+    if (shares[i].origin.date > merged.origin.date) merged.origin = shares[i].origin;  // the latest run's
+    merged.origin.templates = std::move(templates);
     for (const TableProblem& problem : shares[i].problems) {
       const auto same =
           std::find_if(merged.problems.begin(), merged.problems.end(),

@@ -42,7 +42,7 @@ def messages_of(work: Work, argument: Any, silence: float) -> Iterator[Any]:
             raise ChildDied(_obituary(process.exitcode))
     finally:
         if process.is_alive():
-            _kill(process)
+            kill_group(process)
         receiver.close()
 
 
@@ -53,7 +53,8 @@ def _run(work: Work, argument: Any, sender: Connection) -> None:
         work(argument, sender.send)
 
 
-def _kill(process: multiprocessing.Process) -> None:
+def kill_group(process: multiprocessing.Process) -> None:
+    """A process that has called os.setsid(), and what it has started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # not yet the leader of its group

@@ -13,11 +13,11 @@ from .cases import Case, Selection, cases_of
 from .child_process import ChildDied, messages_of
 from .commit import measured_commit
 from .errors import UsageError
-from .fla_compiler import compile_ahead
+from .fla_compiler import MOST_PROCESSES, compile_ahead
 from .journal import Journal, read_result, require_same_run
 from .machine import Machine, Questions, inspect_machine
 from .modes import MODES
-from .operations import CHUNK_FORWARD_BACKWARD, OPERATIONS
+from .operations import CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD, OPERATIONS
 from .options import parse_options
 from .plot import plot
 from .row import Row
@@ -77,8 +77,10 @@ def _measure(options: argparse.Namespace) -> int:
     seconds = options.seconds * (QUICK_SHARE if options.quick else 1)
     run = Run(machine, commit, seconds, options.time_limit, _say)
     wanted = [case for case in cases if case.key not in rows]
-    if options.compile_fla and wanted and not machine.without_fla:
-        compile_ahead(wanted, os.cpu_count() or 1, options.time_limit, _say)
+    slow_to_compile = [case for case in wanted if case.operation in (CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD)]
+    if options.compile_fla and slow_to_compile and not machine.without_fla:
+        processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+        compile_ahead(slow_to_compile, processes, options.time_limit, _say)
     for row in rows_of(wanted, run):
         rows[row.key] = row
         if journal:

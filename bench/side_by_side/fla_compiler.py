@@ -16,9 +16,11 @@ from dataclasses import replace
 from typing import Callable, Sequence, TypeVar
 
 from .cases import Case
+from .child_process import kill_group
 from .inputs import InputMaker
 from .libraries import load_fla
 
+MOST_PROCESSES = 32  # each with a CUDA context; no kernel of FLA's has many more configurations
 MOST_TOKENS = 192  # of a sequence: three of FLA's chunks; no kernel of FLA's is compiled for a number of tokens
 Config = TypeVar("Config")
 
@@ -44,8 +46,7 @@ def compile_ahead(
         share.join(max(0.0, started + seconds - time.monotonic()))
     late = [share for share in shares if share.is_alive()]
     for share in late:
-        share.kill()
-        share.join()
+        kill_group(share)
     failed = sum(share.exitcode != 0 for share in shares) - len(late)
     left = [f"{failed} failed" if failed else "", f"{len(late)} not done in time" if late else ""]
     progress("; ".join([f"compiled ahead in {time.monotonic() - started:.0f} s", *filter(None, left)]))
@@ -64,6 +65,7 @@ def short_case(case: Case) -> Case:
 
 
 def _compile_share(cases: Sequence[Case], index: int, count: int) -> None:
+    os.setsid()  # so that compilers it starts can be ended with it
     os.dup2(2, 1)  # standard output belongs to the table
     os.environ["FLA_CACHE_RESULTS"] = "0"  # which configuration is fastest is not measured here
     import torch

@@ -30,7 +30,7 @@ GATES = {
     "logsigmoid": Gates(1.0),
     "2*logsigmoid": Gates(2.0),
     "10*logsigmoid": Gates(10.0),
-    "resets": Gates(1.0, resets=0.05),
+    "5%-resets": Gates(1.0, resets=0.05),
 }
 
 

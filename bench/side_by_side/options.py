@@ -61,7 +61,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         "--gates",
         choices=list(GATES),
         default=DEFAULT_GATES,
-        help="of normal numbers; resets: logsigmoid, one in twenty -inf (%(default)s)",
+        help="of normal numbers; 5%%-resets: logsigmoid, one in twenty -inf (%(default)s)",
     )
     what.add_argument("--no-fla", action="store_true", help="measure gla_tune alone")
     what.add_argument("--quick", action="store_true", help="one shape of each operation, a fifth of the time")

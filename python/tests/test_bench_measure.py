@@ -46,7 +46,7 @@ def test_gates_are_what_their_names_say(gates, factor):
 
 
 def test_one_gate_in_twenty_resets():
-    gates = inputs_of(case("chunk_forward", "B1_T500_H4_D16", "plain", gates="resets")).g
+    gates = inputs_of(case("chunk_forward", "B1_T500_H4_D16", "plain", gates="5%-resets")).g
     assert 0.04 < float(gates.isinf().float().mean()) < 0.06
     assert float(gates.max()) <= 0
 

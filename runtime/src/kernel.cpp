@@ -10,6 +10,8 @@
 namespace gla {
 namespace {
 
+constexpr int kStreamCaptureKeepsEarlyStarts = 12030;  // CUDA 12.3
+
 /// Loading is allowed while another stream of this thread is being captured: relax the capture mode for the
 /// scope.
 class RelaxedCapture {
@@ -33,6 +35,9 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
   if (!opened.ok()) return opened.status();
   const driver::Api& api = **opened;
   const RelaxedCapture relaxed(api);
+  int driver_version = 0;
+  if (Status status = check(api, api.cuDriverGetVersion(&driver_version), "cuDriverGetVersion"); !status.ok())
+    return status;
   LoadedKernels loaded;
   loaded.api_ = &api;
   for (const std::string& image : cubin.images) {
@@ -69,7 +74,7 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
             api, api.cuFuncGetAttribute(&architecture, CU_FUNC_ATTRIBUTE_BINARY_VERSION, function), name);
         !status.ok())
       return status;
-    loaded.start_early_ = architecture >= 90;
+    loaded.start_early_ = architecture >= 90 && driver_version >= kStreamCaptureKeepsEarlyStarts;
     loaded.functions_.push_back(function);
   }
   return loaded;

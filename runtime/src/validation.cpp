@@ -186,6 +186,15 @@ Status check_features(Operation operation, const ForwardCall& call) {
       return invalid_argument(
           fmt::format("state_dtype is {}; chunk_forward accepts fp32 only", to_string(call.state_dtype)));
     }
+    // Chunk kernels count a state's elements in 32 bits.
+    const std::int64_t sequences = call.cu_seqlens != nullptr ? call.sequences : call.batch;
+    const std::int64_t elements = sequences * call.heads * call.head_dim_k * call.head_dim_v;
+    if ((call.initial_state != nullptr || call.final_state != nullptr) && elements > kMostCount) {
+      return {
+          StatusCode::unsupported,
+          fmt::format("{} has {} elements; chunk_forward accepts up to {}. Split the batch",
+                      call.initial_state != nullptr ? "initial_state" : "final_state", elements, kMostCount)};
+    }
   } else if (call.state_dtype == DType::fp16) {
     return invalid_argument("state_dtype is fp16; accepted: fp32, bf16");
   }

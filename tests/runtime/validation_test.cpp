@@ -209,3 +209,16 @@ TEST_CASE("the kernels' arguments carry the call") {
   call.scale = 0.5f;
   CHECK(kernel_args(call).scale == 0.5f);
 }
+
+TEST_CASE("states too large for chunk kernels to count are refused, where there are any") {
+  ForwardCall call = good();
+  call.batch = 1 << 16;  // 4 heads, 64 x 128: 2^31 elements
+  CHECK(check_shapes(Operation::chunk_forward, call).ok());
+  call.final_state = address(0x10000);
+  const Status status = check_shapes(Operation::chunk_forward, call);
+  CHECK(status.code() == StatusCode::unsupported);
+  CHECK(status.message().find("final_state has 2147483648 elements; chunk_forward accepts up to") == 0);
+  CHECK(check_shapes(Operation::recurrent_forward, call).ok());
+  call.batch -= 1;
+  CHECK(check_shapes(Operation::chunk_forward, call).ok());
+}
