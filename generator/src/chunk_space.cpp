@@ -365,8 +365,8 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const int rows = blocks_v(shape);
   const int state = rows * shape.padded_k() / shape.warps_k / 2;
   const int addressing = shape.producers ? 24 : 48;
-  const int together =
-      shape.producers && shape.group_tile > 1 ? 2 : 1;  // heads whose outputs it holds at once
+  // Heads whose outputs a thread holds at once.
+  const int together = shape.producers && shape.group_tile > 1 ? 2 : 1;
   const int outputs = rows * together * shape.chunk / 2;
   const int operands = shape.producers ? std::min(shape.padded_k() / 4, rows > 1 ? 16 : 32)
                                        : 4 * (rows * shape.state_parts + shape.operand_parts());

@@ -35,9 +35,6 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
   if (!opened.ok()) return opened.status();
   const driver::Api& api = **opened;
   const RelaxedCapture relaxed(api);
-  int driver_version = 0;
-  if (Status status = check(api, api.cuDriverGetVersion(&driver_version), "cuDriverGetVersion"); !status.ok())
-    return status;
   LoadedKernels loaded;
   loaded.api_ = &api;
   for (const std::string& image : cubin.images) {
@@ -69,14 +66,20 @@ Result<LoadedKernels> LoadedKernels::load(const Cubin& cubin, const std::vector<
             check(api, api.cuFuncGetAttribute(&registers, CU_FUNC_ATTRIBUTE_NUM_REGS, function), name);
         !status.ok())
       return status;
-    int architecture = 0;
-    if (Status status = check(
-            api, api.cuFuncGetAttribute(&architecture, CU_FUNC_ATTRIBUTE_BINARY_VERSION, function), name);
-        !status.ok())
-      return status;
-    loaded.start_early_ = architecture >= 90 && driver_version >= kStreamCaptureKeepsEarlyStarts;
     loaded.functions_.push_back(function);
   }
+  if (loaded.functions_.empty()) return loaded;
+  // All are of one architecture, which has early starts from 90 on.
+  int driver_version = 0, architecture = 0;
+  Status status = check(api, api.cuDriverGetVersion(&driver_version), "cuDriverGetVersion");
+  if (status.ok()) {
+    status = check(
+        api,
+        api.cuFuncGetAttribute(&architecture, CU_FUNC_ATTRIBUTE_BINARY_VERSION, loaded.functions_.front()),
+        "CU_FUNC_ATTRIBUTE_BINARY_VERSION");
+  }
+  if (!status.ok()) return status;
+  loaded.start_early_ = architecture >= 90 && driver_version >= kStreamCaptureKeepsEarlyStarts;
   return loaded;
 }
 

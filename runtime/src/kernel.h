@@ -37,8 +37,8 @@ class LoadedKernels {
   const driver::Api* api_ = nullptr;
   std::vector<CUmodule> modules_;
   std::vector<CUfunction> functions_;
-  bool start_early_ =
-      false;  ///< before the kernel ahead has ended, for which they wait (templates/device/launch.cuh)
+  /// Before the kernel ahead has ended, for which they wait by themselves (templates/device/launch.cuh).
+  bool start_early_ = false;
 };
 
 /// Points the segmented family's arguments into the workspace; nothing for other families.

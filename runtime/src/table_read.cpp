@@ -293,7 +293,7 @@ TableProblem read_problem(const YAML::Node& node, const Architecture& architectu
   return entry;
 }
 
-/// Another one is reported as such, not as the unknown keys that it brings.
+/// The table's schema; one that is not known is reported as such, not as the unknown keys that it brings.
 int read_schema(const YAML::Node& root) {
   if (!root.IsMap()) fail(root, "a table must be a mapping");
   const YAML::Node schema = root["schema"];

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "catch.h"
-#include "chunk_layout.h"
+#include "chunk_shape.h"
 #include "gla/generator/render.h"
 #include "gla/generator/space.h"
 #include "problems.h"
@@ -42,30 +42,7 @@ std::vector<Problem> several_problems() {
   return {chunk_of(128, 128), chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256)};
 }
 
-/// What the kernel of templates/chunk_forward.cuh is compiled with.
-ChunkShape shape_of(const Problem& problem, const Variant& one) {
-  using enum Parameter;
-  ChunkShape shape{};
-  shape.head_dim_k = problem.head_dim_k;
-  shape.head_dim_v = problem.head_dim_v;
-  shape.chunk = one[chunk];
-  shape.tile_v = one[tile_v];
-  shape.warps_v = one[warps_v];
-  shape.warps_k = one[warps_k];
-  shape.group_tile = one[group_tile];
-  shape.stages = one[stages];
-  shape.score_parts = one[score_parts];
-  shape.state_parts = one[state_parts];
-  shape.element_bytes = problem.dtype == DType::fp32 ? 4 : 2;
-  shape.element_is_bf16 = problem.dtype == DType::bf16;
-  shape.gate_bytes = !problem.gate_k ? 0 : problem.gate_dtype == DType::fp32 ? 4 : 2;
-  shape.async_copy = one[async_copy] == 1;
-  shape.producers = one[producers];
-  shape.cluster = one[cluster];
-  return shape;
-}
-
-/// First slot of sequence n as templates/chunk_work.cuh finds it.
+/// First slot of sequence n as templates/sequence.cuh finds it.
 std::int64_t first_slot(const std::vector<std::int64_t>& cu_seqlens, std::size_t n,
                         std::int64_t segment_tokens) {
   return cu_seqlens[n] / segment_tokens + static_cast<std::int64_t>(n);
