@@ -76,6 +76,7 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
       with_gates.gates = gates;
       expect_right(problem, with_gates, kernel);
     }
+    expect_right(problem, {.batch = 16, .tokens = 1, .heads = 4}, kernel);
   };
   const KernelCase dense{.batch = 2, .tokens = 150}, packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 150}};
   // Whole chunks of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
