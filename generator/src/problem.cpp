@@ -5,7 +5,8 @@
 namespace gla {
 namespace {
 
-constexpr std::array<std::string_view, 2> kOperationNames = {"chunk_forward", "recurrent_forward"};
+constexpr std::array<std::string_view, 3> kOperationNames = {"chunk_forward", "recurrent_forward",
+                                                             "chunk_backward"};
 constexpr std::array<std::string_view, 3> kDTypes = {"fp16", "bf16", "fp32"};
 constexpr std::array<std::string_view, 2> kAccuracies = {"default", "fast"};
 

@@ -40,7 +40,11 @@ typedef enum gla_status GLA_ENUM_BASE {
   GLA_INTERNAL = 9
 } gla_status;
 
-typedef enum gla_operation GLA_ENUM_BASE { GLA_CHUNK_FORWARD = 0, GLA_RECURRENT_FORWARD = 1 } gla_operation;
+typedef enum gla_operation GLA_ENUM_BASE {
+  GLA_CHUNK_FORWARD = 0,
+  GLA_RECURRENT_FORWARD = 1,
+  GLA_CHUNK_BACKWARD = 2
+} gla_operation;
 typedef enum gla_dtype GLA_ENUM_BASE { GLA_FP16 = 0, GLA_BF16 = 1, GLA_FP32 = 2 } gla_dtype;
 typedef enum gla_accuracy GLA_ENUM_BASE { GLA_ACCURACY_DEFAULT = 0, GLA_ACCURACY_FAST = 1 } gla_accuracy;
 typedef enum gla_log_level GLA_ENUM_BASE {
@@ -93,6 +97,16 @@ typedef struct gla_forward_call {
   gla_accuracy accuracy;
 } gla_forward_call;
 
+/* The gradients of a chunk_forward call. Zero it first: an output that is zero is not wanted. */
+typedef struct gla_backward_call {
+  size_t struct_size;              /* sizeof(gla_backward_call) */
+  const gla_forward_call* forward; /* the call itself; its o and final_state are not looked at */
+  gla_tensor d_o;                  /* [B, T, HQ, V] */
+  gla_tensor dq, dk, dv, dgk;      /* of the shapes and dtypes of q, k, v, gk; dgk of 16 bits wants dk too */
+  const void* d_final_state;       /* fp32, the layout of initial_state; NULL: zero */
+  void* d_initial_state;           /* the same, written; NULL: not wanted */
+} gla_backward_call;
+
 GLA_API int gla_abi_version(void);
 GLA_API const char* gla_version(void);
 /* The message of this thread's last call that did not return GLA_OK; valid until its next call. */
@@ -113,6 +127,9 @@ GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation opera
  * gla_workspace_bytes, NULL where that is 0. */
 GLA_API gla_status gla_forward(gla_context* context, gla_operation operation, const gla_forward_call* call,
                                void* workspace, size_t workspace_size, void* stream);
+/* The same for a backward operation; its workspace is gla_workspace_bytes of (operation, call->forward). */
+GLA_API gla_status gla_backward(gla_context* context, gla_operation operation, const gla_backward_call* call,
+                                void* workspace, size_t workspace_size, void* stream);
 /* Compiles and loads what `call` needs without launching. */
 GLA_API gla_status gla_prepare(gla_context* context, gla_operation operation, const gla_forward_call* call);
 /* Pins the variant written as in the table ("fused chunk=64 ..."); NULL unpins. */

@@ -70,6 +70,20 @@ struct ForwardCall {
   Accuracy accuracy = Accuracy::standard;
 };
 
+/// The gradients of a chunk_forward call: of its inputs, from those of its outputs. All pointers are device pointers under
+/// ForwardCall's rules. Outputs are optional, written whole where given (zero rows where there is no gradient), and what is
+/// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of states in fp32.
+struct BackwardCall {
+  ForwardCall forward;  ///< the call itself; its o and final_state are not looked at
+  TensorView d_o;       ///< [B, T, HQ, V], of the dtype of o
+  const void* d_final_state = nullptr;  ///< the layout of initial_state, fp32; optional: zero
+  TensorView dq;                        ///< [B, T, HQ, K]
+  TensorView dk;                        ///< [B, T, H, K]
+  TensorView dv;                        ///< [B, T, H, V]
+  TensorView dgk;                       ///< [B, T, H, K]; goes with gk, and with gates of 16 bits wants dk too
+  void* d_initial_state = nullptr;      ///< the layout of initial_state, fp32, whether that is given or not
+};
+
 /// How well the chosen variant fits the call, best first.
 enum class Match {
   pinned,       ///< the caller chose it
@@ -130,6 +144,11 @@ class Context {
   Status chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
   Status recurrent_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,
                            Stream stream);
+
+  /// The same for a backward operation. workspace_bytes(operation, call.forward) is its workspace.
+  Status backward(Operation operation, const BackwardCall& call, void* workspace, std::size_t workspace_size,
+                  Stream stream);
+  Status chunk_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
 
   /// Compiles and loads what these problems need for these workloads, on all cores. Other workloads of the
   /// same buckets (docs/runtime.md) are then prepared too.

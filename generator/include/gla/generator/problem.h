@@ -14,8 +14,13 @@ namespace gla {
 inline constexpr int kMaxHeadDim = 512;
 inline constexpr int kMaxGroup = 64;
 
-enum class Operation : std::uint8_t { chunk_forward, recurrent_forward };
-inline constexpr Operation kOperations[] = {Operation::chunk_forward, Operation::recurrent_forward};
+enum class Operation : std::uint8_t {
+  chunk_forward,
+  recurrent_forward,
+  chunk_backward,  ///< gradients of chunk_forward's inputs by those of its outputs
+};
+inline constexpr Operation kOperations[] = {Operation::chunk_forward, Operation::recurrent_forward,
+                                            Operation::chunk_backward};
 enum class DType : std::uint8_t { fp16, bf16, fp32 };
 
 /// How exact the output must be, relative to an fp64 recurrence (bars in verification.h of tune/, from

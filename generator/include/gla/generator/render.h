@@ -42,14 +42,25 @@ struct Source {
 /// The kernels of a variant. Precondition: check(problem, architecture, variant) is ok.
 Source render(const Problem& problem, const Variant& variant);
 
-/// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), or with boxes in the plan
-/// a TensorArgs.
+/// What a backward operation may be asked for, as bits.
+enum Gradient : unsigned {
+  kGradientQ = 1,
+  kGradientK = 2,
+  kGradientV = 4,
+  kGradientGk = 8,
+  kGradientState = 16,  ///< of the initial state
+  kAllGradients = 31,
+};
+
+/// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), with boxes in the plan
+/// a TensorArgs, of a backward operation a BackwardArgs (templates/backward_args.h).
 struct Launch {
   int entry = 0;
   std::int64_t grid = 1;  ///< blocks, all along x
   int threads = 1;
   std::size_t shared_bytes = 0;
   int cluster = 1;  ///< blocks of a cluster, which `grid` is a multiple of
+  unsigned gradients = 0;  ///< which it is for: left out where none of them is wanted; 0: always there
 
   bool operator==(const Launch&) const = default;
 };
@@ -89,6 +100,7 @@ struct LaunchPlan {
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
   std::int64_t segments = 0;        ///< KernelArgs.segments
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
+  std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
   TensorBoxes boxes;
 
   bool operator==(const LaunchPlan&) const = default;

@@ -17,6 +17,7 @@ enum class Family : std::uint8_t {
   fused,      ///< chunk_forward: one launch, a block walks all chunks of (sequence, head, V tile)
   segmented,  ///< chunk_forward: segment states, a scan over segments, then fused per segment
   decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
+  walks,      ///< chunk_backward: dq forward in time, dk and dv backward, each by a walk over the chunks
 };
 
 enum class Parameter : std::uint8_t {
@@ -35,7 +36,8 @@ enum class Parameter : std::uint8_t {
   min_blocks,   ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
   lanes_k,      ///< lanes of a warp along the key channels (decode)
   rows_v,       ///< value channels per thread (decode)
-  warps,        ///< warps per block (decode)
+  warps,        ///< warps per block (decode, walks)
+  tile_k,       ///< key channels per block (walks)
   count_
 };
 inline constexpr std::size_t kParameterCount = static_cast<std::size_t>(Parameter::count_);

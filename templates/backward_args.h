@@ -1,0 +1,18 @@
+// Arguments of the backward kernels, for the host and the device like args.h.
+#pragma once
+
+#include "args.h"
+
+namespace gla {
+
+/// Of KernelArgs, o and final_state are absent. A gradient whose `data` is null is not wanted, and dgk of 16 bits wants dk:
+/// what the first walk leaves of dgk for the second takes the memory of both (chunk_backward.cuh).
+struct BackwardArgs : KernelArgs {
+  Tensor d_o;                             ///< [B, T, HQ, V], the gradient of o
+  Tensor dq, dk, dv, dgk;                 ///< the shapes and dtypes of q, k, v and gk, written
+  const float* d_final_state = nullptr;   ///< the layout of initial_state, fp32; null: zero
+  float* d_initial_state = nullptr;       ///< the same; null: not wanted
+  float* flows = nullptr;  ///< [N, H, K], between the walks: sum over V of S (.) dS behind the last token
+};
+
+}  // namespace gla
