@@ -66,15 +66,17 @@ Status check(const Problem& problem) {
     return invalid_argument(fmt::format("gate_dtype is {}; accepted: fp32 or the dtype of q ({})",
                                         to_string(problem.gate_dtype), to_string(problem.dtype)));
   }
-  if (problem.operation == Operation::chunk_forward) {
+  if (problem.operation != Operation::recurrent_forward) {
+    const std::string_view name = to_string(problem.operation);
     if (problem.gate_v)
-      return invalid_argument("gv is given; chunk_forward accepts gk only, recurrent_forward takes both");
+      return invalid_argument(
+          fmt::format("gv is given; {} accepts gk only, recurrent_forward takes both", name));
     if (problem.reverse)
       return invalid_argument(
-          "reverse is true; chunk_forward accepts false only, recurrent_forward takes both");
+          fmt::format("reverse is true; {} accepts false only, recurrent_forward takes both", name));
     if (problem.state_dtype != DType::fp32) {
       return invalid_argument(
-          fmt::format("state_dtype is {}; chunk_forward accepts fp32 only", to_string(problem.state_dtype)));
+          fmt::format("state_dtype is {}; {} accepts fp32 only", to_string(problem.state_dtype), name));
     }
   } else if (problem.state_dtype == DType::fp16) {
     return invalid_argument("state_dtype is fp16; accepted: fp32, bf16");
