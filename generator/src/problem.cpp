@@ -68,12 +68,14 @@ Status check(const Problem& problem) {
   }
   if (problem.operation != Operation::recurrent_forward) {
     const std::string_view name = to_string(problem.operation);
-    if (problem.gate_v)
+    if (problem.gate_v) {
       return invalid_argument(
           fmt::format("gv is given; {} accepts gk only, recurrent_forward takes both", name));
-    if (problem.reverse)
+    }
+    if (problem.reverse) {
       return invalid_argument(
           fmt::format("reverse is true; {} accepts false only, recurrent_forward takes both", name));
+    }
     if (problem.state_dtype != DType::fp32) {
       return invalid_argument(
           fmt::format("state_dtype is {}; {} accepts fp32 only", to_string(problem.state_dtype), name));

@@ -57,4 +57,19 @@ KernelArgs kernel_args(const ForwardCall& call) {
   return args;
 }
 
+BackwardArgs backward_args(const BackwardCall& call) {
+  BackwardArgs args;
+  static_cast<KernelArgs&>(args) = kernel_args(call.forward);
+  args.o = {};
+  args.final_state = nullptr;
+  args.d_o = tensor(call.d_o);
+  args.dq = tensor(call.dq);
+  args.dk = tensor(call.dk);
+  args.dv = tensor(call.dv);
+  args.dgk = tensor(call.dgk);
+  args.d_final_state = static_cast<const float*>(call.d_final_state);
+  args.d_initial_state = static_cast<float*>(call.d_initial_state);
+  return args;
+}
+
 }  // namespace gla

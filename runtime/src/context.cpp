@@ -33,17 +33,40 @@ Result<Request> request_of(Operation operation, const ForwardCall& call) {
   return Request{problem_of(operation, call), workload_of(call), call.accuracy};
 }
 
-Status check_workspace(const void* workspace, std::size_t size, std::size_t needed) {
-  if (needed == 0) return {};
-  if (workspace == nullptr)
-    return {StatusCode::workspace, fmt::format("workspace is null; this call needs {} bytes", needed)};
-  if (size < needed) {
-    return {StatusCode::workspace,
-            fmt::format("workspace_size is {} bytes; this call needs {} (workspace_bytes)", size, needed)};
+struct Workspace {
+  void* data;
+  std::size_t size;
+};
+
+/// What is left of a call without tokens: one state becomes the other, or zero where `from` is null.
+struct StateCopy {
+  const void* from;
+  void* to;
+};
+
+/// For an operation that the function's name, `forward` or `backward`, does not go with.
+Status wrong_direction(Operation operation, std::string_view function) {
+  std::string accepted;
+  for (const Operation each : kOperations) {
+    if (is_backward(each) != is_backward(operation))
+      accepted += fmt::format("{}{}", accepted.empty() ? "" : ", ", to_string(each));
   }
-  if (reinterpret_cast<std::uintptr_t>(workspace) % kWorkspaceAlignment != 0) {
+  return invalid_argument(
+      fmt::format("operation is {}; {} accepts {}", to_string(operation), function, accepted));
+}
+
+Status check_workspace(const Workspace& workspace, std::size_t needed) {
+  if (needed == 0) return {};
+  if (workspace.data == nullptr)
+    return {StatusCode::workspace, fmt::format("workspace is null; this call needs {} bytes", needed)};
+  if (workspace.size < needed) {
+    return {StatusCode::workspace,
+            fmt::format("workspace_size is {} bytes; this call needs {} (workspace_bytes)", workspace.size,
+                        needed)};
+  }
+  if (reinterpret_cast<std::uintptr_t>(workspace.data) % kWorkspaceAlignment != 0) {
     return invalid_argument(
-        fmt::format("workspace is {}; it must be {}-byte aligned", workspace, kWorkspaceAlignment));
+        fmt::format("workspace is {}; it must be {}-byte aligned", workspace.data, kWorkspaceAlignment));
   }
   return {};
 }
@@ -127,19 +150,42 @@ struct Context::Impl {
                     to_string(request.problem), to_string(request.workload))};
   }
 
-  /// No tokens: the final state is the initial one. The primary context must be current.
-  Status copy_state(const Request& request, const ForwardCall& call, CUstream stream) const {
-    if (call.final_state == nullptr || call.final_state == call.initial_state) return {};
-    const auto target = reinterpret_cast<CUdeviceptr>(call.final_state);
+  /// The primary context must be current.
+  Status copy_state(const Request& request, const StateCopy& copy, CUstream stream) const {
+    if (copy.to == nullptr || copy.to == copy.from) return {};
+    const auto target = reinterpret_cast<CUdeviceptr>(copy.to);
     const std::size_t bytes = static_cast<std::size_t>(request.workload.sequences * request.workload.heads) *
                               static_cast<std::size_t>(request.problem.head_dim_k) *
                               static_cast<std::size_t>(request.problem.head_dim_v) *
                               size_of(request.problem.state_dtype);
-    if (call.initial_state == nullptr)
+    if (copy.from == nullptr)
       return driver::check(api, api.cuMemsetD8Async(target, 0, bytes, stream), "cuMemsetD8Async");
     return driver::check(
-        api, api.cuMemcpyDtoDAsync(target, reinterpret_cast<CUdeviceptr>(call.initial_state), bytes, stream),
+        api, api.cuMemcpyDtoDAsync(target, reinterpret_cast<CUdeviceptr>(copy.from), bytes, stream),
         "cuMemcpyDtoDAsync");
+  }
+
+  /// Enqueues a checked call. `without_tokens` is all there is to do where there are no tokens.
+  template <class Args>
+  Status run(const Request& request, Args args, const StateCopy& without_tokens, const Workspace& workspace,
+             CUstream stream) const {
+    const driver::PrimaryContext::Scope current(primary);  // null and the special streams are its own
+    if (Status status = check_stream(stream); !status.ok()) return status;
+    const auto& [problem, workload, accuracy] = request;
+    if (workload.sequences == 0) return {};
+    if (workload.tokens == 0) return copy_state(request, without_tokens, stream);
+
+    const Prepared* prepared = registry->find(problem, workload, accuracy);
+    if (prepared == nullptr) {
+      if (Status status = check_not_captured(request, stream); !status.ok()) return status;
+      const Result<const Prepared*> made = registry->prepare(problem, workload, accuracy);
+      if (!made.ok()) return made.status();
+      prepared = *made;
+    }
+    const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
+    if (Status status = check_workspace(workspace, plan.workspace_bytes); !status.ok()) return status;
+    place_workspace(args, plan, workspace.data);
+    return prepared->kernels.launch(plan, args, stream);
   }
 
   const driver::Api& api;
@@ -200,27 +246,10 @@ Status Context::forward(Operation operation, const ForwardCall& call, void* work
                         std::size_t workspace_size, Stream stream) {
   const Result<Request> request = request_of(operation, call);
   if (!request.ok()) return request.status();
+  if (is_backward(operation)) return wrong_direction(operation, "forward");
   if (Status status = check_tensors(call); !status.ok()) return status;
-  const auto queue = static_cast<CUstream>(stream);
-  const driver::PrimaryContext::Scope current(impl_->primary);  // null and the special streams are its own
-  if (Status status = impl_->check_stream(queue); !status.ok()) return status;
-  const auto& [problem, workload, accuracy] = *request;
-  if (workload.sequences == 0) return {};
-  if (workload.tokens == 0) return impl_->copy_state(*request, call, queue);
-
-  const Prepared* prepared = impl_->registry->find(problem, workload, accuracy);
-  if (prepared == nullptr) {
-    if (Status status = impl_->check_not_captured(*request, queue); !status.ok()) return status;
-    const Result<const Prepared*> made = impl_->registry->prepare(problem, workload, accuracy);
-    if (!made.ok()) return made.status();
-    prepared = *made;
-  }
-  const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
-  if (Status status = check_workspace(workspace, workspace_size, plan.workspace_bytes); !status.ok())
-    return status;
-  KernelArgs args = kernel_args(call);
-  place_workspace(args, plan, workspace);
-  return prepared->kernels.launch(plan, args, queue);
+  return impl_->run(*request, kernel_args(call), {call.initial_state, call.final_state},
+                    {workspace, workspace_size}, static_cast<CUstream>(stream));
 }
 
 Status Context::chunk_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,
@@ -231,6 +260,23 @@ Status Context::chunk_forward(const ForwardCall& call, void* workspace, std::siz
 Status Context::recurrent_forward(const ForwardCall& call, void* workspace, std::size_t workspace_size,
                                   Stream stream) {
   return forward(Operation::recurrent_forward, call, workspace, workspace_size, stream);
+}
+
+Status Context::backward(Operation operation, const BackwardCall& call, void* workspace,
+                         std::size_t workspace_size, Stream stream) {
+  const Result<Request> request = request_of(operation, call.forward);
+  if (!request.ok()) return request.status();
+  if (!is_backward(operation)) return wrong_direction(operation, "backward");
+  if (Status status = check_tensors(call); !status.ok()) return status;
+  const BackwardArgs args = backward_args(call);
+  if (wanted_gradients(args) == 0) return {};
+  return impl_->run(*request, args, {call.d_final_state, call.d_initial_state}, {workspace, workspace_size},
+                    static_cast<CUstream>(stream));
+}
+
+Status Context::chunk_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size,
+                               Stream stream) {
+  return backward(Operation::chunk_backward, call, workspace, workspace_size, stream);
 }
 
 Status Context::prepare(std::span<const Problem> problems, std::span<const Workload> workloads,

@@ -108,6 +108,15 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const KernelArgs& args, CUs
   return launch_raw(plan.launches, &with_maps, stream);
 }
 
+Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const {
+  const unsigned wanted = wanted_gradients(args);
+  Launches launches;
+  for (const Launch& launch : plan.launches) {
+    if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
+  }
+  return launch_raw(launches, &args, stream);
+}
+
 Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {
   void* parameters[] = {const_cast<void*>(args)};  // the driver copies what it points to
   // All are checked before the first is enqueued.

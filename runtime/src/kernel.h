@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "args.h"
+#include "backward_args.h"
 #include "compiler.h"
 #include "driver.h"
 #include "gla/generator/render.h"
@@ -29,6 +30,8 @@ class LoadedKernels {
   }
   /// Where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before anything is enqueued.
   Status launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const;
+  /// Only those launches that a gradient with memory in `args` needs.
+  Status launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const;
 
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
@@ -41,13 +44,30 @@ class LoadedKernels {
   bool start_early_ = false;
 };
 
-/// Points the segmented family's arguments into the workspace; nothing for other families.
+/// Points the arguments of those families that have some into the workspace.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
   args.segments = plan.segments;
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);
+}
+
+/// The gradients that have memory: bits of Gradient.
+inline unsigned wanted_gradients(const BackwardArgs& args) {
+  unsigned wanted = 0;
+  if (args.dq.data != nullptr) wanted |= kGradientQ;
+  if (args.dk.data != nullptr) wanted |= kGradientK;
+  if (args.dv.data != nullptr) wanted |= kGradientV;
+  if (args.dgk.data != nullptr) wanted |= kGradientGk;
+  if (args.d_initial_state != nullptr) wanted |= kGradientState;
+  return wanted;
+}
+
+inline void place_workspace(BackwardArgs& args, const LaunchPlan& plan, void* workspace) {
+  place_workspace(static_cast<KernelArgs&>(args), plan, workspace);
+  if (plan.workspace_bytes == 0) return;
+  args.flows = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.flows_offset);
 }
 
 }  // namespace gla

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <span>
 #include <string_view>
 
 #include "call.h"
@@ -116,7 +117,7 @@ Status check_enum(std::string_view name, Enum value, Enum last) {
 }
 
 Status check_enums(Operation operation, const ForwardCall& call) {
-  Status status = check_enum("operation", operation, Operation::recurrent_forward);
+  Status status = check_enum("operation", operation, Operation::chunk_backward);
   if (status.ok()) status = check_enum("dtype", call.dtype, DType::fp32);
   if (status.ok()) status = check_enum("gate_dtype", call.gate_dtype, DType::fp32);
   if (status.ok()) status = check_enum("state_dtype", call.state_dtype, DType::fp32);
@@ -169,6 +170,21 @@ Status check_lengths_given(const ForwardCall& call) {
   return {};
 }
 
+std::int64_t state_elements(const ForwardCall& call) {
+  const std::int64_t sequences = call.cu_seqlens != nullptr ? call.sequences : call.batch;
+  return sequences * call.heads * call.head_dim_k * call.head_dim_v;
+}
+
+/// Chunk kernels count a state's elements in 32 bits.
+bool is_countable_state(const void* state, const ForwardCall& call) {
+  return state == nullptr || state_elements(call) <= kMostCount;
+}
+
+Status too_large_state(Operation operation, std::string_view name, const ForwardCall& call) {
+  return {StatusCode::unsupported, fmt::format("{} has {} elements; {} accepts up to {}. Split the batch",
+                                               name, state_elements(call), to_string(operation), kMostCount)};
+}
+
 /// What an operation does not offer, by the names of the call's fields.
 Status check_features(Operation operation, const ForwardCall& call) {
   const bool gated = call.gk.data != nullptr || call.gv.data != nullptr;
@@ -178,27 +194,89 @@ Status check_features(Operation operation, const ForwardCall& call) {
   }
   if (call.scale && !std::isfinite(*call.scale))
     return invalid_argument(fmt::format("scale is {}; it must be finite", *call.scale));
-  if (operation == Operation::chunk_forward) {
-    if (call.gv.data != nullptr)
-      return invalid_argument("gv.data is not null; chunk_forward takes no gv, recurrent_forward does");
-    if (call.reverse) return invalid_argument("reverse is true; chunk_forward accepts false only");
-    if (call.state_dtype != DType::fp32) {
-      return invalid_argument(
-          fmt::format("state_dtype is {}; chunk_forward accepts fp32 only", to_string(call.state_dtype)));
-    }
-    // Chunk kernels count a state's elements in 32 bits.
-    const std::int64_t sequences = call.cu_seqlens != nullptr ? call.sequences : call.batch;
-    const std::int64_t elements = sequences * call.heads * call.head_dim_k * call.head_dim_v;
-    if ((call.initial_state != nullptr || call.final_state != nullptr) && elements > kMostCount) {
-      return {
-          StatusCode::unsupported,
-          fmt::format("{} has {} elements; chunk_forward accepts up to {}. Split the batch",
-                      call.initial_state != nullptr ? "initial_state" : "final_state", elements, kMostCount)};
-    }
-  } else if (call.state_dtype == DType::fp16) {
+  if (operation == Operation::recurrent_forward) {
+    if (call.state_dtype != DType::fp16) return {};
     return invalid_argument("state_dtype is fp16; accepted: fp32, bf16");
   }
+  if (call.gv.data != nullptr) {
+    return invalid_argument(fmt::format("gv.data is not null; {} takes no gv, only recurrent_forward does",
+                                        to_string(operation)));
+  }
+  if (call.reverse)
+    return invalid_argument(fmt::format("reverse is true; {} accepts false only", to_string(operation)));
+  if (call.state_dtype != DType::fp32) {
+    return invalid_argument(fmt::format("state_dtype is {}; {} accepts fp32 only",
+                                        to_string(call.state_dtype), to_string(operation)));
+  }
+  if (!is_countable_state(call.initial_state, call)) return too_large_state(operation, "initial_state", call);
+  if (!is_backward(operation) && !is_countable_state(call.final_state, call))
+    return too_large_state(operation, "final_state", call);
   return {};
+}
+
+struct NamedPointer {
+  std::string_view name;
+  const void* pointer;
+};
+
+/// `output` is none of the others, or null.
+Status check_own_memory(const NamedPointer& output, std::span<const NamedPointer> others) {
+  if (output.pointer == nullptr) return {};
+  for (const NamedPointer& other : others) {
+    if (output.pointer == other.pointer) {
+      return invalid_argument(
+          fmt::format("{} is {}; it must have memory of its own", output.name, other.name));
+    }
+  }
+  return {};
+}
+
+Extents extents_of(const ForwardCall& call, int heads, int channels, DType dtype) {
+  return {call.batch, call.tokens, heads, channels, static_cast<std::int64_t>(size_of(dtype))};
+}
+
+// Of a tensor and of its gradient.
+Extents extents_of_q(const ForwardCall& call) {
+  return extents_of(call, call.query_heads, call.head_dim_k, call.dtype);
+}
+Extents extents_of_k(const ForwardCall& call) {
+  return extents_of(call, call.heads, call.head_dim_k, call.dtype);
+}
+Extents extents_of_v(const ForwardCall& call) {
+  return extents_of(call, call.heads, call.head_dim_v, call.dtype);
+}
+Extents extents_of_gk(const ForwardCall& call) {
+  return extents_of(call, call.heads, call.head_dim_k, call.gate_dtype);
+}
+Extents extents_of_o(const ForwardCall& call) {
+  return extents_of(call, call.query_heads, call.head_dim_v, call.dtype);
+}
+
+/// What both directions read.
+Status check_inputs(const ForwardCall& call) {
+  Status status = check_tensor("q", call.q, extents_of_q(call));
+  if (status.ok()) status = check_tensor("k", call.k, extents_of_k(call));
+  if (status.ok()) status = check_tensor("v", call.v, extents_of_v(call));
+  if (status.ok() && call.gk.data != nullptr) status = check_tensor("gk", call.gk, extents_of_gk(call));
+  if (status.ok() && call.gv.data != nullptr)
+    status = check_tensor("gv", call.gv, extents_of(call, call.heads, call.head_dim_v, call.gate_dtype));
+  if (!status.ok()) return status;
+  if (!aligned(call.initial_state, kVectorBytes))
+    return unaligned("initial_state", call.initial_state, kVectorBytes);
+  return check_cu_seqlens(call);
+}
+
+/// What dgk needs besides its memory.
+Status check_gate_gradient(const BackwardCall& call) {
+  if (call.dgk.data == nullptr) return {};
+  if (call.forward.gk.data == nullptr)
+    return invalid_argument("dgk.data is not null; it goes with gk, and gk.data is null");
+  if (call.forward.gate_dtype == DType::fp32 || call.dk.data != nullptr) return {};
+  return invalid_argument(
+      fmt::format("dk.data is null; dgk with gate_dtype = {} needs it, for 16 bits cannot hold what one "
+                  "kernel leaves of dgk for "
+                  "the next: half of it lies in dk's memory",
+                  to_string(call.forward.gate_dtype)));
 }
 
 }  // namespace
@@ -212,37 +290,56 @@ Status check_shapes(Operation operation, const ForwardCall& call) {
 }
 
 Status check_tensors(const ForwardCall& call) {
-  const auto bytes = [](DType dtype) { return static_cast<std::int64_t>(size_of(dtype)); };
-  const auto extents = [&](int heads, int channels, DType dtype) {
-    return Extents{call.batch, call.tokens, heads, channels, bytes(dtype)};
-  };
-  const Extents keys = extents(call.heads, call.head_dim_k, call.dtype);
-  const Extents values = extents(call.heads, call.head_dim_v, call.dtype);
-  Status status = check_tensor("q", call.q, extents(call.query_heads, call.head_dim_k, call.dtype));
-  if (status.ok()) status = check_tensor("k", call.k, keys);
-  if (status.ok()) status = check_tensor("v", call.v, values);
-  if (status.ok() && call.gk.data != nullptr)
-    status = check_tensor("gk", call.gk, extents(call.heads, call.head_dim_k, call.gate_dtype));
-  if (status.ok() && call.gv.data != nullptr)
-    status = check_tensor("gv", call.gv, extents(call.heads, call.head_dim_v, call.gate_dtype));
-  if (status.ok())
-    status = check_tensor("o", call.o, extents(call.query_heads, call.head_dim_v, call.dtype), true);
+  Status status = check_inputs(call);
+  if (status.ok()) status = check_tensor("o", call.o, extents_of_o(call), true);
   if (!status.ok()) return status;
-
-  // Blocks of other value channels read the inputs after o has been written.
-  const void* o = call.o.data;
-  if (o != nullptr &&
-      (o == call.q.data || o == call.k.data || o == call.v.data || o == call.gk.data || o == call.gv.data))
-    return invalid_argument("o.data is one of the inputs; o must have memory of its own");
-  if (o != nullptr && o == call.initial_state)
-    return invalid_argument("o.data is initial_state; o must have memory of its own");
-  if (o != nullptr && o == call.final_state)
-    return invalid_argument("final_state is o.data; each output must have memory of its own");
-  if (!aligned(call.initial_state, kVectorBytes))
-    return unaligned("initial_state", call.initial_state, kVectorBytes);
   if (!aligned(call.final_state, kVectorBytes))
     return unaligned("final_state", call.final_state, kVectorBytes);
-  return check_cu_seqlens(call);
+
+  // Blocks of other value channels read the inputs after o has been written.
+  const NamedPointer others[] = {{"q.data", call.q.data},          {"k.data", call.k.data},
+                                 {"v.data", call.v.data},          {"gk.data", call.gk.data},
+                                 {"gv.data", call.gv.data},        {"initial_state", call.initial_state},
+                                 {"final_state", call.final_state}};
+  return check_own_memory({"o.data", call.o.data}, others);
+}
+
+Status check_tensors(const BackwardCall& call) {
+  const ForwardCall& forward = call.forward;
+  Status status = check_inputs(forward);
+  if (status.ok()) status = check_tensor("d_o", call.d_o, extents_of_o(forward));
+  if (status.ok()) status = check_gate_gradient(call);
+  const auto check_wanted = [&](std::string_view name, const TensorView& view, const Extents& extents) {
+    if (status.ok() && view.data != nullptr) status = check_tensor(name, view, extents, true);
+  };
+  check_wanted("dq", call.dq, extents_of_q(forward));
+  check_wanted("dk", call.dk, extents_of_k(forward));
+  check_wanted("dv", call.dv, extents_of_v(forward));
+  check_wanted("dgk", call.dgk, extents_of_gk(forward));
+  if (!status.ok()) return status;
+  const NamedPointer states[] = {{"d_final_state", call.d_final_state},
+                                 {"d_initial_state", call.d_initial_state}};
+  for (const auto& [name, state] : states) {
+    if (!aligned(state, kVectorBytes)) return unaligned(name, state, kVectorBytes);
+    if (!is_countable_state(state, forward)) return too_large_state(Operation::chunk_backward, name, forward);
+  }
+
+  const NamedPointer all[] = {{"q.data", forward.q.data},
+                              {"k.data", forward.k.data},
+                              {"v.data", forward.v.data},
+                              {"gk.data", forward.gk.data},
+                              {"d_o.data", call.d_o.data},
+                              {"initial_state", forward.initial_state},
+                              {"d_final_state", call.d_final_state},
+                              {"dq.data", call.dq.data},
+                              {"dk.data", call.dk.data},
+                              {"dv.data", call.dv.data},
+                              {"dgk.data", call.dgk.data},
+                              {"d_initial_state", call.d_initial_state}};
+  constexpr std::size_t kFirstOutput = 7;
+  for (std::size_t i = kFirstOutput; status.ok() && i < std::size(all); ++i)
+    status = check_own_memory(all[i], std::span(all).first(i));
+  return status;
 }
 
 }  // namespace gla

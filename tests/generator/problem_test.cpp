@@ -110,20 +110,22 @@ TEST_CASE("gates are fp32 or have the dtype of q") {
   refused(problem, "gate_dtype is bf16; accepted: fp32 or the dtype of q (fp32)");
 }
 
-TEST_CASE("what only recurrent_forward does is refused of chunk_forward by name") {
-  const auto both = [](auto change, const std::string& message) {
+TEST_CASE("what only recurrent_forward does is refused of the chunk operations by name") {
+  const auto all = [](auto change, const std::string& before, const std::string& behind) {
     Problem problem = recurrent_of(64, 64);
     change(problem);
     CHECK(check(problem).message() == "");
-    problem.operation = Operation::chunk_forward;
-    refused(problem, message);
+    for (const Operation operation : {Operation::chunk_forward, Operation::chunk_backward}) {
+      problem.operation = operation;
+      refused(problem, before + std::string(to_string(operation)) + behind);
+    }
   };
-  both([](Problem& problem) { problem.gate_v = true; },
-       "gv is given; chunk_forward accepts gk only, recurrent_forward takes both");
-  both([](Problem& problem) { problem.reverse = true; },
-       "reverse is true; chunk_forward accepts false only, recurrent_forward takes both");
-  both([](Problem& problem) { problem.state_dtype = DType::bf16; },
-       "state_dtype is bf16; chunk_forward accepts fp32 only");
+  all([](Problem& problem) { problem.gate_v = true; }, "gv is given; ",
+      " accepts gk only, recurrent_forward takes both");
+  all([](Problem& problem) { problem.reverse = true; }, "reverse is true; ",
+      " accepts false only, recurrent_forward takes both");
+  all([](Problem& problem) { problem.state_dtype = DType::bf16; }, "state_dtype is bf16; ",
+      " accepts fp32 only");
 }
 
 TEST_CASE("states are never fp16") {

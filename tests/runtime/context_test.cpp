@@ -81,9 +81,12 @@ struct Fixture {
   }
 };
 
+void* data(std::uintptr_t address) {
+  return reinterpret_cast<void*>(address);
+}
+
 /// A recurrent call of one token over made-up addresses, or with real states.
 ForwardCall decode_call() {
-  const auto data = [](std::uintptr_t value) { return reinterpret_cast<void*>(value); };
   ForwardCall call;
   call.q = dense(data(0x1000), 1, 4, 128);
   call.k = dense(data(0x2000), 1, 4, 128);
@@ -95,6 +98,39 @@ ForwardCall decode_call() {
   call.query_heads = call.heads = 4;
   call.head_dim_k = call.head_dim_v = 128;
   return call;
+}
+
+/// Its gradients: bits of Gradient.
+BackwardCall backward_call(unsigned wanted = kAllGradients) {
+  BackwardCall call;
+  call.forward = decode_call();
+  call.forward.o = {};
+  call.d_o = dense(data(0x6000), 1, 4, 128);
+  if (wanted & kGradientQ) call.dq = dense(data(0x7000), 1, 4, 128);
+  if (wanted & kGradientK) call.dk = dense(data(0x8000), 1, 4, 128);
+  if (wanted & kGradientV) call.dv = dense(data(0x9000), 1, 4, 128);
+  if (wanted & kGradientGk) call.dgk = dense(data(0xa000), 1, 4, 128);
+  if (wanted & kGradientState) call.d_initial_state = data(0xb000);
+  return call;
+}
+
+constexpr std::size_t kMuchWorkspace = std::size_t{1} << 40;
+void* const workspace = data(0x10000);
+
+using LaunchObserver = std::atomic<void (*)(const void*)>;
+LaunchObserver& launch_observer() {
+  return *static_cast<LaunchObserver*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_launch_observer"));
+}
+
+/// Of one entry, which the fake driver takes for a kernel. Its context must be current.
+LoadedKernels made_up_kernels() {
+  Result<LoadedKernels> kernels = LoadedKernels::load({{"\x7f"
+                                                        "ELF"},
+                                                       {"kernel"},
+                                                       {}},
+                                                      {});
+  REQUIRE(kernels.ok());
+  return *std::move(kernels);
 }
 
 }  // namespace
@@ -220,7 +256,7 @@ TEST_CASE("workspace: asked for, missing, too small and unaligned") {
   REQUIRE(segmented != all.end());
   REQUIRE(fixture.context->pin(problem, *segmented).ok());
   const auto run = [&](std::uintptr_t address, std::size_t size) {
-    return fixture.context->chunk_forward(call, reinterpret_cast<void*>(address), size, fixture.stream);
+    return fixture.context->chunk_forward(call, data(address), size, fixture.stream);
   };
   const std::size_t needed = *fixture.context->workspace_bytes(Operation::chunk_forward, call);
   REQUIRE(needed > 0);
@@ -246,8 +282,7 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
   REQUIRE(segmented != all.end());
   REQUIRE(fixture.context->pin(problem, *segmented).ok());
   const long before = *counter("fake_launches");
-  const Status status = fixture.context->chunk_forward(call, reinterpret_cast<void*>(std::uintptr_t{0x10000}),
-                                                       std::size_t{1} << 60, fixture.stream);
+  const Status status = fixture.context->chunk_forward(call, workspace, kMuchWorkspace << 20, fixture.stream);
   CHECK(status.code() == StatusCode::unsupported);
   CHECK(*counter("fake_launches") == before);
 }
@@ -255,16 +290,9 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
 TEST_CASE("kernels that take boxes are launched with their tensor maps, others without") {
   if (cannot_run()) return;
   static TensorArgs seen;
-  using Observer = std::atomic<void (*)(const void*)>;
-  Observer& observer =
-      *static_cast<Observer*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_launch_observer"));
+  LaunchObserver& observer = launch_observer();
   const Fixture fixture;
-  const Result<LoadedKernels> kernels = LoadedKernels::load({{"\x7f"
-                                                              "ELF"},
-                                                             {"kernel"},
-                                                             {}},
-                                                            {});
-  REQUIRE(kernels.ok());
+  const LoadedKernels kernels = made_up_kernels();
   const auto address_in = [](const TensorMap& map) {
     void* address = nullptr;
     std::memcpy(&address, map.bytes, sizeof address);
@@ -277,13 +305,13 @@ TEST_CASE("kernels that take boxes are launched with their tensor maps, others w
   observer = [](const void* parameter) {
     static_cast<KernelArgs&>(seen) = *static_cast<const KernelArgs*>(parameter);
   };
-  REQUIRE(kernels->launch(plan, args, fixture.stream).ok());
+  REQUIRE(kernels.launch(plan, args, fixture.stream).ok());
   CHECK(seen.o.data == args.o.data);
 
   plan.boxes = {.rows = 64, .head_dim_k = 128, .head_dim_v = 128, .element_bytes = 2, .gate_bytes = 2};
   observer = [](const void* parameter) { seen = *static_cast<const TensorArgs*>(parameter); };
   const long before = allocations();
-  REQUIRE(kernels->launch(plan, args, fixture.stream).ok());
+  REQUIRE(kernels.launch(plan, args, fixture.stream).ok());
   CHECK(allocations() == before);
   CHECK(seen.scale == args.scale);
   CHECK(address_in(seen.maps.q) == args.q.data);
@@ -295,13 +323,83 @@ TEST_CASE("kernels that take boxes are launched with their tensor maps, others w
 
   const long launches = *counter("fake_launches");
   args.o.stride_batch = std::int64_t{1} << 39;
-  const Status refused = kernels->launch(plan, args, fixture.stream);
+  const Status refused = kernels.launch(plan, args, fixture.stream);
   CHECK(refused.code() == StatusCode::unsupported);
   CHECK(refused.message().find("o.stride_batch is 1099511627776 bytes") == 0);
   CHECK(*counter("fake_launches") == launches);
 }
 
-TEST_CASE("without tokens the final state is the initial one, without sequences nothing happens") {
+TEST_CASE("of a backward plan, the launches are made that a wanted gradient needs") {
+  if (cannot_run()) return;
+  static BackwardArgs seen;
+  const Fixture fixture;
+  const LoadedKernels kernels = made_up_kernels();
+  LaunchPlan plan;
+  plan.workspace_bytes = 1024;
+  plan.flows_offset = 256;
+  plan.launches.add({.grid = 2, .threads = 128, .gradients = kGradientQ | kGradientGk});
+  plan.launches.add({.grid = 3, .threads = 128, .gradients = kGradientV | kGradientState});
+  plan.launches.add({.grid = 4, .threads = 128});
+  const auto launches = [&](unsigned wanted) {
+    BackwardArgs args = backward_args(backward_call(wanted));
+    CHECK(wanted_gradients(args) == wanted);
+    place_workspace(args, plan, workspace);
+    const long launched = *counter("fake_launches"), allocated = allocations();
+    REQUIRE(kernels.launch(plan, args, fixture.stream).ok());
+    CHECK(allocations() == allocated);
+    return *counter("fake_launches") - launched;
+  };
+  launch_observer() = [](const void* parameter) { seen = *static_cast<const BackwardArgs*>(parameter); };
+  CHECK(launches(kGradientQ) == 2);
+  CHECK(seen.dq.data == data(0x7000));
+  CHECK(seen.dv.data == nullptr);
+  CHECK(seen.flows == static_cast<float*>(workspace) + 64);
+  CHECK(launches(kGradientV) == 2);
+  CHECK(launches(kGradientK) == 1);
+  CHECK(launches(kGradientGk | kGradientState) == 3);
+  CHECK(launches(kAllGradients) == 3);
+  launch_observer() = nullptr;
+}
+
+TEST_CASE("a backward call is prepared and launched as its variant's plan says") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  const BackwardCall call = backward_call();
+  const Problem problem = problem_of(Operation::chunk_backward, call.forward);
+  const Workload workload = workload_of(call.forward);
+  const LaunchPlan expected =
+      plan(problem, fixture.context->choose(problem, workload, Accuracy::standard)->variant, workload);
+  const long before = *counter("fake_launches");
+  const Status status = fixture.context->chunk_backward(call, workspace, kMuchWorkspace, fixture.stream);
+  INFO(status.message());
+  REQUIRE(status.ok());
+  CHECK(*counter("fake_launches") == before + static_cast<long>(expected.launches.size()));
+  CHECK(*fixture.context->workspace_bytes(Operation::chunk_backward, call.forward) ==
+        expected.workspace_bytes);
+  const long allocated = allocations();
+  REQUIRE(fixture.context->chunk_backward(call, workspace, kMuchWorkspace, fixture.stream).ok());
+  CHECK(allocations() == allocated);
+}
+
+TEST_CASE("a backward call of which no gradient is wanted does nothing") {
+  if (cannot_run()) return;
+  const Fixture fixture;
+  const long before = *counter("fake_launches");
+  CHECK(fixture.context->chunk_backward(backward_call(0), nullptr, 0, nullptr).ok());
+  CHECK(*counter("fake_launches") == before);
+}
+
+TEST_CASE("forward and backward refuse each other's operations by name") {
+  if (cannot_run()) return;
+  const Fixture fixture;
+  const BackwardCall call = backward_call();
+  CHECK(fixture.context->forward(Operation::chunk_backward, decode_call(), nullptr, 0, nullptr).message() ==
+        "operation is chunk_backward; forward accepts chunk_forward, recurrent_forward");
+  CHECK(fixture.context->backward(Operation::chunk_forward, call, nullptr, 0, nullptr).message() ==
+        "operation is chunk_forward; backward accepts chunk_backward");
+}
+
+TEST_CASE("without tokens the states or their gradients are copied, without sequences nothing happens") {
   if (cannot_run()) return;
   Fixture fixture;
   alignas(16) static float initial[2 * 4 * 128 * 128];
@@ -317,8 +415,18 @@ TEST_CASE("without tokens the final state is the initial one, without sequences 
   call.initial_state = nullptr;
   REQUIRE(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
   CHECK(std::all_of(std::begin(final), std::end(final), [](float value) { return value == 0; }));
-  call.batch = 0;
+  BackwardCall backward;
+  backward.forward = call;
+  backward.d_final_state = initial;
+  backward.d_initial_state = final;
+  REQUIRE(fixture.context->chunk_backward(backward, nullptr, 0, fixture.stream).ok());
+  CHECK(std::equal(std::begin(initial), std::end(initial), std::begin(final)));
+  backward.d_final_state = nullptr;
+  REQUIRE(fixture.context->chunk_backward(backward, nullptr, 0, fixture.stream).ok());
+  CHECK(std::all_of(std::begin(final), std::end(final), [](float value) { return value == 0; }));
+  call.batch = backward.forward.batch = 0;
   REQUIRE(fixture.context->recurrent_forward(call, nullptr, 0, fixture.stream).ok());
+  REQUIRE(fixture.context->chunk_backward(backward, nullptr, 0, fixture.stream).ok());
   CHECK(*counter("fake_launches") == before);
 }
 

@@ -28,9 +28,36 @@ ForwardCall good() {
   return call;
 }
 
+/// The gradients of that call, all of them, with fp32 states.
+BackwardCall good_backward() {
+  BackwardCall call;
+  call.forward = good();
+  call.forward.o = {};
+  call.forward.initial_state = address(0x6000);
+  call.d_o = dense(address(0x7000), 32, 8, 128);
+  call.d_final_state = address(0x8000);
+  call.dq = dense(address(0x9000), 32, 8, 64);
+  call.dk = dense(address(0xa000), 32, 4, 64);
+  call.dv = dense(address(0xb000), 32, 4, 128);
+  call.dgk = dense(address(0xc000), 32, 4, 64);
+  call.d_initial_state = address(0xd000);
+  return call;
+}
+
 Status check_all(const ForwardCall& call, Operation operation = Operation::chunk_forward) {
   Status status = check_shapes(operation, call);
   return status.ok() ? check_tensors(call) : status;
+}
+
+Status check_all(const BackwardCall& call) {
+  Status status = check_shapes(Operation::chunk_backward, call.forward);
+  return status.ok() ? check_tensors(call) : status;
+}
+
+void refused(const char* argument, const Status& status) {
+  INFO(argument << " | " << status.message());
+  CHECK(status.code() == StatusCode::invalid_argument);
+  CHECK(status.message().find(argument) == 0);
 }
 
 /// Applies a change to a legal call and expects a message that begins with the argument's name.
@@ -38,17 +65,22 @@ template <class Change>
 void refused(const char* argument, Change change, Operation operation = Operation::chunk_forward) {
   ForwardCall call = good();
   change(call);
-  const Status status = check_all(call, operation);
-  INFO(argument << " | " << status.message());
-  CHECK(status.code() == StatusCode::invalid_argument);
-  CHECK(status.message().find(argument) == 0);
+  refused(argument, check_all(call, operation));
+}
+
+template <class Change>
+void backward_refused(const char* argument, Change change) {
+  BackwardCall call = good_backward();
+  change(call);
+  refused(argument, check_all(call));
 }
 
 }  // namespace
 
-TEST_CASE("a legal call passes, for both operations") {
+TEST_CASE("a legal call passes, for every operation") {
   CHECK(check_all(good()).ok());
   CHECK(check_all(good(), Operation::recurrent_forward).ok());
+  CHECK(check_all(good_backward()).ok());
 }
 
 TEST_CASE("null pointers are refused by name") {
@@ -144,13 +176,14 @@ TEST_CASE("features of the other operation are refused by name") {
 TEST_CASE("enumerations beyond the last value are refused by name") {
   refused("dtype is 7", [](ForwardCall& call) { call.dtype = static_cast<DType>(7); });
   refused("accuracy is 2", [](ForwardCall& call) { call.accuracy = static_cast<Accuracy>(2); });
-  CHECK(check_shapes(static_cast<Operation>(5), good()).message() == "operation is 5; accepted: 0 to 1");
+  CHECK(check_shapes(static_cast<Operation>(5), good()).message() == "operation is 5; accepted: 0 to 2");
 }
 
 TEST_CASE("o may not be one of the inputs; final_state may be initial_state") {
-  refused("o.data is one of the inputs", [](ForwardCall& call) { call.o = dense(call.v.data, 32, 8, 128); });
+  refused("o.data is v.data; it must have memory of its own",
+          [](ForwardCall& call) { call.o = dense(call.v.data, 32, 8, 128); });
   refused("o.data is initial_state", [](ForwardCall& call) { call.initial_state = call.o.data; });
-  refused("final_state is o.data", [](ForwardCall& call) { call.final_state = call.o.data; });
+  refused("o.data is final_state", [](ForwardCall& call) { call.final_state = call.o.data; });
   ForwardCall call = good();
   call.initial_state = call.final_state = address(0x7000);
   CHECK(check_all(call).ok());
@@ -221,4 +254,93 @@ TEST_CASE("states too large for chunk kernels to count are refused, where there 
   CHECK(check_shapes(Operation::recurrent_forward, call).ok());
   call.batch -= 1;
   CHECK(check_shapes(Operation::chunk_forward, call).ok());
+}
+
+TEST_CASE("a backward call needs its inputs and d_o, and none of the gradients") {
+  BackwardCall call = good_backward();
+  call.dq = call.dk = call.dv = call.dgk = {};
+  call.d_initial_state = nullptr;
+  call.d_final_state = call.forward.initial_state = nullptr;
+  CHECK(check_all(call).ok());
+  backward_refused("q.data is null", [](BackwardCall& each) { each.forward.q.data = nullptr; });
+  backward_refused("d_o.data is null", [](BackwardCall& each) { each.d_o.data = nullptr; });
+}
+
+TEST_CASE("a backward call's o and final_state are not looked at") {
+  BackwardCall call = good_backward();
+  call.forward.o = {address(0x9002), -1, -1, -1};
+  call.forward.final_state = address(2);
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("addresses and strides of a backward call are refused by name") {
+  backward_refused("d_o.data is 0x7002", [](BackwardCall& call) { call.d_o.data = address(0x7002); });
+  backward_refused("d_o.stride_head is 100", [](BackwardCall& call) { call.d_o.stride_head = 100; });
+  backward_refused("dq.stride_token is 0; accepted: 64 and up",
+                   [](BackwardCall& call) { call.dq.stride_token = 0; });
+  backward_refused("dk.data is 0xa008", [](BackwardCall& call) { call.dk.data = address(0xa008); });
+  backward_refused("dv.stride_head is 64; accepted: 128 and up",
+                   [](BackwardCall& call) { call.dv.stride_head = 64; });
+  backward_refused("dgk.stride_token is 257", [](BackwardCall& call) { call.dgk.stride_token = 257; });
+  backward_refused("d_final_state is 0x8", [](BackwardCall& call) { call.d_final_state = address(8); });
+  backward_refused("d_initial_state is 0x8", [](BackwardCall& call) { call.d_initial_state = address(8); });
+  BackwardCall call = good_backward();
+  call.d_o = {call.d_o.data, 0, 0, 0};  // a sum's gradient is one value
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("a gradient that shares its address with anything else is refused") {
+  backward_refused("dk.data is k.data", [](BackwardCall& call) { call.dk.data = call.forward.k.data; });
+  backward_refused("dv.data is d_o.data", [](BackwardCall& call) { call.dv.data = call.d_o.data; });
+  backward_refused("dgk.data is dk.data", [](BackwardCall& call) { call.dgk.data = call.dk.data; });
+  backward_refused("d_initial_state is initial_state",
+                   [](BackwardCall& call) { call.d_initial_state = address(0x6000); });
+  backward_refused("d_initial_state is d_final_state; it must have memory of its own",
+                   [](BackwardCall& call) { call.d_initial_state = address(0x8000); });
+}
+
+TEST_CASE("dgk goes with gk, and with gates of 16 bits it needs dk") {
+  backward_refused("dgk.data is not null; it goes with gk", [](BackwardCall& call) { call.forward.gk = {}; });
+  backward_refused("dk.data is null; dgk with gate_dtype = bf16 needs it",
+                   [](BackwardCall& call) { call.dk = {}; });
+  BackwardCall call = good_backward();
+  call.dk = {};
+  call.forward.gate_dtype = DType::fp32;
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("chunk_backward refuses what chunk_forward refuses, by its own name") {
+  backward_refused("gv.data is not null; chunk_backward",
+                   [](BackwardCall& call) { call.forward.gv = dense(address(0xe000), 32, 4, 128); });
+  backward_refused("reverse is true; chunk_backward",
+                   [](BackwardCall& call) { call.forward.reverse = true; });
+  backward_refused("state_dtype is bf16; chunk_backward",
+                   [](BackwardCall& call) { call.forward.state_dtype = DType::bf16; });
+  BackwardCall call = good_backward();
+  call.forward.batch = 1 << 16;
+  CHECK(check_all(call).message().find("initial_state has 2147483648 elements; chunk_backward") == 0);
+  call.forward.initial_state = nullptr;
+  CHECK(check_all(call).message().find("d_final_state has 2147483648 elements; chunk_backward") == 0);
+  call.d_final_state = nullptr;
+  CHECK(check_all(call).code() == StatusCode::unsupported);
+  call.d_initial_state = nullptr;
+  CHECK(check_all(call).ok());
+}
+
+TEST_CASE("a backward kernel's arguments carry the call, without what only the forward pass writes") {
+  BackwardCall call = good_backward();
+  call.forward.o = dense(address(0x5000), 32, 8, 128);
+  call.forward.final_state = address(0xf000);
+  const BackwardArgs args = backward_args(call);
+  CHECK(args.scale == 0.125f);
+  CHECK(args.k.data == call.forward.k.data);
+  CHECK(args.o.data == nullptr);
+  CHECK(args.final_state == nullptr);
+  CHECK(args.d_o.stride_token == 1024);
+  CHECK(args.dq.data == call.dq.data);
+  CHECK(args.dk.data == call.dk.data);
+  CHECK(args.dv.data == call.dv.data);
+  CHECK(args.dgk.data == call.dgk.data);
+  CHECK(args.d_final_state == call.d_final_state);
+  CHECK(args.d_initial_state == call.d_initial_state);
 }

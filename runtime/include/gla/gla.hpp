@@ -74,14 +74,14 @@ struct ForwardCall {
 /// ForwardCall's rules. Outputs are optional, written whole where given (zero rows where there is no gradient), and what is
 /// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of states in fp32.
 struct BackwardCall {
-  ForwardCall forward;  ///< the call itself; its o and final_state are not looked at
-  TensorView d_o;       ///< [B, T, HQ, V], of the dtype of o
+  ForwardCall forward;                  ///< the call itself; its o and final_state are not looked at
+  TensorView d_o;                       ///< [B, T, HQ, V], of the dtype of o
   const void* d_final_state = nullptr;  ///< the layout of initial_state, fp32; optional: zero
   TensorView dq;                        ///< [B, T, HQ, K]
   TensorView dk;                        ///< [B, T, H, K]
   TensorView dv;                        ///< [B, T, H, V]
-  TensorView dgk;                       ///< [B, T, H, K]; goes with gk, and with gates of 16 bits wants dk too
-  void* d_initial_state = nullptr;      ///< the layout of initial_state, fp32, whether that is given or not
+  TensorView dgk;                   ///< [B, T, H, K]; goes with gk, and with gates of 16 bits wants dk too
+  void* d_initial_state = nullptr;  ///< the layout of initial_state, fp32, whether that is given or not
 };
 
 /// How well the chosen variant fits the call, best first.
