@@ -625,7 +625,6 @@ struct KeyWalk<Config, kForward>::Unit {
     } else {
       walk.state.scale(before);
       if (!leads()) return;
-      warp_sync();  // others still read what is overwritten
       stage_gradient(walk, walk.raw_k(), &apart);
       if (walk.wants_flows()) stage_gate_gradients(walk);
     }
@@ -639,6 +638,7 @@ struct KeyWalk<Config, kForward>::Unit {
   /// dq = scale exp2(log q) dq^, or dk = exp2(log k) dk^; `more` is what P adds in a direct unit.
   GLA_DEVICE void stage_gradient(const Walk& walk, const RawTile<Element>& to,
                                  [[maybe_unused]] const LaneValues<kSubChunk>* more) const {
+    warp_sync();  // others still read what is overwritten
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2];
@@ -683,7 +683,7 @@ struct KeyWalk<Config, kForward>::Unit {
   /// x, of the sums from each token to the unit's last.
   GLA_DEVICE void stage_flows(const Walk& walk) {
     float behind[2] = {};
-    warp_sync();  // others still read what is overwritten
+    warp_sync();
     GLA_UNROLL
     for (int pair = kPairs - 1; pair >= 0; --pair) {
       float x[2][2][2], rest[2][2][2];
@@ -821,7 +821,7 @@ struct KeyWalk<Config, kForward>::Unit {
       flows[o][c][e] += q * value - k * of_dk[o][c][e];
       dq[o][c][e] = value + walk.args.scale * score(walk, row, row) * k;
     }
-    warp_sync();  // others still read what is overwritten
+    warp_sync();
     walk.stage_octets(dq, walk.raw_q(), row0);
   }
 };
