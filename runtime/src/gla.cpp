@@ -82,21 +82,19 @@ gla::TensorView convert(const gla_tensor& tensor) {
   return {tensor.data, tensor.stride_batch, tensor.stride_token, tensor.stride_head};
 }
 
-struct Call {
-  gla::Operation operation = gla::Operation::chunk_forward;
-  gla::ForwardCall forward;
-};
+Status convert(gla_operation operation, gla::Operation& out) {
+  return convert("operation", operation, GLA_CHUNK_BACKWARD, out);
+}
 
-Status convert(gla_operation operation, const gla_forward_call* given, Call& out) {
+/// `name`: what the caller knows the struct by.
+Status convert(const gla_forward_call* given, std::string_view name, gla::ForwardCall& forward) {
   gla_forward_call call{};
-  Status status = read_struct(given, "call", call);
-  if (status.ok()) status = convert("operation", operation, GLA_RECURRENT_FORWARD, out.operation);
-  if (status.ok()) status = convert("dtype", call.dtype, GLA_FP32, out.forward.dtype);
-  if (status.ok()) status = convert("gate_dtype", call.gate_dtype, GLA_FP32, out.forward.gate_dtype);
-  if (status.ok()) status = convert("state_dtype", call.state_dtype, GLA_FP32, out.forward.state_dtype);
-  if (status.ok()) status = convert("accuracy", call.accuracy, GLA_ACCURACY_FAST, out.forward.accuracy);
+  Status status = read_struct(given, name, call);
+  if (status.ok()) status = convert("dtype", call.dtype, GLA_FP32, forward.dtype);
+  if (status.ok()) status = convert("gate_dtype", call.gate_dtype, GLA_FP32, forward.gate_dtype);
+  if (status.ok()) status = convert("state_dtype", call.state_dtype, GLA_FP32, forward.state_dtype);
+  if (status.ok()) status = convert("accuracy", call.accuracy, GLA_ACCURACY_FAST, forward.accuracy);
   if (!status.ok()) return status;
-  gla::ForwardCall& forward = out.forward;
   forward.q = convert(call.q);
   forward.k = convert(call.k);
   forward.v = convert(call.v);
@@ -121,6 +119,26 @@ Status convert(gla_operation operation, const gla_forward_call* given, Call& out
   return {};
 }
 
+Status convert(const gla_backward_call* given, gla::BackwardCall& backward) {
+  gla_backward_call call{};
+  Status status = read_struct(given, "call", call);
+  if (status.ok()) status = convert(call.forward, "call->forward", backward.forward);
+  if (!status.ok()) return status;
+  backward.d_o = convert(call.d_o);
+  backward.dq = convert(call.dq);
+  backward.dk = convert(call.dk);
+  backward.dv = convert(call.dv);
+  backward.dgk = convert(call.dgk);
+  backward.d_final_state = call.d_final_state;
+  backward.d_initial_state = call.d_initial_state;
+  return {};
+}
+
+struct Call {
+  gla::Operation operation = gla::Operation::chunk_forward;
+  gla::ForwardCall forward;
+};
+
 Status check_context(const gla_context* context) {
   return context != nullptr ? Status{} : gla::invalid_argument("context is NULL");
 }
@@ -128,8 +146,9 @@ Status check_context(const gla_context* context) {
 /// The checks that every call on a context begins with.
 Status open_call(const gla_context* context, gla_operation operation, const gla_forward_call* given,
                  Call& out) {
-  if (Status status = check_context(context); !status.ok()) return status;
-  return convert(operation, given, out);
+  Status status = check_context(context);
+  if (status.ok()) status = convert(given, "call", out.forward);
+  return status.ok() ? convert(operation, out.operation) : status;
 }
 
 /// The same, as far as a problem and a workload.
@@ -230,6 +249,19 @@ gla_status gla_forward(gla_context* context, gla_operation operation, const gla_
     if (Status status = open_call(context, operation, call, converted); !status.ok()) return status;
     return context->context->forward(converted.operation, converted.forward, workspace, workspace_size,
                                      stream);
+  });
+}
+
+gla_status gla_backward(gla_context* context, gla_operation operation, const gla_backward_call* call,
+                        void* workspace, size_t workspace_size, void* stream) {
+  return guarded([&]() -> Status {
+    gla::Operation converted_operation{};
+    gla::BackwardCall converted;
+    Status status = check_context(context);
+    if (status.ok()) status = convert(call, converted);
+    if (status.ok()) status = convert(operation, converted_operation);
+    if (!status.ok()) return status;
+    return context->context->backward(converted_operation, converted, workspace, workspace_size, stream);
   });
 }
 

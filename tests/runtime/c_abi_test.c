@@ -19,10 +19,13 @@ static int says(const char* text) {
 
 static void test_without_context(void) {
   gla_forward_call call;
+  gla_backward_call backward;
   size_t bytes = 0;
   char line[64];
   memset(&call, 0, sizeof call);
   call.struct_size = sizeof call;
+  memset(&backward, 0, sizeof backward);
+  backward.struct_size = sizeof backward;
   expect(gla_abi_version() == GLA_ABI_VERSION, "the library's ABI version is the header's");
   expect(strcmp(gla_version(), "0.1.0") == 0, "the version is written major.minor.patch");
   expect(strcmp(gla_status_name(GLA_NOT_PREPARED), "GLA_NOT_PREPARED") == 0, "statuses have names");
@@ -32,6 +35,9 @@ static void test_without_context(void) {
   expect(gla_forward(NULL, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
              says("context is NULL"),
          "forward checks its context");
+  expect(gla_backward(NULL, GLA_CHUNK_BACKWARD, &backward, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("context is NULL"),
+         "backward checks its context");
   expect(gla_prepare(NULL, GLA_CHUNK_FORWARD, &call) == GLA_INVALID_ARGUMENT, "prepare checks its context");
   expect(gla_pin(NULL, GLA_CHUNK_FORWARD, &call, NULL) == GLA_INVALID_ARGUMENT, "pin checks its context");
   expect(gla_workspace_bytes(NULL, GLA_CHUNK_FORWARD, &call, NULL) == GLA_INVALID_ARGUMENT &&
@@ -93,7 +99,7 @@ static void test_with_context(gla_context* context) {
   call.dtype = call.gate_dtype = GLA_BF16;
   call.state_dtype = GLA_FP32;
   expect(gla_forward(context, (gla_operation)9, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
-             says("operation is 9; accepted: 0 to 1"),
+             says("operation is 9; accepted: 0 to 2"),
          "an unknown operation is refused");
   call.dtype = (gla_dtype)300;
   expect(gla_forward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
@@ -115,6 +121,56 @@ static void test_with_context(gla_context* context) {
          "a variant that cannot be read is refused");
 }
 
+static void test_backward(gla_context* context) {
+  gla_forward_call forward;
+  gla_backward_call call;
+  memset(&forward, 0, sizeof forward);
+  memset(&call, 0, sizeof call);
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, NULL, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call is NULL"),
+         "a NULL backward call is named");
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call->struct_size is 0; it must be sizeof(*call)"),
+         "a backward call without its size is refused");
+  call.struct_size = sizeof call;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call->forward is NULL"),
+         "a backward call without its forward call is refused");
+  call.forward = &forward;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("call->forward->struct_size is 0; it must be sizeof(*call->forward)"),
+         "a forward call without its size is refused by the name that it has there");
+  forward.struct_size = sizeof forward;
+  forward.batch = forward.tokens = 1;
+  forward.query_heads = forward.heads = 4;
+  forward.head_dim_k = forward.head_dim_v = 64;
+  forward.dtype = forward.gate_dtype = GLA_BF16;
+  forward.state_dtype = GLA_FP32;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("q.data is null"),
+         "the forward call's tensors are checked");
+  /* Any aligned address will do: with no gradient wanted, nothing is launched. */
+  forward.q.data = forward.k.data = forward.v.data = call.d_o.data = (void*)(uintptr_t)0x10000;
+  expect(gla_backward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("operation is chunk_forward; backward accepts chunk_backward"),
+         "a forward operation is refused");
+  expect(gla_forward(context, GLA_CHUNK_BACKWARD, &forward, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("operation is chunk_backward; forward accepts"),
+         "a backward operation of gla_forward is refused");
+  forward.q.stride_head = forward.k.stride_head = forward.v.stride_head = call.d_o.stride_head = 64;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_OK,
+         "a backward call that wants nothing is served");
+  call.dq = forward.q;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("dq.data is q.data"),
+         "the gradients arrive");
+  call.dq.data = NULL;
+  call.d_initial_state = (void*)(uintptr_t)0x10008;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("d_initial_state is 0x10008"),
+         "the gradients of states arrive");
+}
+
 int main(void) {
   gla_context_options options;
   gla_context* context = NULL;
@@ -127,6 +183,7 @@ int main(void) {
   status = gla_context_create(&options, &context);
   if (status == GLA_OK) {
     test_with_context(context);
+    test_backward(context);
   } else {
     printf("no context (%s): %s\n", gla_status_name(status), gla_last_error());
     expect(status == GLA_CUDA && gla_last_error()[0] != '\0', "without a GPU the reason is given");
