@@ -311,5 +311,6 @@ TEST_CASE("the bars of gradients follow PEERS.md, and give dgk what a difference
   CHECK(accuracy_bar(problem, Gates::one, Accuracy::standard).dk == 1e-5);
   CHECK(near(accuracy_bar(problem, Gates::one, Accuracy::standard).dgk, 1e-4));
   CHECK(accuracy_bar(problem, Gates::ten, Accuracy::fast).dgk == Approx(1e-1));
-  CHECK(accuracy_bar(problem, Gates::hundred, Accuracy::standard).dgk == kInfinity);
+  // Enough to tell it from zeros.
+  CHECK(accuracy_bar(problem, Gates::hundred, Accuracy::standard).dgk < 1);
 }

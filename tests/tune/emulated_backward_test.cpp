@@ -7,6 +7,7 @@
 
 #include "catch.h"
 #include "element.h"
+#include "emulated_verifier.h"
 #include "kernel.h"
 #include "kernel_case.h"
 
@@ -200,6 +201,30 @@ TEST_CASE("a NaN gate may do as it likes to the gradients of its sequence and he
   };
   CHECK(mismatches(outcome_of(problem, c, stain_state(3 * 2))) == 0);
   CHECK(mismatches(outcome_of(problem, c, stain_state(3 * 2 + 1))) == 1);
+}
+
+TEST_CASE("the verifier runs a backward variant on its cases, and tells the errors of what is wanted") {
+  VerificationCase whole;
+  whole.name = "whole";
+  whole.problem = small_problem();
+  whole.tokens = 40;
+  VerificationCase part = whole;
+  part.gradients = kGradientV;
+  EmulatedVerifier verifier(source_toolchain(), {whole, part}, kGpuSeed);
+  const Variant variant = *parse_variant(
+      "walks chunk=16 tile_k=16 tile_v=16 warps=1 stages=1 score_parts=2 state_parts=2 async_copy=0");
+  const auto answer = verifier.verify(variant);
+  INFO(answer.refusal.detail);
+  REQUIRE_FALSE(answer.refused());
+  CHECK(answer.value.verdict.fast);
+  const std::vector<CaseOutcome>& cases = answer.value.cases;
+  REQUIRE(cases.size() == 2);
+  for (const Output output : outputs_of(whole.problem)) {
+    INFO(to_string(output));
+    CHECK(cases[0].errors[output] > 0);
+    CHECK((cases[1].errors[output] > 0) == (output == Output::dv));
+  }
+  CHECK(cases[0].errors.o == 0);
 }
 
 TEST_CASE("launches that are for no wanted gradient are left out") {

@@ -269,6 +269,7 @@ void add_verify_command(CLI::App& app, int& exit_code) {
           "Examples:\n"
           "  gla-tune verify\n"
           "  gla-tune verify --emulate --head-dims 64 --seed 7 --budget 10m\n"
+          "  gla-tune verify --emulate --op chunk_backward --head-dims 64 --sample 2\n"
           "  gla-tune verify --sample 50 --budget 5m\n"
           "  gla-tune verify --op chunk_forward --head-dims 60x100 --group 4 --sample 20 -v");
 }
