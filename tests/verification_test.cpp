@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <utility>
+#include <map>
 #include <vector>
 
 #include "catch.h"
@@ -96,6 +96,60 @@ TEST_CASE("the compare tool sums as the host does") {
   }
 }
 
+namespace {
+
+/// The tool as a kernel of the problem: it writes tensors as fp32, a case's buffers are dense and have the problem's dtypes.
+LaunchKernel naive_of(const Problem& problem) {
+  const emulator::Program tools = tools_of(problem);
+  return [=](const BackwardArgs& args, const Workload& workload, const emulator::Options& options) {
+    const std::int64_t rows = workload.packed ? workload.tokens : workload.sequences * workload.tokens;
+    BackwardArgs wide = args;
+    std::map<Output, std::vector<float>> tensors;
+    for (const Output output : outputs_of(problem)) {
+      if (is_state(output)) continue;
+      const Extent extent = extent_of(problem, output, {}, workload.heads);
+      std::vector<float>& tensor = tensors[output];
+      tensor.assign(static_cast<std::size_t>(rows * extent.heads * extent.channels),
+                    std::numeric_limits<float>::quiet_NaN());
+      Tensor view = output_of(args, output);
+      view.data = tensor.data();
+      set_output(wide, output, view);
+    }
+    const bool backward = is_backward(problem);
+    const int dim_k = problem.head_dim_k, dim_v = problem.head_dim_v;
+    const std::int64_t states = workload.sequences * workload.heads;
+    const auto grid = [](std::int64_t warps) { return shape_of(kNaive, (warps + 3) / 4); };
+    std::vector<double> scratch(static_cast<std::size_t>(rows * workload.heads * dim_k));
+    wide.flows = reinterpret_cast<float*>(scratch.data());
+    if (backward)
+      tools.run("naive", grid(states * (dim_k + dim_v)), wide, options);
+    else
+      tools.run("naive", grid(states * dim_v), static_cast<const KernelArgs&>(wide), options);
+    for (const auto& [output, tensor] : tensors) {
+      const std::vector<std::byte> bytes = encode(dtype_of(problem, output), tensor);
+      std::memcpy(output_of(args, output).data, bytes.data(), bytes.size());
+    }
+  };
+}
+
+void expect_reference(const Problem& problem) {
+  const LaunchKernel naive = naive_of(problem);
+  const double rounding = problem.dtype == DType::fp32 ? 1e-7 : 0.003;
+  Bar bar{rounding, 1e-7, rounding, rounding, rounding, rounding, 1e-7};
+  if (problem.gate_dtype == DType::fp32) bar.dgk = 1e-7;
+  for (const Gates gates : kAllGates) {
+    INFO(to_string(problem) << ", " << to_string(gates));
+    CHECK(complaint(run_case(problem, {.batch = 2, .tokens = 30, .heads = 2, .gates = gates}, naive), bar) ==
+          "");
+  }
+  const KernelCase packed{.tokens = 63, .heads = 2, .cu_seqlens = {0, 0, 1, 16, 17, 50, 63}};
+  CHECK(complaint(run_case(problem, packed, naive), bar) == "");
+  const KernelCase stateless{.tokens = 20, .heads = 2, .initial_state = false, .final_state = false};
+  CHECK(complaint(run_case(problem, stateless, naive), bar) == "");
+}
+
+}  // namespace
+
 TEST_CASE("the naive kernel is the reference") {
   Problem plain;
   plain.head_dim_k = 40;
@@ -105,26 +159,19 @@ TEST_CASE("the naive kernel is the reference") {
   full.operation = Operation::recurrent_forward;
   full.dtype = full.gate_dtype = DType::fp32;
   full.gate_v = full.reverse = full.state_v_first = true;
-  for (const Problem& problem : {plain, full}) {
-    const emulator::Program tools = tools_of(problem);
-    const LaunchKernel naive = [&](KernelArgs args, const Workload& workload,
-                                   const emulator::Options& options) {
-      // The tool writes o as fp32; the case's buffer has the problem's dtype.
-      const std::int64_t row = workload.heads * problem.group * problem.head_dim_v;
-      const std::int64_t rows = workload.packed ? workload.tokens : workload.sequences * workload.tokens;
-      std::vector<float> wide(static_cast<std::size_t>(rows * row), std::numeric_limits<float>::quiet_NaN());
-      void* const o = std::exchange(args.o.data, wide.data());
-      const std::int64_t warps = workload.sequences * workload.heads * problem.head_dim_v;
-      tools.run("naive", shape_of(kNaive, (warps + 3) / 4), args, options);
-      const std::vector<std::byte> bytes = encode(problem.dtype, wide);
-      std::memcpy(o, bytes.data(), bytes.size());
-    };
-    const double rounding = problem.dtype == DType::fp32 ? 1e-7 : 0.003;
-    for (const Gates gates : kAllGates) {
-      CHECK(complaint(run_case(problem, {.batch = 2, .tokens = 30, .heads = 2, .gates = gates}, naive),
-                      {rounding, 1e-7}) == "");
-    }
-    const KernelCase packed{.tokens = 63, .cu_seqlens = {0, 0, 1, 16, 17, 50, 63}};
-    CHECK(complaint(run_case(problem, packed, naive), {rounding, 1e-7}) == "");
-  }
+  for (const Problem& problem : {plain, full}) expect_reference(problem);
+}
+
+TEST_CASE("the naive kernel of a backward problem is the reference's gradients") {
+  Problem plain;
+  plain.operation = Operation::chunk_backward;
+  plain.head_dim_k = 40;
+  plain.head_dim_v = 24;
+  plain.group = 2;
+  Problem exact = plain;
+  exact.dtype = exact.gate_dtype = DType::fp32;
+  exact.state_v_first = true;
+  Problem ungated = exact;
+  ungated.gate_k = false;
+  for (const Problem& problem : {plain, exact, ungated}) expect_reference(problem);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "device_reference.h"
 #include "gla/generator/model.h"
 
 namespace gla {
@@ -18,9 +19,18 @@ TensorView view_of(const Tensor& tensor) {
   return {tensor.data, tensor.stride_batch, tensor.stride_token, tensor.stride_head};
 }
 
-ForwardCall call_of(const Shape& shape, const KernelArgs& args, Accuracy accuracy) {
+/// A call of any operation: of forward ones only `forward` counts.
+BackwardCall call_of(const Shape& shape, const BackwardArgs& args, Accuracy accuracy) {
   const Problem& problem = shape.problem;
-  ForwardCall call;
+  BackwardCall whole;
+  whole.d_o = view_of(args.d_o);
+  whole.d_final_state = args.d_final_state;
+  whole.dq = view_of(args.dq);
+  whole.dk = view_of(args.dk);
+  whole.dv = view_of(args.dv);
+  whole.dgk = view_of(args.dgk);
+  whole.d_initial_state = args.d_initial_state;
+  ForwardCall& call = whole.forward;
   call.q = view_of(args.q);
   call.k = view_of(args.k);
   call.v = view_of(args.v);
@@ -43,7 +53,7 @@ ForwardCall call_of(const Shape& shape, const KernelArgs& args, Accuracy accurac
   call.reverse = problem.reverse;
   call.state_v_first = problem.state_v_first;
   call.accuracy = accuracy;
-  return call;
+  return whole;
 }
 
 }  // namespace
@@ -72,18 +82,21 @@ Result<BenchResult> Bench::run(const Shape& shape, const BenchOptions& options) 
   auto choice = context_->choose(problem, shape.workload, options.accuracy);
   if (!choice.ok()) return choice.status();
   result.choice = *std::move(choice);
-  std::vector<ForwardCall> calls;
+  std::vector<BackwardCall> calls;
   for (int set = 0; set < inputs->sets(); ++set)
     calls.push_back(call_of(shape, inputs->arguments(set), options.accuracy));
-  const auto bytes = context_->workspace_bytes(problem.operation, calls.front());
+  const auto bytes = context_->workspace_bytes(problem.operation, calls.front().forward);
   if (!bytes.ok()) return bytes.status();
   result.workspace_bytes = *bytes;
   auto workspace = DeviceBuffer::allocate(*gpu_, *bytes);
   if (!workspace.ok()) return workspace.status();
   const RotatingCall rotating{[&](int set) {
-                                return context_->forward(
-                                    problem.operation, calls[static_cast<std::size_t>(set)],
-                                    workspace->data(), workspace->size(), gpu_->stream());
+                                const BackwardCall& call = calls[static_cast<std::size_t>(set)];
+                                if (is_backward(problem))
+                                  return context_->backward(problem.operation, call, workspace->data(),
+                                                            workspace->size(), gpu_->stream());
+                                return context_->forward(problem.operation, call.forward, workspace->data(),
+                                                         workspace->size(), gpu_->stream());
                               },
                               inputs->sets()};
 
@@ -120,58 +133,22 @@ Result<double> Bench::host_seconds(const RotatingCall& call) const {
   return median(std::move(batches));
 }
 
-Status Bench::compare(const Tools& tools, const Shape& shape, KernelArgs args, BenchResult& result) const {
+Status Bench::compare(const Tools& tools, const Shape& shape, const BackwardArgs& args,
+                      BenchResult& result) const {
   const Problem& problem = shape.problem;
-  const std::int64_t sequences = shape.workload.sequences, query_heads = shape.workload.heads * problem.group;
-  const std::int64_t rows = shape.workload.tokens * (shape.workload.packed ? 1 : sequences);
-  const auto state_elements =
-      static_cast<std::size_t>(sequences * shape.workload.heads * problem.head_dim_k * problem.head_dim_v);
-  auto o = DeviceBuffer::allocate(
-      *gpu_, static_cast<std::size_t>(rows * query_heads * problem.head_dim_v) * sizeof(float));
-  if (!o.ok()) return o.status();
-  auto state = DeviceBuffer::allocate(*gpu_, state_elements * sizeof(float));
-  if (!state.ok()) return state.status();
-
-  CompareArgs output;
-  output.value = args.o;
-  output.reference = args.o;
-  output.reference.data = o->data();
-  output.cu_seqlens = args.cu_seqlens;
-  output.sequences = sequences;
-  output.tokens = shape.workload.tokens;
-  output.heads = static_cast<int>(query_heads);
-  output.channels = problem.head_dim_v;
-  output.dtype = static_cast<int>(problem.dtype);
-  void* final_state = args.final_state;
-  args.o = output.reference;
-  args.final_state = state->data();
-  GLA_RETURN_IF_ERROR(tools.naive(args));
-  const auto sums = tools.compare(output);
-  if (!sums.ok()) return sums.status();
+  const auto reference = DeviceReference::make(*gpu_, tools, problem, args);
+  if (!reference.ok()) return reference.status();
+  const std::int64_t sequences = shape.workload.sequences;
   // Sequences of a bench are equally long to within a token.
-  const std::vector<std::int64_t> lengths(static_cast<std::size_t>(sequences), rows / sequences);
-  result.error_o =
-      summarize(*sums, {.lengths = lengths, .heads = query_heads, .channels = problem.head_dim_v});
-  if (final_state == nullptr) return {};
-
-  CompareArgs states;
-  states.value = {.data = final_state,
-                  .stride_batch = shape.workload.heads * problem.head_dim_k * problem.head_dim_v,
-                  .stride_token = problem.head_dim_v,
-                  .stride_head = problem.head_dim_k * problem.head_dim_v};
-  states.reference = states.value;
-  states.reference.data = state->data();
-  states.sequences = sequences;
-  states.tokens = problem.head_dim_k;
-  states.heads = static_cast<int>(shape.workload.heads);
-  states.channels = problem.head_dim_v;
-  states.dtype = static_cast<int>(problem.state_dtype);
-  const auto state_sums = tools.compare(states);
-  if (!state_sums.ok()) return state_sums.status();
-  const std::vector<std::int64_t> state_rows(static_cast<std::size_t>(sequences), problem.head_dim_k);
-  result.error_state = summarize(
-      *state_sums,
-      {.lengths = state_rows, .heads = shape.workload.heads, .channels = problem.head_dim_v, .state = true});
+  const std::vector<std::int64_t> lengths(static_cast<std::size_t>(sequences),
+                                          shape.workload.tokens / (shape.workload.packed ? sequences : 1));
+  for (const Output output : outputs_of(problem)) {
+    const Tensor value = output_of(args, output);
+    if (value.data == nullptr) continue;
+    const auto sums = reference->compare(tools, output, value);
+    if (!sums.ok()) return sums.status();
+    result.errors[output] = summarize(*sums, extent_of(problem, output, lengths, shape.workload.heads));
+  }
   return {};
 }
 

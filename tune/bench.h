@@ -8,6 +8,7 @@
 #include "compiler.h"
 #include "gla/gla.hpp"
 #include "measure.h"
+#include "outputs.h"
 #include "shape.h"
 #include "workload_inputs.h"
 
@@ -16,7 +17,7 @@ namespace gla {
 struct BenchOptions {
   Accuracy accuracy = Accuracy::standard;
   Gates gates = Gates::sixteenth;
-  bool states = false;  ///< with initial and final state (decode always has them)
+  bool states = false;  ///< with initial and final state, or their gradients (decode always has them)
   bool check = false;   ///< compare with the fp64 reference
   double budget_seconds = 1;
 };
@@ -29,7 +30,7 @@ struct BenchResult {
   double floor_seconds = 0;  ///< at the measured copy bandwidth
   std::size_t workspace_bytes = 0;
   int throttled_rounds = 0;
-  ErrorReport error_o, error_state;  ///< if checked
+  PerOutput<ErrorReport> errors;  ///< if checked
 };
 
 /// Times shapes on one device.
@@ -44,7 +45,7 @@ class Bench {
   Bench(const Gpu& gpu, Context& context, CubinCache& cache, Timer timer)
       : gpu_(&gpu), context_(&context), cache_(&cache), timer_(std::move(timer)) {}
   Result<double> host_seconds(const RotatingCall& call) const;
-  Status compare(const Tools& tools, const Shape& shape, KernelArgs args, BenchResult& result) const;
+  Status compare(const Tools& tools, const Shape& shape, const BackwardArgs& args, BenchResult& result) const;
 
   const Gpu* gpu_;
   Context* context_;

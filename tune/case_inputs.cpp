@@ -19,42 +19,51 @@ constexpr std::int64_t kPaddingChannels = 8;  // keeps rows 16-byte aligned in e
 
 Result<CaseInputs> CaseInputs::make(const Gpu& gpu, const Tools& tools, const VerificationCase& spec) {
   CaseInputs inputs(gpu, spec);
-  const Problem& problem = spec.problem;
-  const std::int64_t heads = spec.heads, query_heads = heads * problem.group;
-  const auto make = [&](CaseTensor& tensor, std::int64_t count, int channels, DType dtype,
-                        const FillArgs& fill) {
-    return inputs.make_tensor(tools, tensor, count, channels, dtype, fill);
-  };
-  GLA_RETURN_IF_ERROR(
-      make(inputs.q_, query_heads, problem.head_dim_k, problem.dtype, normal_fill(kFirstCaseSeed)));
-  GLA_RETURN_IF_ERROR(
-      make(inputs.k_, heads, problem.head_dim_k, problem.dtype, normal_fill(kFirstCaseSeed + 1)));
-  GLA_RETURN_IF_ERROR(
-      make(inputs.v_, heads, problem.head_dim_v, problem.dtype, normal_fill(kFirstCaseSeed + 2)));
-  if (problem.gate_k)
-    GLA_RETURN_IF_ERROR(make(inputs.gk_, heads, problem.head_dim_k, problem.gate_dtype,
-                             gate_fill(spec.gates, kFirstCaseSeed + 3)));
-  if (problem.gate_v)
-    GLA_RETURN_IF_ERROR(make(inputs.gv_, heads, problem.head_dim_v, problem.gate_dtype,
-                             gate_fill(spec.gates, kFirstCaseSeed + 4)));
-  GLA_RETURN_IF_ERROR(make(inputs.o_, query_heads, problem.head_dim_v, problem.dtype,
-                           {.fill = static_cast<int>(Fill::poison)}));
-  GLA_RETURN_IF_ERROR(inputs.make_states(tools));
-  GLA_RETURN_IF_ERROR(inputs.make_cu_seqlens());
-  GLA_RETURN_IF_ERROR(inputs.make_reference(tools));
+  GLA_RETURN_IF_ERROR(inputs.make_inputs(tools));
+  GLA_RETURN_IF_ERROR(inputs.make_outputs());
+  auto reference = DeviceReference::make(gpu, tools, spec.problem, inputs.inputs());
+  if (!reference.ok()) return reference.status();
+  inputs.reference_ = *std::move(reference);
   return inputs;
+}
+
+Status CaseInputs::make_inputs(const Tools& tools) {
+  const Problem& problem = spec_.problem;
+  const std::int64_t heads = spec_.heads, query_heads = heads * problem.group;
+  const std::int64_t dim_k = problem.head_dim_k, dim_v = problem.head_dim_v;
+  const auto normal = [](int i) { return normal_fill(kFirstCaseSeed + static_cast<unsigned>(i)); };
+  const auto gate = [&](int i) { return gate_fill(spec_.gates, kFirstCaseSeed + static_cast<unsigned>(i)); };
+  GLA_RETURN_IF_ERROR(make_tensor(tools, q_, query_heads, dim_k, problem.dtype, normal(0)));
+  GLA_RETURN_IF_ERROR(make_tensor(tools, k_, heads, dim_k, problem.dtype, normal(1)));
+  GLA_RETURN_IF_ERROR(make_tensor(tools, v_, heads, dim_v, problem.dtype, normal(2)));
+  if (problem.gate_k) GLA_RETURN_IF_ERROR(make_tensor(tools, gk_, heads, dim_k, problem.gate_dtype, gate(3)));
+  if (problem.gate_v) GLA_RETURN_IF_ERROR(make_tensor(tools, gv_, heads, dim_v, problem.gate_dtype, gate(4)));
+  if (spec_.initial_state) GLA_RETURN_IF_ERROR(make_state(tools, initial_state_, kFirstCaseSeed + 5));
+  if (is_backward(problem)) {
+    GLA_RETURN_IF_ERROR(make_tensor(tools, d_o_, query_heads, dim_v, problem.dtype, normal(6)));
+    if (spec_.final_state) GLA_RETURN_IF_ERROR(make_state(tools, d_final_state_, kFirstCaseSeed + 7));
+  }
+  return make_cu_seqlens();
+}
+
+Tensor CaseInputs::view_of(std::int64_t heads, std::int64_t channels) const {
+  const std::int64_t padding = spec_.padded ? kPaddingChannels : 0;
+  Tensor view;
+  view.stride_head = channels + padding;
+  view.stride_token = heads * view.stride_head + padding;
+  view.stride_batch = spec_.tokens * view.stride_token;
+  return view;
+}
+
+std::size_t CaseInputs::elements_of(const Tensor& view) const {
+  return static_cast<std::size_t>((spec_.batch * spec_.tokens + kGuardTokens) * view.stride_token);
 }
 
 Status CaseInputs::make_tensor(const Tools& tools, CaseTensor& tensor, std::int64_t heads,
                                std::int64_t channels, DType dtype, const FillArgs& fill) {
-  const std::int64_t padding = spec_.padded ? kPaddingChannels : 0;
-  tensor.view.stride_head = channels + padding;
-  tensor.view.stride_token = heads * tensor.view.stride_head + padding;
-  tensor.view.stride_batch = spec_.tokens * tensor.view.stride_token;
+  tensor.view = view_of(heads, channels);
   const std::size_t element = size_of(dtype);
   const auto rows = static_cast<std::size_t>(spec_.batch * spec_.tokens);
-  const auto guard = static_cast<std::size_t>(kGuardTokens * tensor.view.stride_token);
-  tensor.bytes = (rows * static_cast<std::size_t>(tensor.view.stride_token) + guard) * element;
 
   // Drawn dense on the GPU, spread out on the host between NaNs.
   const std::size_t row_bytes = static_cast<std::size_t>(channels) * element;
@@ -68,7 +77,7 @@ Status CaseInputs::make_tensor(const Tools& tools, CaseTensor& tensor, std::int6
   GLA_RETURN_IF_ERROR(tools.fill(args));
   GLA_RETURN_IF_ERROR(drawn->download(dense.data(), dense.size()));
 
-  std::vector<std::byte> spread = encode(dtype, std::vector<float>(tensor.bytes / element, std::nanf("")));
+  std::vector<std::byte> spread = encode(dtype, std::vector<float>(elements_of(tensor.view), std::nanf("")));
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t head = 0; head < static_cast<std::size_t>(heads); ++head) {
       const std::size_t to = row * static_cast<std::size_t>(tensor.view.stride_token) +
@@ -92,21 +101,38 @@ Status CaseInputs::make_tensor(const Tools& tools, CaseTensor& tensor, std::int6
   return {};
 }
 
-Status CaseInputs::make_states(const Tools& tools) {
-  const Problem& problem = spec_.problem;
-  state_elements_ =
-      static_cast<std::size_t>(spec_.sequences() * spec_.heads * problem.head_dim_k * problem.head_dim_v);
-  const std::size_t bytes = state_elements_ * size_of(problem.state_dtype);
-  for (DeviceBuffer* state : {&initial_state_, &final_state_}) {
-    auto buffer = DeviceBuffer::allocate(*gpu_, bytes);
-    if (!buffer.ok()) return buffer.status();
-    *state = *std::move(buffer);
-  }
-  FillArgs fill = normal_fill(kFirstCaseSeed + 5);
-  fill.data = initial_state_.data();
-  fill.count = static_cast<Index>(state_elements_);
-  fill.dtype = static_cast<int>(problem.state_dtype);
+std::size_t CaseInputs::state_elements() const {
+  return static_cast<std::size_t>(spec_.sequences() * spec_.heads * spec_.problem.head_dim_k *
+                                  spec_.problem.head_dim_v);
+}
+
+Status CaseInputs::make_state(const Tools& tools, DeviceBuffer& state, unsigned long long seed) const {
+  auto buffer = DeviceBuffer::allocate(*gpu_, state_elements() * size_of(spec_.problem.state_dtype));
+  if (!buffer.ok()) return buffer.status();
+  state = *std::move(buffer);
+  FillArgs fill = normal_fill(seed);
+  fill.data = state.data();
+  fill.count = static_cast<Index>(state_elements());
+  fill.dtype = static_cast<int>(spec_.problem.state_dtype);
   return tools.fill(fill);
+}
+
+Status CaseInputs::make_outputs() {
+  for (const Output output : outputs_of(spec_.problem)) {
+    if (!spec_.wants(output)) continue;
+    CaseTensor& tensor = outputs_[output];
+    std::size_t elements = state_elements();
+    if (!is_state(output)) {
+      const Extent extent = spec_.extent_of(output);
+      tensor.view = view_of(extent.heads, extent.channels);
+      elements = elements_of(tensor.view);
+    }
+    auto buffer = DeviceBuffer::allocate(*gpu_, elements * size_of(dtype_of(spec_.problem, output)));
+    if (!buffer.ok()) return buffer.status();
+    tensor.buffer = *std::move(buffer);
+    tensor.view.data = tensor.buffer.data();
+  }
+  return {};
 }
 
 Status CaseInputs::make_cu_seqlens() {
@@ -120,53 +146,16 @@ Status CaseInputs::make_cu_seqlens() {
   return {};
 }
 
-Status CaseInputs::make_reference(const Tools& tools) {
-  const Problem& problem = spec_.problem;
-  const std::int64_t query_heads = spec_.heads * problem.group;
-  reference_view_.stride_head = problem.head_dim_v;
-  reference_view_.stride_token = query_heads * problem.head_dim_v;
-  reference_view_.stride_batch = spec_.tokens * reference_view_.stride_token;
-  const auto elements = static_cast<std::size_t>(spec_.batch * reference_view_.stride_batch);
-  auto o = DeviceBuffer::allocate(*gpu_, elements * sizeof(float));
-  if (!o.ok()) return o.status();
-  auto state = DeviceBuffer::allocate(*gpu_, state_elements_ * sizeof(float));
-  if (!state.ok()) return state.status();
-  reference_o_ = *std::move(o);
-  reference_state_ = *std::move(state);
-  reference_view_.data = reference_o_.data();
-
-  auto args = poisoned_arguments();
-  if (!args.ok()) return args.status();
-  if (args->initial_state != nullptr) args->initial_state = initial_state_.data();
-  args->o = reference_view_;
-  args->final_state = reference_state_.data();
-  GLA_RETURN_IF_ERROR(tools.naive(*args));
-  return gpu_->synchronize();
-}
-
-Result<KernelArgs> CaseInputs::poisoned_arguments() {
-  // All bits set is NaN in every dtype.
-  const auto& api = gpu_->api();
-  GLA_RETURN_IF_ERROR(
-      gpu_->check(api.cuMemsetD8Async(o_.buffer.address(), 0xff, o_.bytes, gpu_->stream()), "poisoning o"));
-  GLA_RETURN_IF_ERROR(
-      gpu_->check(api.cuMemsetD8Async(final_state_.address(), 0xff, final_state_.size(), gpu_->stream()),
-                  "poisoning final_state"));
-  KernelArgs args;
+BackwardArgs CaseInputs::inputs() const {
+  BackwardArgs args;
   args.q = q_.view;
   args.k = k_.view;
   args.v = v_.view;
   args.gk = gk_.view;
   args.gv = gv_.view;
-  args.o = o_.view;
-  if (spec_.initial_state) args.initial_state = initial_state_.data();
-  if (spec_.final_state) args.final_state = final_state_.data();
-  if (spec_.in_place) {
-    GLA_RETURN_IF_ERROR(gpu_->check(api.cuMemcpyDtoDAsync(final_state_.address(), initial_state_.address(),
-                                                          initial_state_.size(), gpu_->stream()),
-                                    "copying the initial state"));
-    args.initial_state = final_state_.data();
-  }
+  args.d_o = d_o_.view;
+  args.initial_state = initial_state_.data();
+  args.d_final_state = static_cast<const float*>(d_final_state_.data());
   args.cu_seqlens = cu_seqlens_.data();
   args.cu_seqlens_is_int64 = spec_.cu_seqlens_is_int64 ? 1 : 0;
   args.sequences = spec_.sequences();
@@ -177,59 +166,60 @@ Result<KernelArgs> CaseInputs::poisoned_arguments() {
   return args;
 }
 
-Result<CaseErrors> CaseInputs::errors(const Tools& tools) const {
-  const Problem& problem = spec_.problem;
-  CaseErrors errors;
-  CompareArgs compare;
-  compare.value = o_.view;
-  compare.reference = reference_view_;
-  compare.cu_seqlens = cu_seqlens_.data();
-  compare.cu_seqlens_is_int64 = spec_.cu_seqlens_is_int64 ? 1 : 0;
-  compare.sequences = spec_.sequences();
-  compare.tokens = spec_.tokens;
-  compare.heads = static_cast<int>(spec_.heads) * problem.group;
-  compare.channels = problem.head_dim_v;
-  compare.dtype = static_cast<int>(problem.dtype);
-  const auto sums = tools.compare(compare);
-  if (!sums.ok()) return sums.status();
-  errors.o = summarize(*sums, spec_.extent_of(Output::o));
-
-  if (spec_.final_state) {
-    const Extent extent = spec_.extent_of(Output::final_state);
-    CompareArgs state;
-    state.reference.stride_token = extent.channels;
-    state.reference.stride_head = extent.channels * extent.lengths.front();
-    state.reference.stride_batch = state.reference.stride_head * extent.heads;
-    state.value = state.reference;
-    state.value.data = final_state_.data();
-    state.reference.data = reference_state_.data();
-    state.sequences = spec_.sequences();
-    state.tokens = extent.lengths.front();
-    state.heads = static_cast<int>(extent.heads);
-    state.channels = static_cast<int>(extent.channels);
-    state.dtype = static_cast<int>(problem.state_dtype);
-    auto state_sums = tools.compare(state);
-    if (!state_sums.ok()) return state_sums.status();
-    // How far a NaN gate reaches into its own state is not promised; that it stays there is.
-    if (spec_.nan_gate) (*state_sums)[static_cast<std::size_t>(spec_.nan_sequence() * spec_.heads)] = {};
-    errors.final_state = summarize(*state_sums, extent);
+Result<BackwardArgs> CaseInputs::poisoned_arguments() {
+  const auto& api = gpu_->api();
+  BackwardArgs args = inputs();
+  for (const Output output : outputs_of(spec_.problem)) {
+    const auto& [buffer, view] = outputs_[output];
+    if (!buffer) continue;
+    // All bits set is NaN in every dtype.
+    GLA_RETURN_IF_ERROR(gpu_->check(
+        api.cuMemsetD8Async(buffer.address(), 0xff, buffer.size(), gpu_->stream()), "poisoning an output"));
+    set_output(args, output, view);
   }
-  if (!spec_.padded) return errors;
-  auto stray = stray_writes();
-  if (!stray.ok()) return stray.status();
-  errors.stray = *std::move(stray);
+  if (spec_.in_place) {
+    GLA_RETURN_IF_ERROR(
+        gpu_->check(api.cuMemcpyDtoDAsync(outputs_.final_state.buffer.address(), initial_state_.address(),
+                                          initial_state_.size(), gpu_->stream()),
+                    "copying the initial state"));
+    args.initial_state = args.final_state;
+  }
+  return args;
+}
+
+Result<CaseErrors> CaseInputs::errors(const Tools& tools) const {
+  CaseErrors errors;
+  for (const Output output : outputs_of(spec_.problem)) {
+    if (!outputs_[output].buffer) continue;
+    auto sums = reference_->compare(tools, output, outputs_[output].view);
+    if (!sums.ok()) return sums.status();
+    const Extent extent = spec_.extent_of(output);
+    if (spec_.nan_gate && output != Output::o) {
+      // How far a NaN gate reaches within its own sequence and head is promised of o only; that it stays there, of all.
+      const auto first = static_cast<std::size_t>(spec_.nan_sequence() * extent.heads);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(extent.heads / spec_.heads); ++i)
+        (*sums)[first + i] = {};
+    }
+    errors[output] = summarize(*sums, extent);
+    if (!spec_.padded || is_state(output) || !errors.stray.empty()) continue;
+    auto stray = stray_writes(output);
+    if (!stray.ok()) return stray.status();
+    errors.stray = *std::move(stray);
+  }
   return errors;
 }
 
-Result<std::string> CaseInputs::stray_writes() const {
-  std::vector<std::byte> bytes(o_.bytes);
-  GLA_RETURN_IF_ERROR(o_.buffer.download(bytes.data(), bytes.size()));
-  const std::size_t element = size_of(spec_.problem.dtype);
-  const auto stride = static_cast<std::size_t>(o_.view.stride_token),
-             head_stride = static_cast<std::size_t>(o_.view.stride_head);
+Result<std::string> CaseInputs::stray_writes(Output output) const {
+  const auto& [buffer, view] = outputs_[output];
+  std::vector<std::byte> bytes(buffer.size());
+  GLA_RETURN_IF_ERROR(buffer.download(bytes.data(), bytes.size()));
+  const Extent extent = spec_.extent_of(output);
+  const std::size_t element = size_of(dtype_of(spec_.problem, output));
+  const auto stride = static_cast<std::size_t>(view.stride_token),
+             head_stride = static_cast<std::size_t>(view.stride_head);
   const auto rows = static_cast<std::size_t>(spec_.batch * spec_.tokens);
-  const auto heads = static_cast<std::size_t>(spec_.heads * spec_.problem.group);
-  const auto channels = static_cast<std::size_t>(spec_.problem.head_dim_v);
+  const auto heads = static_cast<std::size_t>(extent.heads);
+  const auto channels = static_cast<std::size_t>(extent.channels);
   std::string stray;
   const auto check_range = [&](std::size_t first, std::size_t last) {  // of elements
     const auto end = bytes.begin() + static_cast<std::ptrdiff_t>(last * element);
@@ -237,7 +227,8 @@ Result<std::string> CaseInputs::stray_writes() const {
                                     [](std::byte byte) { return byte != std::byte{0xff}; });
     if (found == end || !stray.empty()) return;
     const std::size_t i = static_cast<std::size_t>(found - bytes.begin()) / element;
-    stray = fmt::format("o was written outside at row {}, element {}", i / stride, i % stride);
+    stray = fmt::format("{} was written outside at row {}, element {}", to_string(output), i / stride,
+                        i % stride);
   };
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t head = 0; head < heads; ++head)

@@ -1,8 +1,10 @@
 // The tensors of a verification case on the GPU, and the reference's answer to them.
 #pragma once
 
-#include <vector>
+#include <optional>
+#include <string>
 
+#include "device_reference.h"
 #include "gpu.h"
 #include "judgement.h"
 #include "tools.h"
@@ -10,11 +12,10 @@
 
 namespace gla {
 
-/// A tensor [batch, token, head, channel] in memory that is NaN wherever no element is.
+/// A tensor [batch, token, head, channel] in memory that is NaN wherever no element is. Of a state, only memory.
 struct CaseTensor {
   DeviceBuffer buffer;
   Tensor view;
-  std::size_t bytes = 0;
 };
 
 class CaseInputs {
@@ -24,27 +25,33 @@ class CaseInputs {
   const VerificationCase& spec() const { return spec_; }
 
   /// The arguments of one run: outputs are poisoned first, and an in-place state is the initial one again.
-  Result<KernelArgs> poisoned_arguments();
+  Result<BackwardArgs> poisoned_arguments();
 
   /// Errors of what the last run left behind.
   Result<CaseErrors> errors(const Tools& tools) const;
 
  private:
   explicit CaseInputs(const Gpu& gpu, VerificationCase spec) : gpu_(&gpu), spec_(std::move(spec)) {}
+  /// The view of a tensor that is to be, and the elements that its memory has.
+  Tensor view_of(std::int64_t heads, std::int64_t channels) const;
+  std::size_t elements_of(const Tensor& view) const;
+  Status make_inputs(const Tools& tools);
   Status make_tensor(const Tools& tools, CaseTensor& tensor, std::int64_t heads, std::int64_t channels,
                      DType dtype, const FillArgs& fill);
-  Status make_states(const Tools& tools);
+  Status make_state(const Tools& tools, DeviceBuffer& state, unsigned long long seed) const;
+  Status make_outputs();
   Status make_cu_seqlens();
-  Status make_reference(const Tools& tools);
-  Result<std::string> stray_writes() const;
+  /// The call without its outputs.
+  BackwardArgs inputs() const;
+  std::size_t state_elements() const;
+  Result<std::string> stray_writes(Output output) const;
 
   const Gpu* gpu_;
   VerificationCase spec_;
-  CaseTensor q_, k_, v_, gk_, gv_, o_;
-  DeviceBuffer initial_state_, final_state_, cu_seqlens_;
-  DeviceBuffer reference_o_, reference_state_;
-  Tensor reference_view_;
-  std::size_t state_elements_ = 0;
+  CaseTensor q_, k_, v_, gk_, gv_, d_o_;
+  DeviceBuffer initial_state_, d_final_state_, cu_seqlens_;
+  PerOutput<CaseTensor> outputs_;  ///< those that are wanted
+  std::optional<DeviceReference> reference_;
 };
 
 }  // namespace gla

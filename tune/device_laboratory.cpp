@@ -41,14 +41,16 @@ struct DeviceLaboratory::Bench {
   LaunchPlan launches;
   DeviceBuffer workspace;
 
-  KernelArgs arguments(int set) const {
-    KernelArgs args = inputs->arguments(set);
+  BackwardArgs arguments(int set) const {
+    BackwardArgs args = inputs->arguments(set);
     if (workspace) place_workspace(args, launches, workspace.data());
     return args;
   }
   RotatingCall call(CUstream stream) const {
-    return {[this, stream](int set) { return kernels->launch(launches, arguments(set), stream); },
-            inputs->sets()};
+    return {[this, stream](int set) { return enqueue(arguments(set), stream); }, inputs->sets()};
+  }
+  Status enqueue(const BackwardArgs& args, CUstream stream) const {
+    return launch(*kernels, problem, launches, args, stream);
   }
 };
 
@@ -138,9 +140,9 @@ Result<DeviceLaboratory::Bench> DeviceLaboratory::bench(const Variant& variant, 
 Result<double> DeviceLaboratory::fallback_share(const Bench& bench) {
   auto counters = uploaded(*gpu_, std::vector<unsigned long long>(kPathCounters, 0));
   if (!counters.ok()) return counters.status();
-  KernelArgs args = bench.arguments(0);
+  BackwardArgs args = bench.arguments(0);
   args.path_counts = static_cast<unsigned long long*>(counters->data());
-  GLA_RETURN_IF_ERROR(bench.kernels->launch(bench.launches, args, gpu_->stream()));
+  GLA_RETURN_IF_ERROR(bench.enqueue(args, gpu_->stream()));
   std::vector<unsigned long long> counts(kPathCounters);
   GLA_RETURN_IF_ERROR(counters->download(counts.data(), counts.size() * sizeof(counts[0])));
   return share_off_fast_path(counts, bench.variant[Parameter::chunk]);
@@ -153,7 +155,7 @@ Result<Timing> DeviceLaboratory::time(Bench& bench, const MeasureRequest& reques
   const auto measured = stopwatch.measure(bench.call(gpu_->stream()), limits);
   if (!measured.ok()) return measured.status();
   Timing timing = timing_of(*measured);
-  if (!measured->hopeless && problem_->operation == Operation::chunk_forward) {
+  if (!measured->hopeless && problem_->operation != Operation::recurrent_forward) {
     const auto share = fallback_share(bench);
     if (!share.ok()) return share.status();
     timing.fallback_share = *share;

@@ -3,6 +3,25 @@
 #include <utility>
 
 namespace gla {
+namespace {
+
+/// The argument of an output that is no state.
+Tensor BackwardArgs::*tensor_of(Output output) {
+  switch (output) {
+    case Output::dq:
+      return &BackwardArgs::dq;
+    case Output::dk:
+      return &BackwardArgs::dk;
+    case Output::dv:
+      return &BackwardArgs::dv;
+    case Output::dgk:
+      return &BackwardArgs::dgk;
+    default:
+      return &BackwardArgs::o;
+  }
+}
+
+}  // namespace
 
 std::string_view to_string(Output output) {
   constexpr std::string_view kNames[] = {"o", "final_state", "dq", "dk", "dv", "dgk", "d_initial_state"};
@@ -64,30 +83,19 @@ Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t
   return {std::move(lengths), of_queries ? heads * problem.group : heads, of_values ? channels : rows, false};
 }
 
+Tensor output_of(const BackwardArgs& args, Output output) {
+  if (output == Output::final_state) return {.data = args.final_state};
+  if (output == Output::d_initial_state) return {.data = args.d_initial_state};
+  return args.*tensor_of(output);
+}
+
 void set_output(BackwardArgs& args, Output output, const Tensor& memory) {
-  switch (output) {
-    case Output::o:
-      args.o = memory;
-      break;
-    case Output::final_state:
-      args.final_state = memory.data;
-      break;
-    case Output::dq:
-      args.dq = memory;
-      break;
-    case Output::dk:
-      args.dk = memory;
-      break;
-    case Output::dv:
-      args.dv = memory;
-      break;
-    case Output::dgk:
-      args.dgk = memory;
-      break;
-    case Output::d_initial_state:
-      args.d_initial_state = static_cast<float*>(memory.data);
-      break;
-  }
+  if (output == Output::final_state)
+    args.final_state = memory.data;
+  else if (output == Output::d_initial_state)
+    args.d_initial_state = static_cast<float*>(memory.data);
+  else
+    args.*tensor_of(output) = memory;
 }
 
 }  // namespace gla

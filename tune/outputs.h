@@ -14,9 +14,8 @@
 namespace gla {
 
 enum class Output : std::uint8_t { o, final_state, dq, dk, dv, dgk, d_initial_state };
-inline constexpr Output kOutputs[] = {Output::o,  Output::final_state, Output::dq,
-                                      Output::dk, Output::dv,          Output::dgk,
-                                      Output::d_initial_state};
+inline constexpr Output kOutputs[] = {Output::o,   Output::final_state,    Output::dq, Output::dk, Output::dv,
+                                      Output::dgk, Output::d_initial_state};
 
 /// Something for each output. What an operation does not write stays as it was made.
 template <class T>
@@ -28,9 +27,9 @@ struct PerOutput {
 
  private:
   static constexpr T PerOutput::*member(Output output) {
-    constexpr T PerOutput::*kMembers[] = {&PerOutput::o,   &PerOutput::final_state, &PerOutput::dq,
-                                          &PerOutput::dk,  &PerOutput::dv,          &PerOutput::dgk,
-                                          &PerOutput::d_initial_state};
+    constexpr T PerOutput::*kMembers[] = {
+        &PerOutput::o,   &PerOutput::final_state,    &PerOutput::dq, &PerOutput::dk, &PerOutput::dv,
+        &PerOutput::dgk, &PerOutput::d_initial_state};
     return kMembers[static_cast<std::size_t>(output)];
   }
 };
@@ -59,7 +58,8 @@ DType dtype_of(const Problem& problem, Output output);
 Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t> lengths,
                  std::int64_t heads);
 
-/// Points an argument at its memory; of a state only the address counts.
+/// Where an argument's memory is, and to say where; of a state only the address counts.
+Tensor output_of(const BackwardArgs& args, Output output);
 void set_output(BackwardArgs& args, Output output, const Tensor& memory);
 
 }  // namespace gla

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "gla/generator/render.h"
+#include "outputs.h"
 
 namespace gla {
 namespace {
@@ -39,9 +40,13 @@ Status Tools::fill(const FillArgs& args) const {
   return launch(kFill, std::max<std::int64_t>(1, divide_up(args.count, threads * kElementsPerThread)), args);
 }
 
-Status Tools::naive(const KernelArgs& args) const {
-  const int warps = tool_shapes()[kNaive].threads / kWarpSize;  // one per value channel of a state
-  return launch(kNaive, divide_up(args.sequences * args.heads * problem_.head_dim_v, warps), args);
+Status Tools::naive(const BackwardArgs& args) const {
+  const int warps = tool_shapes()[kNaive].threads / kWarpSize;
+  const std::int64_t states = args.sequences * args.heads;
+  const std::int64_t dim_k = problem_.head_dim_k, dim_v = problem_.head_dim_v;
+  // A warp per value channel of a state, of a backward problem also one per key channel.
+  if (is_backward(problem_)) return launch(kNaive, divide_up(states * (dim_k + dim_v), warps), args);
+  return launch(kNaive, divide_up(states * dim_v, warps), static_cast<const KernelArgs&>(args));
 }
 
 Result<std::vector<CompareSums>> Tools::compare(CompareArgs args) const {
@@ -52,6 +57,12 @@ Result<std::vector<CompareSums>> Tools::compare(CompareArgs args) const {
   GLA_RETURN_IF_ERROR(launch(kCompare, args.sequences * args.heads, args));
   GLA_RETURN_IF_ERROR(buffer->download(sums.data(), sums.size() * sizeof(CompareSums)));
   return sums;
+}
+
+Status launch(const LoadedKernels& kernels, const Problem& problem, const LaunchPlan& plan,
+              const BackwardArgs& args, CUstream stream) {
+  if (is_backward(problem)) return kernels.launch(plan, args, stream);
+  return kernels.launch(plan, static_cast<const KernelArgs&>(args), stream);
 }
 
 Result<LoadedKernels> load_variant(CubinCache& cache, const Architecture& architecture,

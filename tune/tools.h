@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "accuracy.h"
+#include "backward_args.h"
 #include "compiler.h"
 #include "gpu.h"
 #include "kernel.h"
@@ -16,7 +17,8 @@ class Tools {
 
   /// Enqueues on the Gpu's stream.
   Status fill(const FillArgs& args) const;
-  Status naive(const KernelArgs& args) const;
+  /// Of a forward operation it takes the KernelArgs in them.
+  Status naive(const BackwardArgs& args) const;
 
   /// Runs the comparison and fetches the sums [sequences, heads].
   Result<std::vector<CompareSums>> compare(CompareArgs args) const;
@@ -31,6 +33,10 @@ class Tools {
   Problem problem_;
   LoadedKernels kernels_;
 };
+
+/// Enqueues a variant: one of a forward problem takes the KernelArgs in `args`.
+Status launch(const LoadedKernels& kernels, const Problem& problem, const LaunchPlan& plan,
+              const BackwardArgs& args, CUstream stream);
 
 /// The cubin of a variant or tool, loaded into the current context.
 Result<LoadedKernels> load_variant(CubinCache& cache, const Architecture& architecture,

@@ -33,16 +33,16 @@ std::vector<T> or_default(const std::vector<T>& chosen, const std::vector<T>& fa
 }  // namespace
 
 bool suits(Operation operation, const Workload& workload) {
-  return operation == Operation::chunk_forward ? workload.tokens >= kShortestChunk
-                                               : workload.tokens <= kLongestRecurrent;
+  return operation == Operation::recurrent_forward ? workload.tokens <= kLongestRecurrent
+                                                   : workload.tokens >= kShortestChunk;
 }
 
 std::vector<Workload> default_workloads(Operation operation) {
   const auto workload = [](std::int64_t sequences, std::int64_t heads, std::int64_t tokens) {
     return Workload{.sequences = sequences, .heads = heads, .tokens = tokens};
   };
-  // At most 2^20 (token, head)s, so that K256 V512 stays under 4 GiB and a slow variant under 0.1 s.
-  if (operation == Operation::chunk_forward)
+  // At most 2^20 (token, head)s, so that K256 V512 stays under 4 GiB (with all its gradients 8) and a slow variant under 0.1 s.
+  if (operation != Operation::recurrent_forward)
     return {workload(1, 8, 2048),  workload(1, 8, 16384), workload(2, 16, 2048), workload(2, 16, 16384),
             workload(8, 8, 1024),  workload(4, 16, 2048), workload(4, 32, 2048), workload(4, 32, 8192),
             workload(4, 64, 4096), workload(16, 32, 512)};
@@ -52,13 +52,13 @@ std::vector<Workload> default_workloads(Operation operation) {
 
 std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
   const std::vector<HeadDims> kDims{{64, 64}, {128, 128}, {256, 256}, {128, 256}, {256, 512}};
+  const std::vector<Operation> kEveryOperation(std::begin(kOperations), std::end(kOperations));
   std::vector<TuningTask> tasks;
   for (const DType dtype : or_default(selection.dtypes, {DType::bf16})) {
     for (const int group : or_default(selection.groups, {1})) {
       for (const HeadDims dims : or_default(selection.head_dims, kDims)) {
-        // Operations alternate: the quick compilation of one runs beside the measurement of the other.
-        for (const Operation operation :
-             or_default(selection.operations, {Operation::chunk_forward, Operation::recurrent_forward})) {
+        // Operations alternate: the quick compilation of one runs beside the measurement of another.
+        for (const Operation operation : or_default(selection.operations, kEveryOperation)) {
           TuningTask task;
           task.problem.operation = operation;
           task.problem.dtype = dtype;

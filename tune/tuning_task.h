@@ -23,7 +23,7 @@ struct HeadDims {
 
 /// What a caller narrows the defaults by; an empty list means the default.
 struct TaskSelection {
-  std::vector<Operation> operations;  ///< chunk_forward and recurrent_forward
+  std::vector<Operation> operations;  ///< all three
   std::vector<DType> dtypes;          ///< bf16
   std::vector<HeadDims> head_dims;    ///< 64, 128, 256, 128/256, 256/512
   std::vector<int> groups;            ///< 1

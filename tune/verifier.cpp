@@ -63,7 +63,7 @@ Status Verifier::run(const LoadedKernels& kernels, const Variant& variant, CaseI
         "poisoning"));
     place_workspace(*args, launches, workspace_.data());
   }
-  GLA_RETURN_IF_ERROR(kernels.launch(launches, *args, gpu_->stream()));
+  GLA_RETURN_IF_ERROR(launch(kernels, spec.problem, launches, *args, gpu_->stream()));
   return gpu_->synchronize();
 }
 

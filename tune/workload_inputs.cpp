@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "case_fill.h"
+#include "outputs.h"
 
 namespace gla {
 namespace {
@@ -40,16 +41,24 @@ Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, 
   };
   const std::int64_t dim_k = problem.head_dim_k, dim_v = problem.head_dim_v;
   const std::size_t state = states ? elements(workload.sequences * workload.heads * dim_k, dim_v) : 0;
-  enum Kind { kQ, kK, kV, kGk, kGv, kO, kInitial, kFinal, kKinds };
+  enum Kind { kQ, kK, kV, kGk, kGv, kInitial, kDO, kDFinal, kFirstOutput };
   const FillArgs normal = normal_fill(0), gate = gate_fill(gates, 0);  // seeds follow
-  Part parts[kKinds] = {{elements(rows * problem.group, dim_k), problem.dtype, normal},
-                        {elements(rows, dim_k), problem.dtype, normal},
-                        {elements(rows, dim_v), problem.dtype, normal},
-                        {problem.gate_k ? elements(rows, dim_k) : 0, problem.gate_dtype, gate},
-                        {problem.gate_v ? elements(rows, dim_v) : 0, problem.gate_dtype, gate},
-                        {elements(rows * problem.group, dim_v), problem.dtype, normal},
-                        {state, problem.state_dtype, normal},
-                        {state, problem.state_dtype, normal}};
+  const bool backward = is_backward(problem);
+  std::vector<Part> parts = {{elements(rows * problem.group, dim_k), problem.dtype, normal},
+                             {elements(rows, dim_k), problem.dtype, normal},
+                             {elements(rows, dim_v), problem.dtype, normal},
+                             {problem.gate_k ? elements(rows, dim_k) : 0, problem.gate_dtype, gate},
+                             {problem.gate_v ? elements(rows, dim_v) : 0, problem.gate_dtype, gate},
+                             {state, problem.state_dtype, normal},
+                             {backward ? elements(rows * problem.group, dim_v) : 0, problem.dtype, normal},
+                             {backward ? state : 0, problem.state_dtype, normal}};
+  const std::vector<Output> outputs = outputs_of(problem);
+  for (const Output output : outputs) {
+    const Extent extent = extent_of(problem, output, {}, workload.heads);
+    const std::size_t count =
+        is_state(output) ? state : elements(batch * workload.tokens * extent.heads, extent.channels);
+    parts.push_back({count, dtype_of(problem, output), normal});
+  }
   WorkloadInputs inputs;
   for (const Part& part : parts) inputs.set_bytes_ += part.bytes();
   const double l2 = static_cast<double>(gpu.architecture().l2_bytes) * kL2Multiple;
@@ -73,7 +82,7 @@ Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, 
     FillArgs fill = part.fill;
     fill.data = base + part.offset;
     fill.count = static_cast<Index>(part.bytes() * sets / size_of(part.dtype));
-    fill.seed = kSeed + static_cast<unsigned long long>(&part - parts);
+    fill.seed = kSeed + static_cast<unsigned long long>(&part - parts.data());
     fill.dtype = static_cast<int>(part.dtype);
     GLA_RETURN_IF_ERROR(tools.fill(fill));
   }
@@ -88,24 +97,28 @@ Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, 
   }
 
   for (std::size_t set = 0; set < sets; ++set) {
-    const auto data = [&](Kind kind) -> void* {
+    const auto data = [&](std::size_t kind) -> void* {
       return parts[kind].elements == 0 ? nullptr : base + parts[kind].offset + set * parts[kind].bytes();
     };
-    const auto view = [&](Kind kind, std::int64_t heads, std::int64_t channels) {
+    const auto view = [&](std::size_t kind, std::int64_t heads, std::int64_t channels) {
       return Tensor{.data = data(kind),
                     .stride_batch = workload.tokens * heads * channels,
                     .stride_token = heads * channels,
                     .stride_head = channels};
     };
-    KernelArgs args;
+    BackwardArgs args;
     args.q = view(kQ, workload.heads * problem.group, dim_k);
     args.k = view(kK, workload.heads, dim_k);
     args.v = view(kV, workload.heads, dim_v);
     if (problem.gate_k) args.gk = view(kGk, workload.heads, dim_k);
     if (problem.gate_v) args.gv = view(kGv, workload.heads, dim_v);
-    args.o = view(kO, workload.heads * problem.group, dim_v);
     args.initial_state = data(kInitial);
-    args.final_state = data(kFinal);
+    if (backward) args.d_o = view(kDO, workload.heads * problem.group, dim_v);
+    args.d_final_state = static_cast<const float*>(data(kDFinal));
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const Extent extent = extent_of(problem, outputs[i], {}, workload.heads);
+      set_output(args, outputs[i], view(kFirstOutput + i, extent.heads, extent.channels));
+    }
     args.cu_seqlens = inputs.cu_seqlens_.data();
     args.sequences = workload.sequences;
     args.tokens = workload.tokens;

@@ -3,14 +3,15 @@
 
 #include <vector>
 
+#include "backward_args.h"
 #include "bars.h"
 #include "gpu.h"
-#include "kernel.h"
 #include "tools.h"
 
 namespace gla {
 
-/// True if tuning gives calls of the operation initial and final states: decode has them always, training never.
+/// True if tuning gives calls of the operation states, of which a backward operation also takes and writes gradients: decode
+/// has them always, training never.
 constexpr bool timed_with_states(Operation operation) {
   return operation == Operation::recurrent_forward;
 }
@@ -22,8 +23,8 @@ class WorkloadInputs {
                                      const Workload& workload, Gates gates, bool states);
 
   int sets() const { return static_cast<int>(sets_.size()); }
-  /// Without workspace and counters.
-  const KernelArgs& arguments(int set) const { return sets_[static_cast<std::size_t>(set)]; }
+  /// Without workspace and counters. Of a backward operation every gradient is wanted, that of the initial state with `states`.
+  const BackwardArgs& arguments(int set) const { return sets_[static_cast<std::size_t>(set)]; }
   /// Bytes of one set, outputs included.
   std::size_t set_bytes() const { return set_bytes_; }
 
@@ -31,7 +32,7 @@ class WorkloadInputs {
   WorkloadInputs() = default;
   DeviceBuffer arena_;
   DeviceBuffer cu_seqlens_;
-  std::vector<KernelArgs> sets_;
+  std::vector<BackwardArgs> sets_;
   std::size_t set_bytes_ = 0;
 };
 

@@ -211,10 +211,12 @@ TEST_CASE("the tools for verification compile for every architecture") {
   });
   const Problem ungated =
       changed(recurrent_of(512, 1, DType::fp32, 64), [](Problem& p) { p.gate_k = false; });
+  const Problem backward =
+      changed(chunk_of(60, 512, DType::bf16, 4), [](Problem& p) { p.operation = Operation::chunk_backward; });
   std::vector<Job> jobs;
   for (const char* name : kArchitectures) {
     if (!is_known(name)) continue;
-    for (const Problem& problem : {chunk_of(128, 128), full, ungated})
+    for (const Problem& problem : {chunk_of(128, 128), full, ungated, backward})
       jobs.push_back({to_string(problem), render_tools(problem), name});
   }
   compile_all(jobs, "tools");

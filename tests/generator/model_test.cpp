@@ -46,6 +46,26 @@ TEST_CASE("the floor counts what a group shares once, packed tokens once, and wh
   CHECK(floor_bytes(problem, {7, 3, 100, false}, false) == 7 * 3 * 100 * (row - 4 * 30));
 }
 
+TEST_CASE("the floor of a backward problem is two walks over its inputs and its outputs once") {
+  // PEERS.md: 0.333 ms forward and 1.265 ms forward and backward, at 3.03 TB/s.
+  Problem problem = chunk_of(128, 128);
+  const Workload row{1, 96, 8192, false};
+  const double forward = floor_bytes(problem, row, false);
+  problem.operation = Operation::chunk_backward;
+  CHECK((forward + floor_bytes(problem, row, false)) / 3.03e12 == Approx(1.265e-3).epsilon(4e-3));
+  CHECK(floor_bytes(problem, row, true) - floor_bytes(problem, row, false) == 3 * 96 * 65536.0);
+
+  problem = chunk_of(10, 20);
+  problem.operation = Operation::chunk_backward;
+  problem.group = 4;
+  problem.gate_dtype = DType::fp32;
+  // Twice k 10, v 20, four times q 10 and d_o 20, of two bytes, and gates of four; once dk, dv, four times dq, and dgk.
+  const double walk = 2 * (30 + 4 * 30) + 4 * 10, written = 2 * (30 + 4 * 10) + 4 * 10;
+  CHECK(floor_bytes(problem, {2, 3, 100, false}, false) == 2 * 3 * 100 * (2 * walk + written));
+  problem.gate_k = false;
+  CHECK(floor_bytes(problem, {2, 3, 100, false}, false) == 2 * 3 * 100 * (2 * walk + written - 3 * 40));
+}
+
 TEST_CASE("nothing is predicted to beat the floor") {
   const Architecture gpu = architecture("sm_90a");
   for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64)})

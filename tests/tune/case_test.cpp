@@ -25,8 +25,8 @@ CaseErrors errors_of(double o, double final_state) {
 
 }  // namespace
 
-TEST_CASE("the full set covers gates, states and packings for both operations") {
-  for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
+TEST_CASE("the full set covers gates, states and packings for every operation") {
+  for (const Operation operation : kOperations) {
     Problem problem;
     problem.operation = operation;
     const auto cases = full_cases(problem);
@@ -37,7 +37,6 @@ TEST_CASE("the full set covers gates, states and packings for both operations") 
       CHECK(some(cases, [&](const VerificationCase& one) { return one.gates == gates; }));
     const std::vector<bool (*)(const VerificationCase&)> wanted{
         [](const VerificationCase& one) { return !one.initial_state && !one.final_state; },
-        [](const VerificationCase& one) { return one.in_place; },
         [](const VerificationCase& one) { return one.nan_gate; },
         [](const VerificationCase& one) { return one.padded && one.cu_seqlens_is_int64; },
         [](const VerificationCase& one) {
@@ -45,6 +44,7 @@ TEST_CASE("the full set covers gates, states and packings for both operations") 
         },
         [](const VerificationCase& one) { return one.scale != 0; }};
     for (const auto predicate : wanted) CHECK(some(cases, predicate));
+    CHECK(some(cases, [](const VerificationCase& one) { return one.in_place; }) == !is_backward(problem));
     for (const VerificationCase& one : cases) {
       CHECK(check(one.problem).ok());
       if (!one.cu_seqlens.empty()) CHECK(one.cu_seqlens.back() == one.tokens);
@@ -52,8 +52,28 @@ TEST_CASE("the full set covers gates, states and packings for both operations") 
   }
 }
 
+TEST_CASE(
+    "of a backward problem each gradient is also wanted without the others, as far as a call may ask for "
+    "that") {
+  Problem problem;
+  problem.operation = Operation::chunk_backward;
+  const auto asked = [&](unsigned gradients) {
+    return some(full_cases(problem), [&](const VerificationCase& one) { return one.gradients == gradients; });
+  };
+  for (const unsigned gradients : {kGradientQ, kGradientK, kGradientV, kGradientState})
+    CHECK(asked(gradients));
+  CHECK(asked(kAllGradients));
+  CHECK(asked(kGradientK | kGradientGk));
+  CHECK_FALSE(asked(kGradientGk));  // of 16 bits, dgk comes with dk
+  problem.gate_dtype = DType::fp32;
+  CHECK(asked(kGradientGk));
+  problem.gate_k = false;
+  CHECK_FALSE(asked(kGradientGk));
+  for (const VerificationCase& one : quick_cases(problem)) CHECK(one.gradients == kAllGradients);
+}
+
 TEST_CASE("the other layouts of a problem are legal, and each is another problem") {
-  for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
+  for (const Operation operation : kOperations) {
     Problem problem;
     problem.operation = operation;
     const std::vector<Problem> layouts = other_layouts(problem);
@@ -112,6 +132,31 @@ TEST_CASE("a class is reached only if every case reaches it") {
   CHECK(verdict.error_o == 0.5);
   CHECK(verdict.detail.find("0.5") != std::string::npos);
   CHECK(verdict.detail.find("a case") != std::string::npos);
+}
+
+TEST_CASE("a backward case is judged by its gradients, and the verdict tells tensors from the state") {
+  VerificationCase one;
+  one.name = "a case";
+  one.problem.operation = Operation::chunk_backward;
+  CaseErrors errors;
+  for (const Output output : outputs_of(one.problem)) errors[output].overall = errors[output].worst = 0.001;
+  errors.dk.overall = 0.0015;
+  errors.d_initial_state.overall = 0.0012;
+  const CaseOutcome good = judge(one, errors);
+  CHECK(good.standard);
+  CHECK(conclude({good}).error_o == 0.0015);
+  CHECK(conclude({good}).error_state == 0.0012);
+  for (const Output output : outputs_of(one.problem)) {
+    CaseErrors wrong = errors;
+    wrong[output].overall = 0.5;
+    CHECK_FALSE(judge(one, wrong).fast);
+    CHECK(judge(one, wrong).detail.find(to_string(output)) == 0);
+  }
+  Json json;
+  set_errors(json, good, one.problem);
+  CHECK(json["error_dk"].as_double() == 0.0015);
+  CHECK(json["worst_dgk"].as_double() == 0.001);
+  CHECK(json["error_o"].is_null());
 }
 
 TEST_CASE("NaN, a bad single head and a stray write each fail a case") {

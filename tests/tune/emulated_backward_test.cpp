@@ -59,9 +59,9 @@ class RightAnswer {
               encode(dtype, std::vector<float>(first, first + extent.channels));
           const std::int64_t place =
               b * tensor.stride_batch + t * tensor.stride_token + h * tensor.stride_head;
-          std::memcpy(static_cast<std::byte*>(tensor.data) +
-                          place * static_cast<std::int64_t>(size_of(dtype)),
-                      bytes.data(), bytes.size());
+          std::memcpy(
+              static_cast<std::byte*>(tensor.data) + place * static_cast<std::int64_t>(size_of(dtype)),
+              bytes.data(), bytes.size());
         }
       }
     }
@@ -159,9 +159,8 @@ TEST_CASE("writes between the rows of a gradient, behind the last sequence and b
     padded.head_major = head_major;
     CHECK(outcome_of(small_problem(), padded).untouched);
     const auto between = [](auto tensor, int channels) {
-      return [=](const BackwardArgs& args) {
-        static_cast<unsigned short*>((args.*tensor).data)[channels] = 0;
-      };
+      return
+          [=](const BackwardArgs& args) { static_cast<unsigned short*>((args.*tensor).data)[channels] = 0; };
     };
     CHECK_FALSE(outcome_of(small_problem(), padded, between(&BackwardArgs::dq, 16)).untouched);
     CHECK_FALSE(outcome_of(small_problem(), padded, between(&BackwardArgs::dk, 16)).untouched);

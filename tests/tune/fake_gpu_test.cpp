@@ -140,6 +140,30 @@ TEST_CASE("verify reports faults with exit code 1 and sound variants with 0") {
   CHECK((*json)["failures"].as_int() > 0);
 }
 
+TEST_CASE("a backward problem is verified and timed by its gradients") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(false);
+  CHECK(machine.run("verify --op chunk_backward --head-dims 16 --sample 1 --json") == 0);
+  INFO(machine.errors());
+  const auto verified = parse_json(machine.output());
+  REQUIRE(verified.ok());
+  const Json& one = (*verified)["problems"].items().at(0)["variants"].items().at(0)["cases"].items().at(0);
+  for (const char* key : {"error_dq", "error_dk", "error_dv", "error_dgk", "error_d_initial_state"})
+    CHECK(one[key].as_double() > 0);
+  CHECK(one["error_o"].is_null());
+  const char* const bench = "bench --op chunk_backward --shape B1,T128,H1,D16 --check --seconds 0.01 --json";
+  REQUIRE(machine.run(bench) == 0);
+  const auto training = parse_json(machine.output());
+  REQUIRE(training.ok());
+  const Json& result = (*training)["results"].items().at(0);
+  CHECK(result["error_dgk"].as_double() > 0);
+  CHECK(result["error_d_initial_state"].is_null());  // there was none to compare
+  REQUIRE(machine.run(fmt::format("{} --states", bench)) == 0);
+  const auto with_states = parse_json(machine.output());
+  REQUIRE(with_states.ok());
+  CHECK((*with_states)["results"].items().at(0)["error_d_initial_state"].as_double() > 0);
+}
+
 TEST_CASE("a verification whose budget ends before the first variant has not passed") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(false);

@@ -10,9 +10,9 @@
 
 using namespace gla;
 
-TEST_CASE("the defaults are both operations in bf16 for five pairs of head dims") {
+TEST_CASE("the defaults are all operations in bf16 for five pairs of head dims") {
   const auto tasks = tuning_tasks({});
-  CHECK(tasks.size() == 10);
+  CHECK(tasks.size() == 15);
   std::set<Problem> problems;
   for (const TuningTask& task : tasks) {
     problems.insert(task.problem);
@@ -21,7 +21,7 @@ TEST_CASE("the defaults are both operations in bf16 for five pairs of head dims"
     CHECK(tuning_key(task.problem) == task.problem);
     CHECK(task.workloads == default_workloads(task.problem.operation));
   }
-  CHECK(problems.size() == 10);
+  CHECK(problems.size() == 15);
 }
 
 TEST_CASE("given workloads go to the operations that they suit") {
@@ -30,10 +30,10 @@ TEST_CASE("given workloads go to the operations that they suit") {
   selection.workloads = {{.sequences = 8, .heads = 4, .tokens = 1},
                          {.sequences = 1, .heads = 4, .tokens = 4096}};
   const auto tasks = tuning_tasks(selection);
-  REQUIRE(tasks.size() == 2);
+  REQUIRE(tasks.size() == 3);
   for (const TuningTask& task : tasks) {
     REQUIRE(task.workloads.size() == 1);
-    CHECK(task.workloads[0].tokens == (task.problem.operation == Operation::chunk_forward ? 4096 : 1));
+    CHECK(task.workloads[0].tokens == (task.problem.operation == Operation::recurrent_forward ? 1 : 4096));
   }
 }
 

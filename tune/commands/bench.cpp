@@ -14,12 +14,13 @@
 #include "json.h"
 #include "problem_json.h"
 #include "text_table.h"
+#include "tuning_task.h"
 #include "workload_inputs.h"
 
 namespace gla {
 namespace {
 
-/// The shapes of PEERS.md, forward and decode.
+/// The shapes of PEERS.md, training and decode.
 const std::vector<std::string> kDefaultShapes{"B1,T8192,H96,D128", "B2,T16384,H16,D128", "B4,T2048,H16,D128",
                                               "B4,T4096,H64,D128", "B8,T1024,H8,D64",    "B8,T2048,H32,D256",
                                               "B1,T1,H32,D128",    "B8,T1,H32,D128",     "B64,T1,H32,D128",
@@ -39,10 +40,12 @@ struct BenchCommandOptions {
   bool states = false, packed = false, check = false, json = false;
 
   void add_to(CLI::App& command) {
+    command.add_option("--shape", shapes,
+                       "B or N, T, H, G, D or K and V: B1,T8192,H96,D128 (default: those of the comparisons "
+                       "that suit --op)");
     command.add_option(
-        "--shape", shapes,
-        "B or N, T, H, G, D or K and V: B1,T8192,H96,D128 (default: those of the comparisons)");
-    command.add_option("--op", operation, "chunk_forward or recurrent_forward (default: by T)");
+        "--op", operation,
+        "chunk_forward, recurrent_forward or chunk_backward (default: one of the first two, by T)");
     command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
     command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
     command.add_option("--accuracy", accuracy, "default or fast");
@@ -50,7 +53,8 @@ struct BenchCommandOptions {
     for (const Gates kind : kAllGates) kinds.emplace_back(to_string(kind));
     command.add_option("--gates", gates, fmt::format("{}; default: the first", fmt::join(kinds, ", ")))
         ->check(CLI::IsMember(kinds).description(""));
-    command.add_flag("--states", states, "with initial and final state (recurrent_forward always has them)");
+    command.add_flag("--states", states,
+                     "with initial and final state, or their gradients (recurrent_forward always has them)");
     command.add_flag("--packed", packed, "cu_seqlens: T is the packed total, B the number of sequences");
     command.add_flag("--check", check, "compare with the fp64 reference");
     command.add_option("--seconds", seconds, "device time to spend per shape (default: 1)")
@@ -68,7 +72,8 @@ Result<std::vector<Shape>> shapes_of(const BenchCommandOptions& options) {
   const auto gate_dtype = parse_dtype(options.gate_dtype.empty() ? options.dtype : options.gate_dtype);
   if (!gate_dtype.ok()) return gate_dtype.status();
   std::vector<Shape> shapes;
-  for (const std::string& text : options.shapes.empty() ? kDefaultShapes : options.shapes) {
+  const bool chosen = !options.shapes.empty();
+  for (const std::string& text : chosen ? options.shapes : kDefaultShapes) {
     auto shape = parse_shape(text);
     if (!shape.ok()) return shape.status();
     shape->problem.dtype = *dtype;
@@ -77,6 +82,7 @@ Result<std::vector<Shape>> shapes_of(const BenchCommandOptions& options) {
     if (!options.operation.empty()) {
       const auto operation = parse_operation(options.operation);
       if (!operation.ok()) return operation.status();
+      if (!chosen && !suits(*operation, shape->workload)) continue;
       shape->problem.operation = *operation;
     }
     if (Status status = check(shape->problem); !status.ok()) return status;
@@ -102,22 +108,34 @@ Json to_json(const Shape& shape, const BenchResult& result, const BenchOptions& 
                             {"first_call_seconds", result.first_seconds},
                             {"workspace_bytes", result.workspace_bytes}});
   if (options.check) {
-    json.set("error_o", result.error_o.overall);
-    json.set("worst_error_o", result.error_o.worst);
-    if (options.states || timed_with_states(shape.problem.operation)) {
-      json.set("error_state", result.error_state.overall);
-      json.set("worst_error_state", result.error_state.worst);
+    std::int64_t nan_mismatches = 0;
+    const bool states = options.states || timed_with_states(shape.problem.operation);
+    for (const Output output : outputs_of(shape.problem)) {
+      if (is_state(output) && !states) continue;
+      const ErrorReport& error = result.errors[output];
+      json.set(fmt::format("error_{}", key_of(output)), error.overall);
+      json.set(fmt::format("worst_error_{}", key_of(output)), error.worst);
+      nan_mismatches += error.nan_mismatches;
     }
-    json.set("nan_mismatches", result.error_o.nan_mismatches + result.error_state.nan_mismatches);
+    json.set("nan_mismatches", nan_mismatches);
   }
   return json;
+}
+
+/// Of o, or of the gradients by q, k, v and gk.
+double largest_error(const BenchResult& result) {
+  double largest = 0;
+  for (const Output output : kOutputs)
+    if (!is_state(output)) largest = std::max(largest, result.errors[output].overall);
+  return largest;
 }
 
 /// Within the bar of the gates; true for what was not checked, whose errors are zero.
 bool accurate(const Shape& shape, const BenchResult& result, const BenchOptions& options) {
   const Bar bar = accuracy_bar(shape.problem, options.gates, options.accuracy);
-  return result.error_o.overall <= bar.o && result.error_state.overall <= bar.final_state &&
-         result.error_o.nan_mismatches + result.error_state.nan_mismatches == 0;
+  return std::all_of(std::begin(kOutputs), std::end(kOutputs), [&](Output output) {
+    return result.errors[output].overall <= bar[output] && result.errors[output].nan_mismatches == 0;
+  });
 }
 
 int run_bench(const BenchCommandOptions& options) {
@@ -147,6 +165,8 @@ int run_bench(const BenchCommandOptions& options) {
                                    .check = options.check,
                                    .budget_seconds = options.seconds};
 
+  const bool backward = std::any_of(shapes->begin(), shapes->end(),
+                                    [](const Shape& shape) { return is_backward(shape.problem); });
   using Align = TextTable::Align;
   TextTable table({{"shape"},
                    {"time", Align::right},
@@ -154,7 +174,7 @@ int run_bench(const BenchCommandOptions& options) {
                    {"floor", Align::right},
                    {"of floor", Align::right},
                    {"host", Align::right},
-                   {"error o"},
+                   {backward ? "worst error" : "error o"},
                    {"match"},
                    {"variant"}});
   Json list = Json::array();
@@ -171,7 +191,7 @@ int run_bench(const BenchCommandOptions& options) {
                fmt::format("{:.1f} %", result->device.noise * 100), format_seconds(result->floor_seconds),
                format_percent(result->floor_seconds / result->device.median),
                format_seconds(result->host_seconds),
-               options.check ? fmt::format("{:.2e}", result->error_o.overall) : "-",
+               options.check ? fmt::format("{:.2e}", largest_error(*result)) : "-",
                std::string(to_string(result->choice.match)), to_string(result->choice.variant)});
   }
   if (options.json) {
@@ -203,6 +223,7 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       .footer(
           "Examples:\n"
           "  gla-tune bench\n"
+          "  gla-tune bench --op chunk_backward --check\n"
           "  gla-tune bench --shape B1,T8192,H96,D128 --shape B1,T4096,H4,K256,V512 --check --json");
 }
 

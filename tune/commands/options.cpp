@@ -30,7 +30,7 @@ Status parse_all(const std::vector<std::string>& texts, Parse parse, std::vector
 
 void ProblemOptions::add_to(CLI::App& command) {
   const std::string group = "Problems";
-  command.add_option("--op", operations, "chunk_forward, recurrent_forward (default: both)")
+  command.add_option("--op", operations, "chunk_forward, recurrent_forward, chunk_backward (default: all)")
       ->delimiter(',')
       ->group(group);
   command.add_option("--dtype", dtypes, "fp16, bf16, fp32 (default: bf16)")->delimiter(',')->group(group);
@@ -67,16 +67,18 @@ Result<std::vector<TuningTask>> ProblemOptions::tasks(const std::vector<std::str
     const auto& list = chosen->operations;
     return list.empty() || std::find(list.begin(), list.end(), operation) != list.end();
   };
-  const bool chunk = asked_for(Operation::chunk_forward), recurrent = asked_for(Operation::recurrent_forward);
-  if (chosen->gate_v && !recurrent)
+  if (chosen->gate_v && !asked_for(Operation::recurrent_forward))
     return invalid_argument("--gv is for recurrent_forward, which --op leaves out");
-  for (const Workload& workload : chosen->workloads)
-    if (!(chunk && suits(Operation::chunk_forward, workload)) &&
-        !(recurrent && suits(Operation::recurrent_forward, workload)))
+  for (const Workload& workload : chosen->workloads) {
+    const auto takes_it = [&](Operation operation) {
+      return asked_for(operation) && suits(operation, workload);
+    };
+    if (std::none_of(std::begin(kOperations), std::end(kOperations), takes_it))
       return invalid_argument(fmt::format(
           "--workload {} suits no operation that --op asks for: recurrent_forward takes T from 1 to "
-          "{}, chunk_forward from {}",
+          "{}, the others from {}",
           to_string(workload), kLongestRecurrent, kShortestChunk));
+  }
   auto tasks = tuning_tasks(*chosen);
   for (const TuningTask& task : tasks) GLA_RETURN_IF_ERROR(check(task.problem));
   return tasks;

@@ -106,7 +106,7 @@ class Budget {
 /// What else must work: masked head dims, grouped queries, other dtypes, gates of another type, gv, other layouts.
 std::vector<Problem> odd_problems() {
   std::vector<Problem> problems;
-  for (const Operation operation : {Operation::chunk_forward, Operation::recurrent_forward}) {
+  for (const Operation operation : kOperations) {
     const auto add = [&](DType dtype, DType gates, int k, int v, int group, bool gate_v) {
       Problem problem;
       problem.operation = operation;

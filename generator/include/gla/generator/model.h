@@ -17,7 +17,9 @@ struct KernelResources {
   int threads = 0;
 };
 
-/// Bytes that must move: every input once, every output once (states included when `states`).
+/// Bytes that must move: every input once, every output once (states included when `states`). A backward operation goes over
+/// time twice, once in each direction, and so reads q, k, v, gk and d_o twice; it writes dq, dk, dv and dgk once. Those are
+/// the 14 passes over a tensor of the comparisons (PEERS.md; bench/side_by_side/floor.py counts likewise); three states.
 double floor_bytes(const Problem& problem, const Workload& workload, bool states);
 
 /// Registers per thread that the main kernel of a variant is expected to need.
