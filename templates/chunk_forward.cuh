@@ -6,6 +6,10 @@
 // walk per segment: once for the segments' own states (Pass::segment_states), then, after segment_scan
 // (segment_scan.cuh) has chained them, for the outputs. This one runs on every architecture, all warps doing the same;
 // chunk_pipeline.cuh is the one of warpgroups.
+//
+// The gradients of v are such a walk too, from the last chunk to the first, with the gradient dS for the state, dO for V, and
+// q^ and k^ in each other's place (Config::value_gradients; DESIGN section 5):
+//   dV = k^ dU + tril(q^ k^T)^T dO        dS' = q^T dO + dU        dU = after (.) dS of the next chunk        dS = before (.) dS'
 #pragma once
 
 #include "args.h"
@@ -26,13 +30,17 @@ class ChunkForward {
   GLA_DEVICE void run() {
     if (!work.find()) return;
     prepare_shared();
-    const Index chunks = work.chunks();
+    const Index steps = work.chunks() * kHeads;
     work.load_state(state);
-    for (Index chunk = 0; chunk < kShape.stages; ++chunk) start_loads(chunk, chunks);
-    for (Index chunk = 0; chunk < chunks; ++chunk) {
+    for (Index step = 0; step < kShape.stages; ++step) start_loads(step, steps);
+    for (Index step = 0; step < steps; ++step) {
       copy_async_wait<kShape.stages - 1>();
       block_sync();
-      walk_chunk(chunk, chunks);
+      if constexpr (kValueGradients) {
+        walk_back(step, steps);
+      } else {
+        walk_chunk(step, steps);
+      }
     }
     work.store_state(state, tiles.decay());
   }
@@ -42,7 +50,11 @@ class ChunkForward {
   static constexpr ChunkLayout kLayout{kShape};
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
+  static constexpr bool kValueGradients = Config::value_gradients;
+  /// Query heads that a chunk of the gradients of v takes, a step each. They meet in a sub-chunk.
+  static constexpr int kHeads = kValueGradients ? Config::group : 1;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
+  static_assert(kHeads == 1 || kChunk == kSubChunk);
   static constexpr int kThreads = kShape.threads();
   static_assert(kChunk % kSubChunk == 0 && Config::group % kShape.group_tile == 0);
   using Element = typename Config::Element;
@@ -67,18 +79,22 @@ class ChunkForward {
     block_sync();
   }
 
-  /// One group of copies per chunk; an empty one past the last, so that waits can count groups.
-  GLA_DEVICE void start_loads(Index chunk, Index chunks) const {
-    if (chunk < chunks) {
-      copy_keys(chunk);
-      copy_values(chunk);
+  GLA_DEVICE static Index chunk_of(Index step, Index steps) {
+    return kValueGradients ? (steps - 1 - step) / kHeads : step;
+  }
+
+  /// One group of copies per step; an empty one past the last, so that waits can count groups.
+  GLA_DEVICE void start_loads(Index step, Index steps) const {
+    if (step < steps) {
+      const int query_head = work.first_query_head + (kValueGradients ? static_cast<int>(step % kHeads) : 0);
+      copy_keys(tiles.of(step), chunk_of(step, steps), query_head);
+      copy_values(tiles.of(step), chunk_of(step, steps), kValueGradients ? query_head : work.head);
     }
     copy_async_commit();
   }
 
-  /// Gates, k and q.
-  GLA_DEVICE void copy_keys(Index chunk) const {
-    const Tiles to = tiles.of(chunk);
+  /// Gates, k, and q of the query heads from `query_head` on.
+  GLA_DEVICE void copy_keys(const Tiles& to, Index chunk, int query_head) const {
     const int rows = work.rows_of(chunk);
     const Index token = work.first + chunk * kChunk;
     constexpr int kK = kShape.head_dim_k;
@@ -94,18 +110,18 @@ class ChunkForward {
     if constexpr (kOutputs) {
       for (int i = 0; i < kShape.group_tile; ++i) {
         copy_rows<Element, kChunk, kK, kBytes, kThreads, kShape.async_copy>(
-            to.raw_q(i), row_of<const Element>(args.q, work.sequence, token, work.first_query_head + i),
+            to.raw_q(i), row_of<const Element>(args.q, work.sequence, token, query_head + i),
             args.q.stride_token, rows, kK, thread_index());
       }
     }
   }
 
-  GLA_DEVICE void copy_values(Index chunk) const {
+  GLA_DEVICE void copy_values(const Tiles& to, Index chunk, int of_head) const {
     constexpr int kBytes = row_alignment(kShape.head_dim_v, sizeof(Element));
     const Index token = work.first + chunk * kChunk;
     copy_rows<Element, kChunk, kTileV, kBytes, kThreads, kShape.async_copy>(
-        tiles.of(chunk).raw_v(),
-        row_of<const Element>(args.v, work.sequence, token, work.head) + work.tile * kTileV,
+        to.raw_v(),
+        row_of<const Element>(args.v, work.sequence, token, of_head) + work.tile * kTileV,
         args.v.stride_token, work.rows_of(chunk), work.valid_v, thread_index());
   }
 
@@ -128,6 +144,43 @@ class ChunkForward {
             products.template put_outputs<kSubChunk>(sums, query_head, token + row0);
           });
       start_loads(chunk + kShape.stages, chunks);
+    }
+  }
+
+  /// A query head of a chunk on the way back; the gradients of v are whole with the last one of the group.
+  GLA_DEVICE void walk_back(Index step, Index steps) {
+    const Index token = chunk_of(step, steps) * kChunk;
+    const bool first = step % kHeads == 0, last = step % kHeads == kHeads - 1;
+    Products products{work, tiles.of(step), state};
+    if (products.template make_operands<kChunk>(0)) {
+      start_loads(step + kShape.stages, steps);
+      add_back<kChunk>(products, token, 0, false, first, last);
+    } else {
+      GLA_UNROLL_BY(1)
+      for (int row0 = kChunk - kSubChunk; row0 >= 0; row0 -= kSubChunk) {
+        if (token + row0 >= work.tokens) continue;
+        add_back<kSubChunk>(products, token, row0, products.make_sub_operands(row0), first, last);
+      }
+      start_loads(step + kShape.stages, steps);
+    }
+  }
+  template <int Tokens>
+  GLA_DEVICE void add_back(Products& products, Index token, int row0, bool direct, bool first, bool last) {
+    typename Products::template Sums<Tokens>& into = sums_of<Tokens>();
+    products.template add_value_gradients<Tokens>(into, row0, direct, first, last);
+    if (last && args.o.data != nullptr)
+      products.template put_outputs<Tokens>(into, work.head - work.first_query_head, token + row0);
+  }
+
+  // Of the walk back: kept from one query head to the next.
+  typename Products::template Sums<kChunk> sums;
+  typename Products::template Sums<kSubChunk> sub_sums;
+  template <int Tokens>
+  GLA_DEVICE auto& sums_of() {
+    if constexpr (Tokens == kChunk) {
+      return sums;
+    } else {
+      return sub_sums;
     }
   }
 };

@@ -9,6 +9,7 @@
 #include "device/copy.cuh"
 #include "device/tile.cuh"
 #include "sequence.cuh"
+#include "triangle.cuh"
 
 namespace gla {
 
@@ -18,6 +19,8 @@ struct ChunkProducts {
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
+  /// The walk is that of the gradients of v, backwards in time (chunk_forward.cuh).
+  static constexpr bool kValueGradients = Config::value_gradients;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
   using State = ChunkState<kShape>;
   static constexpr int kBlocksV = State::kBlocksV, kBlocksK = State::kBlocksK, kWarpK = State::kWarpK;
@@ -53,15 +56,21 @@ struct ChunkProducts {
   template <int Tokens>
   using Sums = float[kBlocksV][Tokens / 8][4];
 
+  /// The operands of a sub-chunk, behind a barrier; whether it is a direct one.
+  GLA_DEVICE bool make_sub_operands(int row0) {
+    Team::sync();  // outputs that were staged where operands lie are read
+    if constexpr (!kShape.element_is_bf16) split_v<kSubChunk>(row0);
+    bool direct = false;
+    while (!agree(gates().template make_sub_operands<kOutputs>(row0, direct))) direct = true;
+    return direct;
+  }
+
   /// A chunk that may not have one pivot, from `token` of the walk on. `use`: see multiply(); the third is the first row.
   template <class UseSums>
   GLA_DEVICE void walk_sub_chunks(Index token, UseSums use) {
     GLA_UNROLL_BY(1)
     for (int row0 = 0; row0 < kChunk && token + row0 < work.tokens; row0 += kSubChunk) {
-      Team::sync();  // outputs that were staged where operands lie are read
-      if constexpr (!kShape.element_is_bf16) split_v<kSubChunk>(row0);
-      bool direct = false;
-      while (!agree(gates().template make_sub_operands<kOutputs>(row0, direct))) direct = true;
+      const bool direct = make_sub_operands(row0);
       work.count_path(direct ? 2 : 1);
       Work::add_decay(tiles.decay(), tiles.last());
       multiply<kSubChunk>(token, row0, direct,
@@ -98,6 +107,28 @@ struct ChunkProducts {
       update_state<Tokens>(k_parts, row0, direct);
     }
     if (kGated && !direct) state.scale(tiles.after());
+  }
+
+  /// The same for the gradients of v, of one query head, which may be the first or the last of its group: with
+  /// dS' = q^T dO + dU, dU = after (.) dS, dS of the chunk before = before (.) dS',  dV += tril(q^ k^T)^T dO + k^ dU.
+  template <int Tokens>
+  GLA_DEVICE void add_value_gradients(Sums<Tokens>& sums, int row0, bool direct, bool first, bool last) {
+    if (kGated && !direct && first) state.scale(tiles.after());
+    if (kGated && direct) {
+      gates().direct_scores(0, row0, [this](int i, int j, float score) { store_score(i, j, score); });
+    } else {
+      make_scores<Tokens>(0);
+    }
+    if (first) {
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV * Tokens / 2; ++i) sums[i / (Tokens / 2)][i % (Tokens / 2) / 4][i % 4] = 0;
+      add_state_product<Tokens>(sums, 0);
+      if (kGated && direct) state.scale(tiles.before());
+    }
+    add_update<Tokens, 0, kStateParts>(row0);
+    Team::sync();
+    add_score_product<Tokens>(sums, row0);
+    if (kGated && !direct && last) state.scale(tiles.before());
   }
 
   // ---- outputs -------------------------------------------------------------------------------------------------
@@ -233,44 +264,16 @@ struct ChunkProducts {
     }
   }
 
-  /// tril(q^ k^T), 16 x 16 blocks dealt to the warps.
+  /// tril(q^ k^T)
   template <int Tokens>
   GLA_DEVICE void make_scores(int query_head) const {
-    constexpr int kBlocks = Tokens / 16;
-    const int lane = lane_index();
-    for (int block = Team::warp(); block < kBlocks * (kBlocks + 1) / 2; block += Team::kWarps) {
-      int bi = 0;
-      while ((bi + 1) * (bi + 2) / 2 <= block) ++bi;
-      const int bj = block - bi * (bi + 1) / 2;
-      float sums[2][4] = {};
-      GLA_UNROLL_BY(2)
-      for (int k = 0; k < kPaddedK; k += 16) {
-        Bits32 a[kScoreParts][4], b[kScoreParts][4];
-        GLA_UNROLL
-        for (int part = 0; part < kScoreParts; ++part) {
-          load_a(a[part], tiles.template q<Tokens>(query_head, part), 16 * bi, k);
-          load_b(b[part], tiles.template k<Tokens>(part), k, 16 * bj);
-        }
-        multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
-      }
-      Bits32 words[kStateParts][4];
-      GLA_UNROLL
-      for (int pair = 0; pair < 4; ++pair) {
-        const int i = 16 * bi + lane / 4 + pair % 2 * 8;
-        const int j = 16 * bj + pair / 2 * 8 + lane % 4 * 2;
-        const float(&two)[4] = sums[pair / 2];
-        Bits32 parts[kStateParts];
-        split_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f, parts);
-        GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part) words[part][pair] = parts[part];
-      }
-      GLA_UNROLL
-      for (int part = 0; part < kStateParts; ++part)
-        store_a(words[part], tiles.template scores<Tokens>(part), 16 * bi, 16 * bj);
-    }
+    lower_triangle<Tokens, kPaddedK, kScoreParts, kScoreParts, kStateParts, Team>(
+        [this, query_head](int part) { return tiles.template q<Tokens>(query_head, part); },
+        [this](int part) { return tiles.template k<Tokens>(part); },
+        [this](int part) { return tiles.template scores<Tokens>(part); });
   }
 
-  /// O^T += S'^T q^T over this warp's value and key channels.
+  /// O^T += S'^T q^T over this warp's value and key channels; dV^T += dU^T k^T.
   template <int Tokens>
   GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
     GLA_UNROLL
@@ -283,7 +286,9 @@ struct ChunkProducts {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
         for (int part = 0; part < kStateParts; ++part)
-          load_b(b[part], tiles.template q<Tokens>(query_head, part), State::first_k() + k, t);
+          load_b(b[part],
+                 kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
+                 State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -291,7 +296,8 @@ struct ChunkProducts {
     }
   }
 
-  /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; warps along K share out the tokens of V.
+  /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; dV^T += dO^T tril(q^ k^T), with dO for V. Warps along K
+  /// share out the tokens of V.
   template <int Tokens>
   GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
     const auto v_of = [&](int part) { return tiles.template v<Tokens>(row0, part); };
@@ -302,11 +308,16 @@ struct ChunkProducts {
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), j);
       GLA_UNROLL
-      for (int t = j; t < Tokens; t += 16) {
+      for (int t = kValueGradients ? 0 : j; t < (kValueGradients ? j + 16 : Tokens); t += 16) {
         Bits32 b[kStateParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part)
-          load_b(b[part], tiles.template scores<Tokens>(part), j, t);
+        for (int part = 0; part < kStateParts; ++part) {
+          if constexpr (kValueGradients) {
+            load_b_transposed(b[part], tiles.template scores<Tokens>(part), j, t);
+          } else {
+            load_b(b[part], tiles.template scores<Tokens>(part), j, t);
+          }
+        }
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -326,7 +337,7 @@ struct ChunkProducts {
     }
   }
 
-  /// U^T += V^T k^ for parts [First, Last) of k^.
+  /// U^T += V^T k^ for parts [First, Last) of k^; dS'^T += dO^T q^.
   template <int Tokens, int First, int Last>
   GLA_DEVICE void add_update(int row0) {
     constexpr int kParts = Last - First;
@@ -341,7 +352,9 @@ struct ChunkProducts {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part], tiles.template k<Tokens>(First + part), t, State::first_k() + 8 * j);
+          load_b_transposed(
+              b[part], kValueGradients ? tiles.template q<Tokens>(0, First + part) : tiles.template k<Tokens>(First + part),
+              t, State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);

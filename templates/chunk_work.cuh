@@ -18,8 +18,9 @@ struct ChunkWork {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr int kTileV = kShape.tile_v;
+  /// Blocks of other query heads.
   static constexpr int kGroupTiles =
-      kOutputs ? Config::group / kShape.group_tile : 1;  // blocks of other query heads
+      kOutputs && !Config::value_gradients ? Config::group / kShape.group_tile : 1;
   static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
   using State = ChunkState<kShape>;
 
@@ -152,7 +153,7 @@ struct ChunkWork {
 
   GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
   GLA_DEVICE Index state_offset() const {
-    return (n * args.heads + head) * (kShape.head_dim_k * kShape.head_dim_v);
+    return (Index{n} * args.heads + head) * (kShape.head_dim_k * kShape.head_dim_v);
   }
   /// The block's part of a head's state.
   GLA_DEVICE Index part_offset(StateStrides strides) const {

@@ -184,7 +184,7 @@ TEST_CASE("the emulator runs the program of tensor copies in any order", "[emula
 TEST_CASE("a variant does not depend on the order in which the emulator runs threads", "[emulator]") {
   const Problem problem = small_problem(Family::segmented, DType::bf16);
   const LaunchKernel kernel = kernel_of(problem, one_variant(problem, Family::segmented));
-  const LaunchKernel reordered = [&](const KernelArgs& args, const Workload& workload, const Options&) {
+  const LaunchKernel reordered = [&](const BackwardArgs& args, const Workload& workload, const Options&) {
     kernel(args, workload, {Order::random, 7});
   };
   expect_same_results(problem, reordered, kernel);

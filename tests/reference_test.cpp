@@ -294,3 +294,22 @@ TEST_CASE("the bars follow PEERS.md") {
   CHECK(accuracy_bar(problem, Gates::one, Accuracy::standard).o == 1e-5);
   CHECK(accuracy_bar(problem, Gates::one, Accuracy::fast).o == 1e-3);
 }
+
+TEST_CASE("the bars of gradients follow PEERS.md, and give dgk what a difference of sums needs") {
+  Problem problem;
+  const Bar gentle = accuracy_bar(problem, Gates::sixteenth, Accuracy::standard);
+  CHECK(near(gentle.dq, 1.1 * 0.00191));
+  CHECK(near(gentle.d_initial_state, 1.1 * 0.00237));
+  CHECK(near(accuracy_bar(problem, Gates::ten, Accuracy::fast).dgk, 2 * 0.00176));
+  // Not listed: the loosest.
+  const Bar resets = accuracy_bar(problem, Gates::resets, Accuracy::standard);
+  CHECK(near(resets.dk, 1.1 * 0.00208));
+  CHECK(near(resets.d_initial_state, 1.1 * 0.00246));
+  problem.dtype = DType::fp16;
+  CHECK(near(accuracy_bar(problem, Gates::growth, Accuracy::standard).dv, 1.1 * 0.00049));
+  problem.dtype = DType::fp32;
+  CHECK(accuracy_bar(problem, Gates::one, Accuracy::standard).dk == 1e-5);
+  CHECK(near(accuracy_bar(problem, Gates::one, Accuracy::standard).dgk, 1e-4));
+  CHECK(accuracy_bar(problem, Gates::ten, Accuracy::fast).dgk == Approx(1e-1));
+  CHECK(accuracy_bar(problem, Gates::hundred, Accuracy::standard).dgk == kInfinity);
+}

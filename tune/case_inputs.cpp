@@ -192,10 +192,10 @@ Result<CaseErrors> CaseInputs::errors(const Tools& tools) const {
   compare.dtype = static_cast<int>(problem.dtype);
   const auto sums = tools.compare(compare);
   if (!sums.ok()) return sums.status();
-  errors.o = summarize(*sums, spec_.output_extent());
+  errors.o = summarize(*sums, spec_.extent_of(Output::o));
 
   if (spec_.final_state) {
-    const Extent extent = spec_.state_extent();
+    const Extent extent = spec_.extent_of(Output::final_state);
     CompareArgs state;
     state.reference.stride_token = extent.channels;
     state.reference.stride_head = extent.channels * extent.lengths.front();

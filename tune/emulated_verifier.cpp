@@ -13,9 +13,8 @@ constexpr std::uint64_t kOrders = 3;
 constexpr std::uint64_t kSeedsPerDraw = 10;  // more than a case has tensors
 
 CaseErrors errors_of(const KernelOutcome& outcome) {
-  return {.o = outcome.o,
-          .final_state = outcome.final_state,
-          .stray = outcome.untouched ? "" : "o was written between its rows or behind the last sequence"};
+  return {outcome,
+          outcome.untouched ? "" : "an output was written between its rows or behind the last sequence"};
 }
 
 }  // namespace
@@ -29,6 +28,7 @@ KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std:
                  .gates = spec.gates,
                  .initial_state = spec.initial_state,
                  .final_state = spec.final_state,
+                 .gradients = spec.gradients,
                  .in_place = spec.in_place,
                  .padded = spec.padded,
                  .nan_gate = spec.nan_gate};
@@ -51,7 +51,8 @@ void EmulatedVerifier::prepare(Prepared& one) const {
   std::call_once(one.once, [&] {
     const std::uint64_t first_seed = kFirstCaseSeed + kSeedsPerDraw * (seed_ - kGpuSeed);
     one.inputs = make_inputs(one.spec.problem, one.kernel_case, first_seed);
-    one.expected = naive(one.inputs);
+    one.loss = make_loss(one.inputs, one.kernel_case, first_seed);
+    one.expected = expected_outputs(one.inputs, one.loss);
   });
 }
 
@@ -66,7 +67,7 @@ Answer<Verification> EmulatedVerifier::verify(const Variant& variant) {
     for (Prepared& one : cases_) {
       step = one.spec.name + ": ";
       prepare(one);
-      const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernel);
+      const KernelResult result = run_kernel(one.inputs, one.kernel_case, kernel, one.loss);
       const KernelOutcome outcome = judge(one.inputs, one.expected, result);
       verification.cases.push_back(judge(one.spec, errors_of(outcome)));
     }

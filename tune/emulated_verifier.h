@@ -36,7 +36,8 @@ class EmulatedVerifier {
     KernelCase kernel_case;
     std::once_flag once;
     ReferenceInput inputs;
-    ReferenceOutput expected;
+    ReferenceLoss loss;
+    ExpectedOutputs expected;
   };
   void prepare(Prepared& one) const;
 

@@ -3,13 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "bars.h"
 
 namespace gla {
 namespace {
 
-std::string describe(const char* output, const ErrorReport& report, double bar) {
+std::string describe(std::string_view output, const ErrorReport& report, double bar) {
   if (report.nan_mismatches > 0)
     return fmt::format("{} has {} NaN or inf elements where the reference has none, or none where it has",
                        output, report.nan_mismatches);
@@ -23,26 +24,34 @@ std::string describe(const char* output, const ErrorReport& report, double bar) 
 
 std::string describe(const VerificationCase& spec, const CaseErrors& errors, Accuracy accuracy) {
   const Bar bar = accuracy_bar(spec.problem, spec.gates, accuracy);
-  std::string fault = describe("o", errors.o, bar.o);
-  if (fault.empty()) fault = describe("final_state", errors.final_state, bar.final_state);
-  if (fault.empty()) fault = errors.stray;
-  return fault;
+  for (const Output output : outputs_of(spec.problem)) {
+    std::string fault = describe(to_string(output), errors[output], bar[output]);
+    if (!fault.empty()) return fault;
+  }
+  return errors.stray;
 }
 
 }  // namespace
 
 CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors) {
-  CaseOutcome outcome{.name = spec.name,
-                      .error_o = errors.o.overall,
-                      .error_state = errors.final_state.overall,
-                      .worst_o = errors.o.worst,
-                      .worst_state = errors.final_state.worst};
+  CaseOutcome outcome{.name = spec.name};
+  for (const Output output : kOutputs) {
+    outcome.errors[output] = errors[output].overall;
+    outcome.worst[output] = errors[output].worst;
+  }
   const std::string not_standard = describe(spec, errors, Accuracy::standard);
   const std::string not_fast = describe(spec, errors, Accuracy::fast);
   outcome.standard = not_standard.empty();
   outcome.fast = not_fast.empty();
   outcome.detail = outcome.fast ? not_standard : not_fast;
   return outcome;
+}
+
+void set_errors(Json& json, const CaseOutcome& outcome, const Problem& problem) {
+  for (const Output output : outputs_of(problem)) {
+    json.set(fmt::format("error_{}", key_of(output)), outcome.errors[output]);
+    json.set(fmt::format("worst_{}", key_of(output)), outcome.worst[output]);
+  }
 }
 
 Verdict conclude(const std::vector<CaseOutcome>& cases) {
@@ -53,8 +62,10 @@ Verdict conclude(const std::vector<CaseOutcome>& cases) {
     if (!outcome.detail.empty() && (verdict.detail.empty() || (verdict.fast && !outcome.fast)))
       verdict.detail = outcome.name + ": " + outcome.detail;
     verdict.fast = verdict.fast && outcome.fast;
-    verdict.error_o = std::max(verdict.error_o, outcome.error_o);
-    verdict.error_state = std::max(verdict.error_state, outcome.error_state);
+    for (const Output output : kOutputs) {
+      double& worst = is_state(output) ? verdict.error_state : verdict.error_o;
+      worst = std::max(worst, outcome.errors[output]);
+    }
   }
   return verdict;
 }

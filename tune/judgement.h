@@ -6,24 +6,22 @@
 
 #include "accuracy.h"
 #include "laboratory.h"
+#include "outputs.h"
 #include "verification_case.h"
 
 namespace gla {
 
 /// What a run left behind, against the reference.
-struct CaseErrors {
-  ErrorReport o, final_state;
+struct CaseErrors : PerOutput<ErrorReport> {
   std::string stray = {};  ///< where memory outside the outputs was written, if it was
 };
 
 /// What a variant did on one case.
 struct CaseOutcome {
   std::string name;
-  double error_o = 0;
-  double error_state = 0;
-  double worst_o = 0;  ///< of the worst single (sequence, head)
-  double worst_state = 0;
-  bool standard = false;  ///< within the bars of the class
+  PerOutput<double> errors = {};
+  PerOutput<double> worst = {};  ///< of the worst single (sequence, head)
+  bool standard = false;         ///< within the bars of the class
   bool fast = false;
   std::string detail = {};  ///< what was wrong
 };
@@ -35,6 +33,8 @@ struct Verification {
 
 /// Judges the errors of one case against the bars of both classes.
 CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors);
+/// Sets error_KEY and worst_KEY of a JSON object for each output of the problem.
+void set_errors(Json& json, const CaseOutcome& outcome, const Problem& problem);
 /// A verdict over all cases: a class is reached if every case reaches it.
 Verdict conclude(const std::vector<CaseOutcome>& cases);
 

@@ -23,8 +23,8 @@ struct Refusal {
 struct Verdict {
   bool standard = false;
   bool fast = false;
-  double error_o = 0;
-  double error_state = 0;
+  double error_o = 0;       ///< of o; of a backward operation the worst of the gradients by q, k, v and gk
+  double error_state = 0;   ///< of the final state, or of the gradient by the initial one
   std::string detail = {};  ///< what kept it out of a class
 
   bool reaches(Accuracy accuracy) const { return accuracy == Accuracy::standard ? standard : fast; }

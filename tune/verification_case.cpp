@@ -55,20 +55,6 @@ std::vector<std::int64_t> VerificationCase::lengths() const {
   return lengths;
 }
 
-Extent VerificationCase::output_extent() const {
-  return {.lengths = lengths(), .heads = heads * problem.group, .channels = problem.head_dim_v};
-}
-
-Extent VerificationCase::state_extent() const {
-  const bool v_first = problem.state_v_first;
-  const std::vector<std::int64_t> rows(static_cast<std::size_t>(sequences()),
-                                       v_first ? problem.head_dim_v : problem.head_dim_k);
-  return {.lengths = rows,
-          .heads = heads,
-          .channels = v_first ? problem.head_dim_k : problem.head_dim_v,
-          .state = true};
-}
-
 std::vector<VerificationCase> quick_cases(const Problem& problem) {
   return {dense_case(problem, Gates::sixteenth), dense_case(problem, Gates::one),
           packed_case(problem, Gates::sixteenth, false)};

@@ -8,6 +8,7 @@
 #include "accuracy.h"
 #include "bars.h"
 #include "gla/generator/problem.h"
+#include "outputs.h"
 
 namespace gla {
 
@@ -21,18 +22,20 @@ struct VerificationCase {
   bool cu_seqlens_is_int64 = false;
   Gates gates = Gates::sixteenth;
   bool initial_state = true;
-  bool final_state = true;
-  bool in_place = false;  ///< final_state is initial_state
-  bool padded = false;    ///< NaN between rows and heads and behind the last row
-  bool nan_gate = false;  ///< one sequence's first gate is NaN in head 0: it, and nothing else, must be NaN
-  float scale = 0;        ///< 0: K^-0.5
+  bool final_state = true;             ///< wanted; of a backward operation: its gradient is given
+  unsigned gradients = kAllGradients;  ///< wanted of a backward operation, bits of Gradient
+  bool in_place = false;               ///< final_state is initial_state
+  bool padded = false;                 ///< NaN between rows and heads and behind the last row
+  bool nan_gate =
+      false;        ///< one sequence's first gate is NaN in head 0: it, and nothing else, must be NaN in o
+  float scale = 0;  ///< 0: K^-0.5
 
   std::int64_t sequences() const;
   Workload workload() const;
   /// Sequence lengths, and what is compared.
   std::vector<std::int64_t> lengths() const;
-  Extent output_extent() const;
-  Extent state_extent() const;
+  Extent extent_of(Output output) const { return gla::extent_of(problem, output, lengths(), heads); }
+  bool wants(Output output) const { return is_wanted(output, final_state, gradients); }
   /// The sequence whose first gate is NaN.
   std::int64_t nan_sequence() const { return sequences() - 1; }
 };

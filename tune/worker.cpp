@@ -27,28 +27,27 @@ Json request_of(const char* what, const Problem& problem, const Variant& variant
   return request;
 }
 
-Json to_json(const CaseOutcome& outcome) {
-  return Json::object({{"name", outcome.name},
-                       {"error_o", outcome.error_o},
-                       {"error_state", outcome.error_state},
-                       {"worst_o", outcome.worst_o},
-                       {"worst_state", outcome.worst_state},
-                       {"standard", outcome.standard},
-                       {"fast", outcome.fast},
-                       {"detail", outcome.detail}});
+Json to_json(const CaseOutcome& outcome, const Problem& problem) {
+  Json json = Json::object({{"name", outcome.name}});
+  set_errors(json, outcome, problem);
+  json.set("standard", outcome.standard);
+  json.set("fast", outcome.fast);
+  json.set("detail", outcome.detail);
+  return json;
 }
 
-CaseOutcome outcome_from_json(const Json& json) {
+CaseOutcome outcome_from_json(const Json& json, const Problem& problem) {
+  CaseOutcome outcome{.name = json["name"].as_string(),
+                      .standard = json["standard"].as_bool(),
+                      .fast = json["fast"].as_bool(),
+                      .detail = json["detail"].as_string()};
   // JSON has no word for an error that is infinite or NaN: it travels as null.
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
-  return {.name = json["name"].as_string(),
-          .error_o = json["error_o"].as_double(kInfinite),
-          .error_state = json["error_state"].as_double(kInfinite),
-          .worst_o = json["worst_o"].as_double(kInfinite),
-          .worst_state = json["worst_state"].as_double(kInfinite),
-          .standard = json["standard"].as_bool(),
-          .fast = json["fast"].as_bool(),
-          .detail = json["detail"].as_string()};
+  for (const Output output : outputs_of(problem)) {
+    outcome.errors[output] = json[fmt::format("error_{}", key_of(output))].as_double(kInfinite);
+    outcome.worst[output] = json[fmt::format("worst_{}", key_of(output))].as_double(kInfinite);
+  }
+  return outcome;
 }
 
 Json list_of(const std::vector<Timing>& timings) {
@@ -88,7 +87,7 @@ Answer<Json> answer(DeviceLaboratory& laboratory, const Json& request) {
   if (what == "verify_fully") {
     const auto verification = laboratory.verify_fully(*problem, variants.front());
     Json cases = Json::array();
-    for (const CaseOutcome& outcome : verification.value.cases) cases.push(to_json(outcome));
+    for (const CaseOutcome& outcome : verification.value.cases) cases.push(to_json(outcome, *problem));
     return {cases, verification.refusal};
   }
   if (what == "measure") {
@@ -175,7 +174,8 @@ Answer<Verdict> WorkerLaboratory::verify(const Problem& problem, const Variant& 
 Answer<Verification> WorkerLaboratory::verify_fully(const Problem& problem, const Variant& variant) {
   const auto reply = ask(request_of("verify_fully", problem, variant), kFullVerifyTimeout);
   Answer<Verification> answer{{}, reply.refusal};
-  for (const Json& outcome : reply.value.items()) answer.value.cases.push_back(outcome_from_json(outcome));
+  for (const Json& outcome : reply.value.items())
+    answer.value.cases.push_back(outcome_from_json(outcome, problem));
   answer.value.verdict = conclude(answer.value.cases);
   return answer;
 }

@@ -1,6 +1,8 @@
 // A chunk variant's sizes, as its kernels have them.
 #pragma once
 
+#include <string>
+
 #include "chunk_layout.h"
 #include "gla/generator/problem.h"
 #include "gla/generator/variant.h"
@@ -36,5 +38,8 @@ inline int tiles_v(const ChunkShape& shape) {
 inline int state_blocks(const ChunkShape& shape) {
   return tiles_v(shape) * shape.cluster;
 }
+
+/// As the template's Config has it. `value_gradients`: of chunk_backward's walk over value channels.
+std::string shape_text(const ChunkShape& shape, bool value_gradients);
 
 }  // namespace gla

@@ -29,11 +29,6 @@ std::vector<std::int16_t> divisors(int number) {
   return found;
 }
 
-/// True if cp.async can fetch rows of `channels` elements: at least 4 bytes at a time.
-bool copies_async(int channels, std::size_t element_bytes) {
-  return channels * static_cast<int>(element_bytes) % 4 == 0;
-}
-
 /// What chunk_pipeline.cuh asks for: rows that a tensor copy can fetch, 64 value channels for each warpgroup, as many
 /// columns as wgmma is used with, room for the query heads of a group, and key channels for every block of a cluster.
 Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
@@ -170,10 +165,7 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
     return invalid_argument(
         fmt::format("stages={} with producers=0; accepted: up to {}", shape.stages, kMostStages));
   }
-  const auto element = static_cast<std::size_t>(shape.element_bytes),
-             gate = static_cast<std::size_t>(shape.gate_bytes);
-  const bool words = copies_async(shape.head_dim_k, element) && copies_async(shape.head_dim_v, element) &&
-                     copies_async(shape.head_dim_k, gate);
+  const bool words = copies_async(problem);
   if (words && !shape.async_copy)
     return invalid_argument("async_copy=0 is for rows that are not whole 4-byte words");
   if (shape.async_copy && !words) {
@@ -243,21 +235,30 @@ std::size_t round_up_256(std::size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-/// The variant as the template's ChunkShape.
-std::string shape_text(const ChunkShape& s) {
+}  // namespace
+
+bool copies_async(const Problem& problem) {
+  constexpr std::size_t kWord = 4;
+  const auto whole = [](int channels, DType dtype) {
+    return static_cast<std::size_t>(channels) * size_of(dtype) % kWord == 0;
+  };
+  return whole(problem.head_dim_k, problem.dtype) && whole(problem.head_dim_v, problem.dtype) &&
+         (!problem.gate_k || whole(problem.head_dim_k, problem.gate_dtype));
+}
+
+std::string shape_text(const ChunkShape& s, bool value_gradients) {
   return fmt::format(
       R"(  static constexpr ChunkShape shape = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_v = {},
                                        .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
                                        .score_parts = {}, .state_parts = {}, .element_bytes = {},
                                        .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {},
                                        .producers = {}, .cluster = {}}};
+  static constexpr bool value_gradients = {};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
       s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy,
-      s.producers, s.cluster);
+      s.producers, s.cluster, value_gradients);
 }
-
-}  // namespace
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
@@ -296,7 +297,7 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   const std::string_view walk = shape.producers ? "chunk_pipeline" : "chunk_forward";
   std::vector<std::string_view> headers{shape.producers ? "chunk_pipeline.cuh" : "chunk_forward.cuh"};
   if (variant.family == Family::segmented) headers.push_back("segment_scan.cuh");
-  Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape)), {}};
+  Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape, false)), {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
     add_entry(source, entry, shape.threads(), blocks,
               fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),

@@ -35,6 +35,19 @@ inline constexpr int kSplitStateChunk = 16;
 /// The families that serve a problem's operation.
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture);
 
+/// Whether cp.async can fetch the rows of q, k, v and gk: 4 bytes at a time at the least.
+bool copies_async(const Problem& problem);
+
+/// How the variants of a family become kernels, are launched and ranked.
+struct FamilyKernels {
+  Source (*render)(const Problem&, const Variant&);
+  LaunchPlan (*plan)(const Problem&, const Variant&, const Workload&);
+  std::vector<EntryShape> (*entry_shapes)(const Problem&, const Variant&);
+  int (*estimated_registers)(const Problem&, const Variant&);
+  double (*predicted_seconds)(const Problem&, const Variant&, const Workload&, const Architecture&);
+};
+const FamilyKernels& kernels_of(Family family);
+
 // chunk_space.cpp; the last in chunk_cost.cpp
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family);
 Source render_chunk(const Problem& problem, const Variant& variant);
@@ -52,5 +65,14 @@ std::vector<EntryShape> decode_entry_shapes(const Problem& problem, const Varian
 int estimated_decode_registers(const Problem& problem, const Variant& variant);
 double predicted_decode_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                 const Architecture& architecture);
+
+// walks_space.cpp
+FamilySpace walks_family(const Problem& problem, const Architecture& architecture);
+Source render_walks(const Problem& problem, const Variant& variant);
+LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload);
+std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant);
+int estimated_walks_registers(const Problem& problem, const Variant& variant);
+double predicted_walks_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                               const Architecture& architecture);
 
 }  // namespace gla

@@ -19,14 +19,12 @@ double floor_bytes(const Problem& problem, const Workload& workload, bool states
 }
 
 int estimated_registers(const Problem& problem, const Variant& variant) {
-  return variant.family == Family::decode ? estimated_decode_registers(problem, variant)
-                                          : estimated_chunk_registers(problem, variant);
+  return kernels_of(variant.family).estimated_registers(problem, variant);
 }
 
 double predicted_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                          const Architecture& architecture) {
-  return variant.family == Family::decode ? predicted_decode_seconds(problem, variant, workload, architecture)
-                                          : predicted_chunk_seconds(problem, variant, workload, architecture);
+  return kernels_of(variant.family).predicted_seconds(problem, variant, workload, architecture);
 }
 
 Variant model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,

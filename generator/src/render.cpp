@@ -15,10 +15,16 @@ constexpr int kToolThreads = 128;  // templates/verification.cuh
 
 /// What the sources of an operation's variants include, of all families that serve it.
 std::vector<std::string_view> headers_of(Operation operation) {
-  std::vector<std::string_view> headers{"device/launch.cuh", "recurrent_forward.cuh"};
-  if (operation == Operation::chunk_forward)
-    headers.insert(headers.end(), {"chunk_forward.cuh", "chunk_pipeline.cuh", "segment_scan.cuh"});
-  return headers;
+  switch (operation) {
+    case Operation::chunk_forward:
+      return {"device/launch.cuh", "recurrent_forward.cuh", "chunk_forward.cuh", "chunk_pipeline.cuh",
+              "segment_scan.cuh"};
+    case Operation::recurrent_forward:
+      return {"device/launch.cuh", "recurrent_forward.cuh"};
+    case Operation::chunk_backward:
+      return {"device/launch.cuh", "chunk_backward.cuh"};
+  }
+  return {};
 }
 
 }  // namespace
@@ -118,17 +124,15 @@ const std::string& templates_hash(Operation operation) {
 }
 
 Source render(const Problem& problem, const Variant& variant) {
-  return variant.family == Family::decode ? render_decode(problem, variant) : render_chunk(problem, variant);
+  return kernels_of(variant.family).render(problem, variant);
 }
 
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload) {
-  return variant.family == Family::decode ? plan_decode(problem, variant, workload)
-                                          : plan_chunk(problem, variant, workload);
+  return kernels_of(variant.family).plan(problem, variant, workload);
 }
 
 std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& variant) {
-  return variant.family == Family::decode ? decode_entry_shapes(problem, variant)
-                                          : chunk_entry_shapes(problem, variant);
+  return kernels_of(variant.family).entry_shapes(problem, variant);
 }
 
 Source render_tools(const Problem& problem) {

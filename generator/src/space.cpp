@@ -26,10 +26,30 @@ void enumerate(const FamilySpace& family, std::size_t index, Variant& variant, s
 
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture) {
   if (problem.operation == Operation::recurrent_forward) return {decode_family(problem, architecture)};
+  if (problem.operation == Operation::chunk_backward) return {walks_family(problem, architecture)};
   return {chunk_family(problem, architecture, Family::fused),
           chunk_family(problem, architecture, Family::segmented),
           // Exact fp32 products, and no head dim is too large for it.
           decode_family(problem, architecture)};
+}
+
+const FamilyKernels& kernels_of(Family family) {
+  static constexpr FamilyKernels kChunk{render_chunk, plan_chunk, chunk_entry_shapes, estimated_chunk_registers,
+                                        predicted_chunk_seconds};
+  static constexpr FamilyKernels kDecode{render_decode, plan_decode, decode_entry_shapes,
+                                         estimated_decode_registers, predicted_decode_seconds};
+  static constexpr FamilyKernels kWalks{render_walks, plan_walks, walks_entry_shapes, estimated_walks_registers,
+                                        predicted_walks_seconds};
+  switch (family) {
+    case Family::decode:
+      return kDecode;
+    case Family::walks:
+      return kWalks;
+    case Family::fused:
+    case Family::segmented:
+      break;
+  }
+  return kChunk;
 }
 
 Status check(const Problem& problem, const Architecture& architecture, const Variant& variant) {
@@ -73,7 +93,8 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
   switch (problem.dtype) {  // DESIGN section 5, "Operand precision"
     case DType::bf16:
       return !standard ||
-             (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
+             (score_parts >= 2 && (state_parts >= 2 || (variant.family != Family::walks &&
+                                                        variant[Parameter::chunk] > kSplitStateChunk)));
     case DType::fp16:
       return score_parts >= 2 && state_parts >= 2;
     case DType::fp32:

@@ -90,6 +90,21 @@ GLA_DEVICE void copy_rows(const Tile& tile, const T* global, long long row_strid
   }
 }
 
+/// The way back, of the first `valid_rows` rows and `columns` columns.
+template <class T, int Rows, int Columns, int VectorBytes, int Threads, class Tile>
+GLA_DEVICE void store_rows(T* global, long long row_stride, const Tile& tile, int valid_rows, int columns,
+                           int thread) {
+  constexpr int kElements = VectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kVectors = (Columns + kElements - 1) / kElements;
+  GLA_UNROLL_BY(4)
+  for (int i = thread; i < Rows * kVectors; i += Threads) {
+    const int row = i / kVectors, column = i % kVectors * kElements;
+    if (row < valid_rows && column < columns)
+      store_packet<VectorBytes>(global + row * row_stride + column,
+                                *reinterpret_cast<const Packet<VectorBytes>*>(tile.at(row, column)));
+  }
+}
+
 /// Zeroes `bytes` (a multiple of 16) of shared memory.
 template <int Threads>
 GLA_DEVICE void zero_shared(unsigned char* shared, int bytes) {

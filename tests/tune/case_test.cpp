@@ -87,9 +87,9 @@ TEST_CASE("lengths and extents follow cu_seqlens") {
   CHECK(one.sequences() == 3);
   CHECK(one.lengths() == std::vector<std::int64_t>{0, 5, 2});
   CHECK(one.workload() == Workload{.sequences = 3, .heads = 2, .tokens = 7, .packed = true});
-  CHECK(one.output_extent().heads == 6);
-  CHECK(one.state_extent().lengths.front() == 32);
-  CHECK(one.state_extent().channels == 16);
+  CHECK(one.extent_of(Output::o).heads == 6);
+  CHECK(one.extent_of(Output::final_state).lengths.front() == 32);
+  CHECK(one.extent_of(Output::final_state).channels == 16);
 }
 
 TEST_CASE("a class is reached only if every case reaches it") {

@@ -72,8 +72,8 @@ TEST_CASE("an error that is not a number comes from the worker as infinite, not 
   REQUIRE(laboratory.ok());
   const auto answer = (*laboratory)->verify_fully(Problem{}, Variant{});
   REQUIRE(answer.value.cases.size() == 1);
-  CHECK(std::isinf(answer.value.cases[0].error_o));
-  CHECK(std::isinf(answer.value.cases[0].worst_o));
-  CHECK(answer.value.cases[0].error_state == 0.5);
+  CHECK(std::isinf(answer.value.cases[0].errors.o));
+  CHECK(std::isinf(answer.value.cases[0].worst.o));
+  CHECK(answer.value.cases[0].errors.final_state == 0.5);
   CHECK(std::isinf(answer.value.verdict.error_o));
 }

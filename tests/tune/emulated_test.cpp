@@ -33,7 +33,7 @@ VerificationCase small_case() {
 /// Runs the small variant, then does something to its arguments' memory.
 LaunchKernel followed_by(const std::function<void(const KernelArgs&)>& deed) {
   const LaunchKernel kernel = kernel_of(small_problem(), small_variant());
-  return [=](KernelArgs args, const Workload& workload, const emulator::Options& options) {
+  return [=](const BackwardArgs& args, const Workload& workload, const emulator::Options& options) {
     kernel(args, workload, options);
     deed(args);
   };
@@ -57,6 +57,7 @@ TEST_CASE("an emulated case is its verification case, and the cases of a set tak
     CHECK(one.gates == spec.gates);
     CHECK(one.initial_state == spec.initial_state);
     CHECK(one.final_state == spec.final_state);
+    CHECK(one.gradients == spec.gradients);
     CHECK(one.in_place == spec.in_place);
     CHECK(one.padded == spec.padded);
     CHECK(one.nan_gate == spec.nan_gate);
@@ -110,7 +111,7 @@ TEST_CASE("seeds draw different inputs; the same seed gives the same errors") {
     const auto answer = verifier.verify(small_variant());
     REQUIRE_FALSE(answer.refused());
     CHECK(answer.value.verdict.standard);
-    return answer.value.cases.at(0).error_o;
+    return answer.value.cases.at(0).errors.o;
   };
   CHECK(error_of(1) == error_of(1));
   CHECK(error_of(1) != error_of(2));

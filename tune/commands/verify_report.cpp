@@ -66,13 +66,15 @@ void VerifyReport::close(std::size_t subject) {
     worst_o = std::max(worst_o, one.answer.value.verdict.error_o);
     worst_state = std::max(worst_state, one.answer.value.verdict.error_state);
   }
-  fmt::print("{}: {} of {} verified variants pass ({} in all), worst errors o {:.2e}, final state {:.2e}\n",
-             to_string(subjects_[subject].problem), passed, results.size(),
-             subjects_[subject].variants.size(), worst_o, worst_state);
+  const Problem& problem = subjects_[subject].problem;
+  fmt::print("{}: {} of {} verified variants pass ({} in all), worst errors {} {:.2e}, {} {:.2e}\n",
+             to_string(problem), passed, results.size(), subjects_[subject].variants.size(),
+             is_backward(problem) ? "of the tensors" : "o", worst_o,
+             is_backward(problem) ? "of the state" : "final state", worst_state);
   if (form_ == Form::every_case) {
     for (const Verified& one : results) {
       fmt::print("  {}\n", to_string(one.variant));
-      print_cases(one);
+      print_cases(problem, one);
     }
   }
   std::fflush(stdout);
@@ -84,7 +86,7 @@ ExitCode VerifyReport::finish(const VerifiedOn& on) {
     Json problems = Json::array();
     for (std::size_t s = 0; s < subjects_.size(); ++s) {
       Json variants = Json::array();
-      for (const Verified& one : results_[s]) variants.push(to_json(one));
+      for (const Verified& one : results_[s]) variants.push(to_json(subjects_[s].problem, one));
       problems.push(Json::object({{"problem", gla::to_json(subjects_[s].problem)}, {"variants", variants}}));
     }
     fmt::print("{}\n", Json::object({{"device", on.device},
@@ -105,30 +107,34 @@ ExitCode VerifyReport::finish(const VerifiedOn& on) {
   return failures_ == 0 && done_ > 0 ? kExitOk : kExitCheckFailed;
 }
 
-Json VerifyReport::to_json(const Verified& verified) {
+Json VerifyReport::to_json(const Problem& problem, const Verified& verified) {
   Json cases = Json::array();
-  for (const CaseOutcome& outcome : verified.answer.value.cases)
-    cases.push(Json::object({{"name", outcome.name},
-                             {"error_o", outcome.error_o},
-                             {"worst_o", outcome.worst_o},
-                             {"error_state", outcome.error_state},
-                             {"worst_state", outcome.worst_state},
-                             {"default", outcome.standard},
-                             {"fast", outcome.fast},
-                             {"detail", outcome.detail}}));
+  for (const CaseOutcome& outcome : verified.answer.value.cases) {
+    Json one = Json::object({{"name", outcome.name}});
+    set_errors(one, outcome, problem);
+    one.set("default", outcome.standard);
+    one.set("fast", outcome.fast);
+    one.set("detail", outcome.detail);
+    cases.push(std::move(one));
+  }
   return Json::object({{"variant", to_string(verified.variant)},
                        {"passed", verified.fault.empty()},
                        {"fault", verified.fault},
                        {"cases", cases}});
 }
 
-void VerifyReport::print_cases(const Verified& verified) {
-  for (const CaseOutcome& outcome : verified.answer.value.cases)
-    fmt::print("    {:<48} o {:.2e} (worst head {:.2e}), state {:.2e} ({:.2e}){}\n", outcome.name,
-               outcome.error_o, outcome.worst_o, outcome.error_state, outcome.worst_state,
+void VerifyReport::print_cases(const Problem& problem, const Verified& verified) {
+  for (const CaseOutcome& outcome : verified.answer.value.cases) {
+    std::string errors;
+    for (const Output output : outputs_of(problem))
+      errors +=
+          fmt::format("{}{} {:.2e} ({}{:.2e})", errors.empty() ? "" : ", ", key_of(output),
+                      outcome.errors[output], errors.empty() ? "worst head " : "", outcome.worst[output]);
+    fmt::print("    {:<48} {}{}\n", outcome.name, errors,
                outcome.standard ? ""
                : outcome.fast   ? "  fast only"
                                 : "  FAILS");
+  }
 }
 
 }  // namespace gla

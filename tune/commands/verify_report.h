@@ -46,8 +46,8 @@ class VerifyReport {
     Answer<Verification> answer;
     std::string fault;  ///< empty: it passed
   };
-  static Json to_json(const Verified& verified);
-  static void print_cases(const Verified& verified);
+  static Json to_json(const Problem& problem, const Verified& verified);
+  static void print_cases(const Problem& problem, const Verified& verified);
 
   const std::vector<Subject>& subjects_;
   Form form_;

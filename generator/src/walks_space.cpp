@@ -1,0 +1,235 @@
+// The family of chunk_backward: what its parameters may be, and how its variants are rendered, launched and ranked.
+#include <algorithm>
+#include <cmath>
+
+#include "chunk_shape.h"
+#include "family_space.h"
+#include "key_walk_layout.h"
+#include "names.h"
+#include "render_common.h"
+
+namespace gla {
+namespace {
+
+constexpr int kMostStages = 2;
+
+KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
+  return {.head_dim_k = problem.head_dim_k,
+          .head_dim_v = problem.head_dim_v,
+          .chunk = variant[Parameter::chunk],
+          .tile_k = variant[Parameter::tile_k],
+          .warps = variant[Parameter::warps],
+          .stages = variant[Parameter::stages],
+          .score_parts = variant[Parameter::score_parts],
+          .state_parts = variant[Parameter::state_parts],
+          .element_bytes = static_cast<int>(size_of(problem.dtype)),
+          .element_is_bf16 = problem.dtype == DType::bf16,
+          .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
+          .async_copy = variant[Parameter::async_copy] != 0};
+}
+
+/// The walk of the gradients of v is one of chunk_forward's: its warps first share out the tile's value channels.
+ChunkShape value_shape_of(const Problem& problem, const Variant& variant) {
+  Variant forward = variant;
+  const int warps = variant[Parameter::warps];
+  const int warps_v = std::min(warps, variant[Parameter::tile_v] / 16);
+  forward.set(Parameter::warps_v, warps_v);
+  forward.set(Parameter::warps_k, warps / std::max(warps_v, 1));
+  forward.set(Parameter::group_tile, 1);
+  forward.set(Parameter::cluster, 1);
+  forward.set(Parameter::producers, 0);
+  return shape_of(problem, forward);
+}
+
+std::size_t key_shared_bytes(const KeyWalkShape& shape, bool backward) {
+  return static_cast<std::size_t>(KeyWalkLayout(shape, backward).total);
+}
+
+int key_registers(const KeyWalkShape& s) {
+  constexpr int kAddressing = 40;
+  const int state = s.padded_v() / s.split() / 2;
+  // A lane's gates, sums and flows of a chunk, and of q^ and k^ what is at hand.
+  return state + 3 * s.chunk / 2 + s.chunk / 2 * s.operand_parts() / 2 + kAddressing;
+}
+int value_registers(const ChunkShape& s) {
+  constexpr int kAddressing = 48;
+  const int rows = blocks_v(s);
+  return rows * (s.padded_k() / s.warps_k + s.chunk) / 2 + 4 * (rows * s.state_parts + s.operand_parts()) +
+         kAddressing;
+}
+
+/// No tile wastes 16 channels where a smaller one would do.
+Status check_tile(std::string_view name, int tile, std::string_view dim_name, int dim) {
+  if (tile == 16 || tile - 16 < dim) return {};
+  return invalid_argument(fmt::format("{}={} wastes 16 or more channels of {}={}", name, tile, dim_name, dim));
+}
+
+Status walks_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
+  const KeyWalkShape keys = key_shape_of(problem, variant);
+  const int warps = keys.warps, tile_v = variant[Parameter::tile_v];
+  if (Status status = check_tile("tile_k", keys.tile_k, "head_dim_k", keys.head_dim_k); !status.ok())
+    return status;
+  if (Status status = check_tile("tile_v", tile_v, "head_dim_v", keys.head_dim_v); !status.ok()) return status;
+  for (const int tile : {keys.tile_k, tile_v}) {
+    if (tile > 16 * warps) {
+      return invalid_argument(
+          fmt::format("tiles of {} channels with warps={}; accepted: 16 for each of the warps", tile, warps));
+    }
+  }
+  if (keys.padded_v() >= keys.head_dim_v + 16 * std::max(1, keys.split() / 2) && keys.split() > 1) {
+    return invalid_argument(fmt::format("warps={} with tile_k={} leave some warps none of head_dim_v={}", warps,
+                                        keys.tile_k, keys.head_dim_v));
+  }
+  const ChunkShape values = value_shape_of(problem, variant);
+  if (values.padded_k() % (16 * values.warps_k) != 0) {
+    return invalid_argument(fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
+                                        values.head_dim_k, values.padded_k(), 16 * values.warps_k));
+  }
+  if (problem.group > 1 && keys.chunk != kSubChunk) {
+    return invalid_argument(fmt::format("chunk={} with groups of {} query heads; accepted: {}", keys.chunk,
+                                        problem.group, kSubChunk));
+  }
+  const bool is_bf16 = problem.dtype == DType::bf16;
+  if (is_bf16 ? keys.state_parts > keys.score_parts : keys.state_parts != keys.score_parts) {
+    return invalid_argument(fmt::format("state_parts={} with score_parts={}; {} wants {}", keys.state_parts,
+                                        keys.score_parts, to_string(problem.dtype),
+                                        is_bf16 ? "no more of them" : "as many"));
+  }
+  const bool words = copies_async(problem);
+  if (words != keys.async_copy) {
+    return invalid_argument(fmt::format("async_copy={} with head dims {} and {}; 1 is for rows of whole 4-byte words",
+                                        int{keys.async_copy}, keys.head_dim_k, keys.head_dim_v));
+  }
+  if (!words && keys.stages > 1)
+    return invalid_argument(fmt::format("stages={} with async_copy=0; accepted: 1", keys.stages));
+  const std::size_t shared =
+      std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(ChunkLayout(values).total));
+  if (shared > architecture.shared_memory_per_block) {
+    return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
+                                        architecture.shared_memory_per_block));
+  }
+  const int registers = std::max(key_registers(keys), value_registers(values));
+  if (registers > 255 || registers * keys.threads() > architecture.registers_per_multiprocessor) {
+    return invalid_argument(
+        fmt::format("needs about {} registers in each of {} threads", registers, keys.threads()));
+  }
+  return {};
+}
+
+bool is_hopeless(const Variant& variant, Parameter parameter) {
+  return parameter == Parameter::warps &&
+         std::max(variant[Parameter::tile_k], variant[Parameter::tile_v]) > 16 * variant[Parameter::warps];
+}
+
+std::string key_shape_text(const KeyWalkShape& s) {
+  return fmt::format(
+      R"(  static constexpr KeyWalkShape key_walk = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_k = {},
+                                             .warps = {}, .stages = {}, .score_parts = {}, .state_parts = {},
+                                             .element_bytes = {}, .element_is_bf16 = {}, .gate_bytes = {},
+                                             .async_copy = {}}};
+)",
+      s.head_dim_k, s.head_dim_v, s.chunk, s.tile_k, s.warps, s.stages, s.score_parts, s.state_parts,
+      s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy);
+}
+
+std::int64_t tiles(int dim, int tile) {
+  return (dim + tile - 1) / tile;
+}
+
+}  // namespace
+
+FamilySpace walks_family(const Problem& problem, const Architecture& architecture) {
+  using Values = std::vector<std::int16_t>;
+  const Values parts = problem.dtype == DType::bf16 ? Values{1, 2} : Values{2, 3};
+  return {Family::walks,
+          {{Parameter::chunk, {16, 32, 64}},
+           {Parameter::tile_k, {16, 32, 64, 128}},
+           {Parameter::tile_v, {16, 32, 64, 128}},
+           {Parameter::warps, {1, 2, 4, 8}},
+           {Parameter::stages, {1, kMostStages}},
+           {Parameter::score_parts, parts},
+           {Parameter::state_parts, parts},
+           {Parameter::async_copy, {0, 1}}},
+          [problem, architecture](const Variant& variant) {
+            return walks_constraints(problem, architecture, variant);
+          },
+          is_hopeless};
+}
+
+Source render_walks(const Problem& problem, const Variant& variant) {
+  const ChunkShape values = value_shape_of(problem, variant);
+  const KeyWalkShape keys = key_shape_of(problem, variant);
+  Source source{"chunk_backward.cu",
+                config_text(problem, {"chunk_backward.cuh"}, shape_text(values, true) + key_shape_text(keys)),
+                {}};
+  for (const std::string_view walk : {"query", "key", "value"}) {
+    add_entry(source, fmt::format("chunk_{}_gradients", walk), keys.threads(), 1,
+              fmt::format("{}_gradients<gla::Config>(args)", walk), "BackwardArgs");
+  }
+  return source;
+}
+
+std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant) {
+  const KeyWalkShape keys = key_shape_of(problem, variant);
+  const auto values = static_cast<std::size_t>(ChunkLayout(value_shape_of(problem, variant)).total);
+  return {{keys.threads(), key_shared_bytes(keys, false), 1},
+          {keys.threads(), key_shared_bytes(keys, true), 1},
+          {keys.threads(), values, 1}};
+}
+
+LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
+  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
+  const std::int64_t heads = workload.sequences * workload.heads;
+  const std::int64_t key_blocks = heads * tiles(problem.head_dim_k, variant[Parameter::tile_k]);
+  const std::int64_t value_blocks = heads * tiles(problem.head_dim_v, variant[Parameter::tile_v]);
+  LaunchPlan plan;
+  const auto add = [&](int entry, std::int64_t blocks, unsigned gradients) {
+    const EntryShape& shape = shapes[static_cast<std::size_t>(entry)];
+    plan.launches.add(
+        {.entry = entry, .grid = blocks, .threads = shape.threads, .shared_bytes = shape.shared_bytes, .gradients = gradients});
+  };
+  add(0, key_blocks, kGradientQ | kGradientGk);
+  add(1, key_blocks, kGradientK | kGradientGk);
+  add(2, value_blocks, kGradientV | kGradientState);
+  constexpr std::size_t kAlignment = 256;
+  const std::size_t flows = static_cast<std::size_t>(heads * problem.head_dim_k) * sizeof(float);
+  plan.workspace_bytes = problem.gate_k ? (flows + kAlignment - 1) / kAlignment * kAlignment : 0;
+  return plan;
+}
+
+int estimated_walks_registers(const Problem& problem, const Variant& variant) {
+  return std::max(key_registers(key_shape_of(problem, variant)), value_registers(value_shape_of(problem, variant)));
+}
+
+double predicted_walks_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                               const Architecture& architecture) {
+  // Products of 16 x 8 x 16 that a block of each walk makes for a chunk, by their loops; the rest of what it does costs
+  // about as much again. Only the order of predictions is trusted.
+  constexpr double kSecondsPerProduct = 1.2e-9, kChunkSeconds = 1.5e-6;
+  const double parts = variant[Parameter::score_parts] * (variant[Parameter::score_parts] + 1) / 2.0;
+  const double state_parts = variant[Parameter::state_parts], group = problem.group;
+  const double c16 = variant[Parameter::chunk] / 16.0, triangle = c16 * (c16 + 1);
+  const double tile_k = variant[Parameter::tile_k] / 16.0, tile_v = variant[Parameter::tile_v] / 16.0;
+  const double k = problem.head_dim_k / 16.0, v = problem.head_dim_v / 16.0;
+  const double of_keys = group * (triangle * v + 4 * c16 * tile_k * v * state_parts + 2 * triangle * tile_k * parts);
+  const double of_values = group * (triangle * k * parts + 4 * c16 * k * tile_v * state_parts + triangle * tile_v * state_parts);
+  const double per_scheduler = std::min<double>(variant[Parameter::warps], 4);
+  const double tokens = static_cast<double>(workload.tokens) /
+                        static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
+  const double chunks = std::ceil(tokens / variant[Parameter::chunk]);
+  double seconds = 0;
+  const LaunchPlan launches = plan_walks(problem, variant, workload);
+  const int registers = estimated_walks_registers(problem, variant);
+  for (const Launch& launch : launches.launches) {
+    const int resident = std::max(1, occupancy(architecture, launch.threads, registers, launch.shared_bytes));
+    const double waves = std::ceil(static_cast<double>(launch.grid) /
+                                   (static_cast<double>(architecture.multiprocessors) * resident));
+    const double products = launch.entry == 2 ? of_values : of_keys;
+    const double walk = kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4;
+    const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
+    seconds += waves * chunks * walk * stalls;
+  }
+  return seconds;
+}
+
+}  // namespace gla

@@ -1,0 +1,70 @@
+// Sizes and the shared-memory layout of chunk_backward's walks over key channels, for the kernels and the host. Plain C++:
+// NVRTC, the generator and the emulator compile this one file.
+#pragma once
+
+#include "chunk_layout.h"
+
+namespace gla {
+
+/// What a variant fixes of them. Names are those of the parameters (generator/variant.h).
+struct KeyWalkShape {
+  int head_dim_k, head_dim_v;
+  int chunk, tile_k, warps, stages, score_parts, state_parts;
+  int element_bytes;     ///< of q, k, v and their gradients
+  bool element_is_bf16;  ///< then v and dO are MMA operands as they lie
+  int gate_bytes;        ///< 0: ungated
+  bool async_copy;
+
+  /// Warps that hold the state of 16 key channels, each for its share of the value channels.
+  GLA_HOST_DEVICE constexpr int split() const { return 16 * warps / tile_k; }
+  /// Value channels, those of each warp a multiple of 16.
+  GLA_HOST_DEVICE constexpr int padded_v() const {
+    const int unit = 16 * split();
+    return (head_dim_v + unit - 1) / unit * unit;
+  }
+  GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps; }
+  GLA_HOST_DEVICE constexpr int operand_parts() const {
+    return score_parts > state_parts ? score_parts : state_parts;
+  }
+  GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
+};
+
+/// Byte offsets into the dynamic shared memory. Rows lie an odd multiple of 16 bytes apart (ChunkLayout).
+struct KeyWalkLayout {
+  int key_row, gate_row, value_row;  ///< bytes per row of key channels, gates, and bf16 value channels
+  int q, k, gate, carried, carried_low;  ///< as loaded, within a stage
+  int v, d_o;                            ///< there too, where they are bf16
+  int stage_bytes, raw_bytes;            ///< raw_bytes: of all stages, which come first
+  int value_plane, v_parts, d_o_parts;   ///< v and dO as bf16 parts, where they are not bf16 already
+  int score_row, score_plane, scores;
+  int cumulative;                ///< fp32 [kSubChunk][tile_k]
+  int exchange, exchange_plane;  ///< sums of the warps that share key channels, a plane for each but the first
+  int total;
+
+  /// `backward`: of the walk that reads what the other one left of the gates' gradients.
+  GLA_HOST_DEVICE constexpr KeyWalkLayout(const KeyWalkShape& s, bool backward)
+      : key_row(ChunkLayout::odd_16(s.tile_k * s.element_bytes)),
+        gate_row(s.gate_bytes ? ChunkLayout::odd_16(s.tile_k * s.gate_bytes) : 0),
+        value_row(ChunkLayout::odd_16(2 * s.padded_v())),
+        q(0),
+        k(q + s.chunk * key_row),
+        gate(k + s.chunk * key_row),
+        carried(gate + s.chunk * gate_row),
+        carried_low(carried + (backward ? s.chunk * gate_row : 0)),
+        v(carried_low + (backward && s.gate_bytes == 2 ? s.chunk * gate_row : 0)),
+        d_o(v + (s.element_is_bf16 ? s.chunk * value_row : 0)),
+        stage_bytes(d_o + (s.element_is_bf16 ? s.chunk * value_row : 0)),
+        raw_bytes(s.stages * stage_bytes),
+        value_plane(s.element_is_bf16 ? 0 : s.chunk * value_row),
+        v_parts(raw_bytes),
+        d_o_parts(v_parts + s.v_parts() * value_plane),
+        score_row(ChunkLayout::odd_16(2 * s.chunk)),
+        score_plane(s.chunk * score_row),
+        scores(d_o_parts + s.v_parts() * value_plane),
+        cumulative(scores + s.score_parts * score_plane),
+        exchange(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
+        exchange_plane(4 * 16 * s.chunk),
+        total(exchange + s.tile_k / 16 * (s.split() - 1) * exchange_plane) {}
+};
+
+}  // namespace gla

@@ -1,0 +1,100 @@
+// chunk_backward on the emulator: every gradient, held to the fp64 reference.
+#include "catch.h"
+#include "gla/generator/space.h"
+#include "kernel_case.h"
+#include "small_variants.h"
+
+using namespace gla;
+using namespace gla::test;
+
+namespace {
+
+struct WalksChoice {
+  int chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2, score_parts = 2, state_parts = 2;
+  int async_copy = 1;
+};
+
+Variant walks(const Problem& problem, const WalksChoice& c) {
+  const auto field = [](const char* name, int value) {
+    return std::string(" ") + name + "=" + std::to_string(value);
+  };
+  return legal(problem, "walks" + field("chunk", c.chunk) + field("tile_k", c.tile_k) + field("tile_v", c.tile_v) +
+                            field("warps", c.warps) + field("stages", c.stages) +
+                            field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
+                            field("async_copy", c.async_copy));
+}
+
+Problem backward_of(int k, int v, DType dtype = DType::bf16, int group = 1) {
+  return problem_of(Operation::chunk_backward, k, v, dtype, group);
+}
+
+/// Small outputs are small samples, so they are held to the looser class.
+void expect_right(const Problem& problem, const KernelCase& c, const LaunchKernel& kernel) {
+  INFO(to_string(problem) << ", " << to_string(c.gates) << ", T=" << c.tokens);
+  CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, c.gates, Accuracy::fast)) == "");
+}
+
+}  // namespace
+
+TEST_CASE("gradients of every gate distribution") {
+  const Problem problem = backward_of(32, 32);
+  for (const WalksChoice& choice : {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
+    const LaunchKernel kernel = kernel_of(problem, walks(problem, choice));
+    for (const Gates gates : kAllGates) expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
+  }
+}
+
+TEST_CASE("gradients of every type, with channels to spare on both sides") {
+  const KernelCase packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
+  for (const DType dtype : kDTypes) {
+    Problem problem = backward_of(56, 104, dtype);
+    const int parts = dtype == DType::fp32 ? 3 : 2;
+    // Four warps share the key channels' rows; two the value channels'.
+    const Variant chosen = walks(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
+    for (const bool v_first : {false, true}) {
+      problem.state_v_first = v_first;
+      problem.gate_dtype = v_first ? DType::fp32 : dtype;
+      expect_right(problem, packed, kernel_of(problem, chosen));
+    }
+  }
+}
+
+TEST_CASE("gradients of a group's keys are sums over its queries") {
+  const Problem problem = backward_of(32, 32, DType::bf16, 3);
+  const LaunchKernel kernel = kernel_of(problem, walks(problem, {.chunk = 16}));
+  for (const Gates gates : {Gates::one, Gates::hundred})
+    expect_right(problem, {.batch = 2, .tokens = 70, .heads = 2, .gates = gates}, kernel);
+}
+
+TEST_CASE("gradients without gates, and of rows that are no whole words") {
+  Problem problem = backward_of(32, 32);
+  problem.gate_k = false;
+  expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks(problem, {})));
+  const Problem odd = backward_of(33, 17);
+  expect_right(odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
+               kernel_of(odd, walks(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
+}
+
+TEST_CASE("each gradient by itself") {
+  const Problem problem = backward_of(32, 32);
+  const LaunchKernel kernel = kernel_of(problem, walks(problem, {}));
+  for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+    expect_right(problem, {.batch = 2, .tokens = 70, .gradients = wanted}, kernel);
+  expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
+}
+
+TEST_CASE("NaN gates stay in their sequence and head, going back too") {
+  const Problem problem = backward_of(32, 32);
+  expect_right(problem, {.tokens = 150, .heads = 2, .cu_seqlens = {0, 65, 140}, .nan_gate = true},
+               kernel_of(problem, walks(problem, {})));
+}
+
+TEST_CASE("print", "[.print]") {
+  const Problem problem = backward_of(64, 64);
+  const LaunchKernel kernel = kernel_of(problem, walks(problem, {.chunk = 64, .tile_k = 64, .tile_v = 64, .warps = 4, .stages=1}));
+  for (const Gates gates : kAllGates) {
+    const auto o = run_case(problem, {.batch = 2, .tokens = 512, .heads=2, .gates = gates}, kernel);
+    printf("%s dq %.5f dk %.5f dv %.5f dg %.5f dh0 %.5f  worst %.5f %.5f %.5f %.5f %.5f paths %ld %ld %ld\n", std::string(to_string(gates)).c_str(), o.dq.overall, o.dk.overall, o.dv.overall, o.dgk.overall, o.d_initial_state.overall,o.dq.worst, o.dk.worst, o.dv.worst, o.dgk.worst, o.d_initial_state.worst, o.paths[0],o.paths[1],o.paths[2]);
+    printf("  '%s'\n", complaint(o, accuracy_bar(problem, gates, Accuracy::standard)).c_str());
+  }
+}

@@ -1,0 +1,93 @@
+#include "outputs.h"
+
+#include <utility>
+
+namespace gla {
+
+std::string_view to_string(Output output) {
+  constexpr std::string_view kNames[] = {"o", "final_state", "dq", "dk", "dv", "dgk", "d_initial_state"};
+  return kNames[static_cast<std::size_t>(output)];
+}
+
+std::string_view key_of(Output output) {
+  return output == Output::final_state ? "state" : to_string(output);
+}
+
+Problem forward_of(const Problem& problem) {
+  Problem forward = problem;
+  if (is_backward(problem)) forward.operation = Operation::chunk_forward;
+  return forward;
+}
+
+std::vector<Output> outputs_of(const Problem& problem) {
+  if (!is_backward(problem)) return {Output::o, Output::final_state};
+  std::vector<Output> outputs{Output::dq, Output::dk, Output::dv};
+  if (problem.gate_k) outputs.push_back(Output::dgk);
+  outputs.push_back(Output::d_initial_state);
+  return outputs;
+}
+
+bool is_wanted(Output output, bool final_state, unsigned gradients) {
+  switch (output) {
+    case Output::o:
+      return true;
+    case Output::final_state:
+      return final_state;
+    case Output::dq:
+      return (gradients & kGradientQ) != 0;
+    case Output::dk:
+      return (gradients & kGradientK) != 0;
+    case Output::dv:
+      return (gradients & kGradientV) != 0;
+    case Output::dgk:
+      return (gradients & kGradientGk) != 0;
+    case Output::d_initial_state:
+      return (gradients & kGradientState) != 0;
+  }
+  return false;
+}
+
+DType dtype_of(const Problem& problem, Output output) {
+  if (is_state(output)) return problem.state_dtype;
+  return output == Output::dgk ? problem.gate_dtype : problem.dtype;
+}
+
+Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t> lengths,
+                 std::int64_t heads) {
+  std::int64_t rows = problem.head_dim_k, channels = problem.head_dim_v;
+  if (is_state(output)) {
+    if (problem.state_v_first) std::swap(rows, channels);
+    return {std::vector<std::int64_t>(lengths.size(), rows), heads, channels, true};
+  }
+  const bool of_queries = output == Output::o || output == Output::dq;
+  const bool of_values = output == Output::o || output == Output::dv;
+  return {std::move(lengths), of_queries ? heads * problem.group : heads, of_values ? channels : rows, false};
+}
+
+void set_output(BackwardArgs& args, Output output, const Tensor& memory) {
+  switch (output) {
+    case Output::o:
+      args.o = memory;
+      break;
+    case Output::final_state:
+      args.final_state = memory.data;
+      break;
+    case Output::dq:
+      args.dq = memory;
+      break;
+    case Output::dk:
+      args.dk = memory;
+      break;
+    case Output::dv:
+      args.dv = memory;
+      break;
+    case Output::dgk:
+      args.dgk = memory;
+      break;
+    case Output::d_initial_state:
+      args.d_initial_state = static_cast<float*>(memory.data);
+      break;
+  }
+}
+
+}  // namespace gla
