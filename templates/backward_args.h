@@ -12,7 +12,11 @@ struct BackwardArgs : KernelArgs {
   Tensor dq, dk, dv, dgk;                 ///< the shapes and dtypes of q, k, v and gk, written
   const float* d_final_state = nullptr;   ///< the layout of initial_state, fp32; null: zero
   float* d_initial_state = nullptr;       ///< the same; null: not wanted
-  float* flows = nullptr;  ///< [N, H, K], between the walks: sum over V of S (.) dS behind the last token
+  float* flows = nullptr;  ///< [slots, H, K], one slot a sequence if not segmented: sum over V of S (.) dS behind the walk
+
+  // Of segments (KernelArgs): their own gradients of the state before them, then that of the state behind them.
+  float* segment_gradients = nullptr;        ///< [slots, H, K, V]
+  float* segment_gradient_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 };
 
 }  // namespace gla

@@ -1,36 +1,52 @@
 // chunk_backward: the gradients of chunk_forward's inputs, from nothing but those inputs and the gradients of its outputs. Three
 // walks over the chunks, each with the whole of its state on chip: dq and dk by key channels (key_walk.cuh), dv and the
-// gradient of the initial state by value channels (chunk_forward.cuh, backwards). The same inputs give the same bits.
+// gradient of the initial state by value channels (chunk_forward.cuh, backwards). Segmented, the states between segments and
+// their gradients come first, as in chunk_forward. The same inputs give the same bits.
 #pragma once
 
 #include "backward_args.h"
 #include "chunk_forward.cuh"
 #include "key_walk.cuh"
+#include "segment_scan.cuh"
 
 namespace gla {
 
-/// dq, and for the next one what it knows of the gates' gradients.
-template <class Config>
+/// dq, and for the next one what it knows of the gates' gradients; or the states between segments.
+template <class Config, Pass kPass>
 GLA_DEVICE void query_gradients(const BackwardArgs& args) {
-  KeyWalk<Config, true>(args).run();
+  KeyWalk<Config, true, kPass>(args).run();
 }
 
-/// dk and the gates' gradients.
-template <class Config>
+/// dk and the gates' gradients; or the gradients of the states between segments.
+template <class Config, Pass kPass>
 GLA_DEVICE void key_gradients(const BackwardArgs& args) {
-  KeyWalk<Config, false>(args).run();
+  KeyWalk<Config, false, kPass>(args).run();
 }
 
-/// dv, and the gradient of the initial state.
-template <class Config>
-GLA_DEVICE void value_gradients(const BackwardArgs& args) {
+/// The arguments with which what goes forward in time elsewhere goes back: from the gradient of the final state.
+GLA_DEVICE KernelArgs turned(const BackwardArgs& args) {
   KernelArgs back = args;
   back.v = args.d_o;
   back.o = args.dv;
   back.initial_state = args.d_final_state;
   back.final_state = args.d_initial_state;
+  back.segment_states = args.segment_gradients;
+  back.segment_decays = args.segment_gradient_decays;
   back.path_counts = nullptr;
-  ChunkForward<Config, Pass::whole>(back).run();
+  return back;
+}
+
+/// dv, and the gradient of the initial state.
+template <class Config, Pass kPass>
+GLA_DEVICE void value_gradients(const BackwardArgs& args) {
+  const KernelArgs back = turned(args);
+  ChunkForward<Config, kPass>(back).run();
+}
+
+/// The gradients of the states behind the segments from the segments' own.
+template <class Config, int Threads>
+GLA_DEVICE void segment_scan_back(const BackwardArgs& args) {
+  segment_scan<Config, Threads, true>(turned(args));
 }
 
 }  // namespace gla

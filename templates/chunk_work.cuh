@@ -48,7 +48,9 @@ struct ChunkWork {
     if constexpr (kPass == Pass::whole) {
       n = static_cast<int>(block);
     } else {
-      find_segment(block);
+      const Segment found = segment_of(args, block);
+      n = found.n;
+      segment = found.index;
     }
     sequence = sequence_of(args, n);
     first_query_head = head * Config::group + group_tile * kShape.group_tile;
@@ -62,7 +64,8 @@ struct ChunkWork {
       if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
       tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
     }
-    writes_state = is_last_segment && group_tile == 0;  // one of the blocks that hold this state
+    // One of the blocks that hold the state that the walk ends with.
+    writes_state = (Config::value_gradients ? segment == 0 : is_last_segment) && group_tile == 0;
     return true;
   }
 
@@ -130,26 +133,6 @@ struct ChunkWork {
  private:
   static constexpr int kMultipliers =
       kWarpSize * kShape.warps();  // the block's first threads, which hold the state
-
-  /// The segment in some order. Of packed sequences it is that of a slot, so that a long one gets as many blocks as it has
-  /// segments and a short one no more; its owner is the last n whose first slot is not behind it. Every thread looks for
-  /// itself: what lanes do together is not uniform to the compiler, and would take registers of the walk.
-  GLA_DEVICE void find_segment(Index slot) {
-    if (args.cu_seqlens == nullptr) {
-      n = static_cast<int>(slot % args.sequences);
-      segment = static_cast<int>(slot / args.sequences);
-      return;
-    }
-    for (int end = static_cast<int>(args.sequences); end - n > 1;) {
-      const int middle = n + (end - n) / 2;
-      if (first_segment_slot(args, middle) <= slot) {
-        n = middle;
-      } else {
-        end = middle;
-      }
-    }
-    segment = static_cast<int>(slot - first_segment_slot(args, n));
-  }
 
   GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
   GLA_DEVICE Index state_offset() const {

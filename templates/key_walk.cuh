@@ -10,10 +10,14 @@
 // q_s dq_s - k_s dk^x_s (^x: the part that comes through P), which the forward walk leaves for the other one,
 //   dg_t = F + sum over s < t of k_s dk^in_s + x_t      F = D_next - sum over the chunk of k_s dk^in_s      D = F + x_first
 // where D is the sum over V of S (.) dS at a chunk's border. Of 16 bits, x is kept in the memory of dgk and dk, as a sum of two.
+//
+// Segmented, both walk each segment for its own share of the state before and behind it first (Pass::segment_states); scans
+// chain those, and D is known behind every segment.
 #pragma once
 
 #include "backward_args.h"
 #include "chunk_gates.cuh"
+#include "chunk_work.cuh"
 #include "device/copy.cuh"
 #include "device/tile.cuh"
 #include "key_walk_layout.h"
@@ -24,20 +28,18 @@
 
 namespace gla {
 
-template <class Config, bool kForward>
+template <class Config, bool kForward, Pass kPass>
 class KeyWalk {
  public:
   GLA_DEVICE explicit KeyWalk(const BackwardArgs& backward_args) : args(backward_args) {}
 
   GLA_DEVICE void run() {
-    find_work();
+    if (!find_work()) return;
     zero_shared<kShape.threads()>(shared, kLayout.raw_bytes);
     block_sync();
-    const float* source = kForward ? static_cast<const float*>(args.initial_state) : args.d_final_state;
-    state.load(source == nullptr ? nullptr : source + state_offset(), strides(), valid_rows(),
-               valid_columns());
-    if constexpr (!kForward) load_flow();
-    const Index chunks = (sequence.length + kChunk - 1) / kChunk, steps = chunks * kHeads;
+    load_state();
+    if constexpr (!kForward && kOutputs) load_flow();
+    const Index chunks = (tokens + kChunk - 1) / kChunk, steps = chunks * kHeads;
     for (Index step = 0; step < kShape.stages; ++step) start_loads(step, steps);
     for (Index step = 0; step < steps; step += kHeads) {
       if constexpr (kHeads == 1) {
@@ -46,7 +48,11 @@ class KeyWalk {
         walk_group(step, steps);
       }
     }
-    if constexpr (kForward) store_flow();
+    if constexpr (!kOutputs) {
+      store_state();
+    } else if constexpr (kForward) {
+      store_flow();
+    }
   }
 
  private:
@@ -55,7 +61,11 @@ class KeyWalk {
   static constexpr int kChunk = kShape.chunk, kTileK = kShape.tile_k, kSplit = kShape.split();
   static constexpr int kK = kShape.head_dim_k, kV = kShape.head_dim_v, kPaddedV = kShape.padded_v();
   static constexpr int kColumns = kPaddedV / kSplit;  // value channels of a warp
-  static constexpr int kHeads = Config::group;
+  static constexpr bool kOutputs = kPass != Pass::segment_states;
+  /// Which side is loaded: what goes into the state, and for outputs both.
+  static constexpr bool kQueries = !kForward || kOutputs;
+  static constexpr bool kKeys = kForward || kOutputs;
+  static constexpr int kHeads = kQueries ? Config::group : 1;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr int kParts = kShape.operand_parts(), kPartsV = kShape.v_parts();
   static_assert(kHeads == 1 || kChunk == kSubChunk);  // the queries of a group meet in every unit
@@ -73,22 +83,41 @@ class KeyWalk {
   const BackwardArgs& args;
   unsigned char* const shared = shared_memory();
   Sequence sequence{};
-  Index n = 0;
-  int head = 0, tile = 0, slot = 0;
-  Index first_token = 0;  ///< of the chunk
+  Index n = 0, walk_slot = 0;        ///< of the states between passes
+  int head = 0, tile = 0, slot = 0;  ///< slot: of the ring of stages
+  Index first = 0, tokens = 0;       ///< of the walk, in tokens of the sequence
+  Index first_token = 0;             ///< of the chunk
+  bool is_last = true;               ///< in time
   RowState<kColumns> state;
-  float flow[2] = {};  ///< D of the lane's channels
+  float flow[2] = {};   ///< D of the lane's channels
+  float decay[2] = {};  ///< of the walk, log2
 
   // ---- what a block and a warp have ------------------------------------------------------------------------------
 
-  GLA_DEVICE void find_work() {
+  /// False if there is none for this block.
+  GLA_DEVICE bool find_work() {
     constexpr int kTiles = (kShape.head_dim_k + kTileK - 1) / kTileK;
     Index block = block_index();
     tile = static_cast<int>(block % kTiles);
     block /= kTiles;
     head = static_cast<int>(block % args.heads);
-    n = block / args.heads;
+    block /= args.heads;
+    Segment segment{static_cast<int>(block), 0};
+    if constexpr (kPass != Pass::whole) segment = segment_of(args, block);
+    n = segment.n;
     sequence = sequence_of(args, n);
+    tokens = sequence.length;
+    walk_slot = n;
+    if constexpr (kPass != Pass::whole) {
+      walk_slot = first_segment_slot(args, n) + segment.index;
+      first = Index{segment.index} * args.segment_tokens;
+      is_last = first + args.segment_tokens >= sequence.length;
+      if (segment.index > 0 && first >= sequence.length) return false;
+      // Nothing follows what the walk would leave behind.
+      if (!kOutputs && (kForward ? is_last : segment.index == 0)) return false;
+      tokens = is_last ? sequence.length - first : args.segment_tokens;
+    }
+    return true;
   }
   GLA_DEVICE static int min_of(int a, int b) { return a < b ? a : b; }
   GLA_DEVICE static int member() { return warp_index() % kSplit; }
@@ -101,42 +130,73 @@ class KeyWalk {
   GLA_DEVICE static int valid_columns() { return kShape.head_dim_v - first_column(); }
   /// Of the tile.
   GLA_DEVICE int valid_channels() const { return min_of(kTileK, kShape.head_dim_k - tile * kTileK); }
-  GLA_DEVICE static StateStrides strides() {
-    return state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
+  /// The warp's part of a state in memory.
+  struct StatePart {
+    float* first;
+    StateStrides strides;
+  };
+  /// Of what the caller gave, which may be nothing.
+  GLA_DEVICE StatePart callers(const void* states) const {
+    return part_of(states, n, state_strides(kK, kV, Config::state_v_first));
   }
-  GLA_DEVICE Index state_offset() const {
-    return (n * args.heads + head) * (kShape.head_dim_k * kShape.head_dim_v) + first_row() * strides().k +
-           first_column() * strides().v;
+  /// Of those between passes.
+  GLA_DEVICE StatePart segments_own(float* states) const {
+    return part_of(states, walk_slot, state_strides(kK, kV, false));
+  }
+  GLA_DEVICE StatePart part_of(const void* states, Index at, StateStrides strides) const {
+    if (states == nullptr) return {nullptr, strides};
+    return {const_cast<float*>(static_cast<const float*>(states)) + (at * args.heads + head) * (kK * kV) +
+                first_row() * strides.k + first_column() * strides.v,
+            strides};
+  }
+  GLA_DEVICE void load_state() {
+    StatePart from{nullptr, {}};
+    if constexpr (kPass == Pass::whole) from = callers(kForward ? args.initial_state : args.d_final_state);
+    if constexpr (kPass == Pass::segment_outputs)
+      from = segments_own(kForward ? args.segment_states : args.segment_gradients);
+    state.load(from.first, from.strides, valid_rows(), valid_columns());
+  }
+  GLA_DEVICE void store_state() {
+    const StatePart to = segments_own(kForward ? args.segment_states : args.segment_gradients);
+    state.store(to.first, to.strides, valid_rows(), valid_columns());
+    if (leads()) store_channels(kForward ? args.segment_decays : args.segment_gradient_decays, decay);
+  }
+  /// The lane's channels of a vector [slots, H, K].
+  GLA_DEVICE float* channels_of(float* vectors) const {
+    return vectors + (walk_slot * args.heads + head) * kK + first_row();
+  }
+  GLA_DEVICE void store_channels(float* vectors, const float (&values)[2]) const {
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c)
+      if (lane_index() % 4 == 0 && lane_channel(c) < valid_rows())
+        channels_of(vectors)[lane_channel(c)] = values[c];
   }
   GLA_DEVICE int rows() const {
-    const Index left = sequence.length - first_token;
+    const Index left = first + tokens - first_token;
     return left < kChunk ? static_cast<int>(left) : kChunk;
   }
 
   GLA_DEVICE bool wants_flows() const { return kGated && args.dgk.data != nullptr; }
-  GLA_DEVICE float* flows() const {
-    return args.flows + (n * args.heads + head) * kShape.head_dim_k + first_row();
+  /// Whether there is a D behind the walk: not where no gradient of the final state is given.
+  GLA_DEVICE bool has_flow() const {
+    return wants_flows() && (kPass != Pass::whole || args.d_final_state != nullptr);
   }
-  /// D behind the last token. Without a gradient of the final state it is zero, and nobody keeps it.
   GLA_DEVICE void store_flow() {
-    if (!wants_flows() || args.d_final_state == nullptr) return;
-    float sums[1][4] = {};
-    float lane_sums[2] = {};
-    state.add_products(lane_sums, args.d_final_state + state_offset(), strides(), valid_rows(),
-                       valid_columns());
+    if (!has_flow()) return;
+    const StatePart behind =
+        kPass == Pass::whole ? callers(args.d_final_state) : segments_own(args.segment_gradients);
+    float lane_sums[2] = {}, sums[1][4] = {};
+    state.add_products(lane_sums, behind.first, behind.strides, valid_rows(), valid_columns());
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) sums[0][c] = sum_quad(lane_sums[c]);
     add_members(sums);
-    if (!leads() || lane_index() % 4 != 0) return;
-    GLA_UNROLL
-    for (int c = 0; c < 2; ++c)
-      if (lane_channel(c) < valid_rows()) flows()[lane_channel(c)] = sums[0][c];
+    if (leads()) store_channels(args.flows, {sums[0][0], sums[0][1]});
   }
   GLA_DEVICE void load_flow() {
-    if (!wants_flows() || args.d_final_state == nullptr) return;
+    if (!has_flow()) return;
     GLA_UNROLL
     for (int c = 0; c < 2; ++c)
-      if (lane_channel(c) < valid_rows()) flow[c] = flows()[lane_channel(c)];
+      if (lane_channel(c) < valid_rows()) flow[c] = channels_of(args.flows)[lane_channel(c)];
   }
 
   // ---- tiles -----------------------------------------------------------------------------------------------------
@@ -184,18 +244,20 @@ class KeyWalk {
       if constexpr (kGated)
         copy<Gate, kTileK, kK>(raw_gates(), keys_of<const Gate>(args.gk, first_token, head), args.gk, rows(),
                                valid_channels());
-      copy<Element, kTileK, kK>(raw_k(), keys_of<const Element>(args.k, first_token, head), args.k, rows(),
-                                valid_channels());
-      copy<Element, kTileK, kK>(raw_q(), keys_of<const Element>(args.q, first_token, query_head), args.q,
-                                rows(), valid_channels());
-      if constexpr (kShape.element_is_bf16) {
+      if constexpr (kKeys)
+        copy<Element, kTileK, kK>(raw_k(), keys_of<const Element>(args.k, first_token, head), args.k, rows(),
+                                  valid_channels());
+      if constexpr (kQueries)
+        copy<Element, kTileK, kK>(raw_q(), keys_of<const Element>(args.q, first_token, query_head), args.q,
+                                  rows(), valid_channels());
+      if constexpr (kKeys && kShape.element_is_bf16)
         copy<Element, kPaddedV, kV>(v(0, 0), row_of<const Element>(args.v, sequence, first_token, head), args.v,
                                     rows(), kV);
+      if constexpr (kQueries && kShape.element_is_bf16)
         copy<Element, kPaddedV, kV>(d_o(0, 0),
                                     row_of<const Element>(args.d_o, sequence, first_token, query_head),
                                     args.d_o, rows(), kV);
-      }
-      if constexpr (!kForward && kGated) {
+      if constexpr (!kForward && kOutputs && kGated) {
         if (args.dgk.data != nullptr) {
           copy<Gate, kTileK, kK>(raw_gates(kLayout.carried), keys_of<const Gate>(args.dgk, first_token, head),
                                  args.dgk, rows(), valid_channels());
@@ -212,7 +274,7 @@ class KeyWalk {
   /// Makes the step's chunk and stage the current ones.
   GLA_DEVICE void open(Index step, Index steps) {
     const Index chunk = step / kHeads;
-    first_token = (kForward ? chunk : steps / kHeads - 1 - chunk) * kChunk;
+    first_token = first + (kForward ? chunk : steps / kHeads - 1 - chunk) * kChunk;
     slot = static_cast<int>(step % kShape.stages);
   }
 
@@ -222,17 +284,21 @@ class KeyWalk {
     block_sync();
     open(step, steps);
     if constexpr (!kShape.element_is_bf16) {
-      split_values(row_of<const Element>(args.v, sequence, first_token, head), args.v,
-                   [this](int part) { return v(0, part); });
-      split_values(row_of<const Element>(args.d_o, sequence, first_token,
-                                         head * kHeads + static_cast<int>(step % kHeads)),
-                   args.d_o, [this](int part) { return d_o(0, part); });
+      if constexpr (kKeys)
+        split_values(row_of<const Element>(args.v, sequence, first_token, head), args.v,
+                     [this](int part) { return v(0, part); });
+      if constexpr (kQueries)
+        split_values(row_of<const Element>(args.d_o, sequence, first_token,
+                                           head * kHeads + static_cast<int>(step % kHeads)),
+                     args.d_o, [this](int part) { return d_o(0, part); });
       block_sync();
     }
-    lower_triangle<kChunk, kPaddedV, kPartsV, kShape.score_parts, kShape.score_parts, Team>(
-        [this](int part) { return d_o(0, part); }, [this](int part) { return v(0, part); },
-        [this](int part) { return scores(part); });
-    block_sync();
+    if constexpr (kOutputs) {
+      lower_triangle<kChunk, kPaddedV, kPartsV, kShape.score_parts, kShape.score_parts, Team>(
+          [this](int part) { return d_o(0, part); }, [this](int part) { return v(0, part); },
+          [this](int part) { return scores(part); });
+      block_sync();
+    }
   }
 
   /// Rows of value channels as bf16 parts.
@@ -265,9 +331,11 @@ class KeyWalk {
       }
     }
     block_sync();
-    store_keys();
-    if constexpr (kForward) store_queries(head);
-    block_sync();
+    if constexpr (kOutputs) {
+      store_keys();
+      if constexpr (kForward) store_queries(head);
+      block_sync();
+    }
     start_loads(step + kShape.stages, steps);
   }
 
@@ -276,7 +344,7 @@ class KeyWalk {
     Unit<Tokens> unit;
     if (!unit.find_factors(*this, row0)) return false;
     unit.enter(*this);
-    unit.add_queries(*this);
+    if constexpr (kQueries) unit.add_queries(*this);
     unit.leave(*this);
     return true;
   }
@@ -293,9 +361,11 @@ class KeyWalk {
       unit.add_queries(*this);
       if (query == kHeads - 1) unit.leave(*this);
       block_sync();
-      if constexpr (kForward) store_queries(head * kHeads + query);
-      if (query == kHeads - 1) store_keys();
-      block_sync();
+      if constexpr (kOutputs) {
+        if constexpr (kForward) store_queries(head * kHeads + query);
+        if (query == kHeads - 1) store_keys();
+        block_sync();
+      }
       start_loads(step + query + kShape.stages, steps);
       open(step + query, steps);
     }
@@ -423,9 +493,9 @@ class KeyWalk {
 /// What a warp has of it, in the layout of LaneValues<16> (chunk_sums.cuh), 16 tokens after 16. A direct one differs: its
 /// factors are exp2 of sums that are never above 0 for gates of at most 0, the state takes exp2(b_C) between the product and
 /// the addition, and P's products are made element by element.
-template <class Config, bool kForward>
+template <class Config, bool kForward, Pass kPass>
 template <int Tokens>
-struct KeyWalk<Config, kForward>::Unit {
+struct KeyWalk<Config, kForward, kPass>::Unit {
   using Walk = KeyWalk;
   static constexpr bool kMayBeDirect = Tokens == kSubChunk && kGated;
   static constexpr int kPairs = Tokens / 16;
@@ -468,6 +538,7 @@ struct KeyWalk<Config, kForward>::Unit {
           before[c] = exp2_fast(pivots.pivot[c]);
           after[c] = exp2_fast(pivots.after(c));
         }
+        walk.decay[c] += kLog2E * range.last[c];
         GLA_UNROLL
         for (int i = 0; i < Tokens / 4; ++i) {
           float& sum = of_q[i / 2][c][i % 2];
@@ -516,7 +587,7 @@ struct KeyWalk<Config, kForward>::Unit {
   }
 
   GLA_DEVICE void count_path(const Walk& walk) const {
-    if (kForward && walk.args.path_counts != nullptr && thread_index() == 0 && walk.tile == 0)
+    if (kForward && kOutputs && walk.args.path_counts != nullptr && thread_index() == 0 && walk.tile == 0)
       atomic_add(walk.args.path_counts + (direct ? 2 : Tokens == kChunk ? 0 : 1), 1);
   }
 
@@ -578,6 +649,9 @@ struct KeyWalk<Config, kForward>::Unit {
       walk.state.scale(before);
       make_k(walk);
       clear(flows);
+    } else if constexpr (!kOutputs) {
+      walk.state.scale(after);
+      walk.state.scale(middle);
     } else {
       walk.state.scale(after);
       clear_sums();
@@ -607,7 +681,7 @@ struct KeyWalk<Config, kForward>::Unit {
     } else {
       make_q(q_words, walk);
       walk.template add_to_state<Tokens>(q_words, [&](int part) { return walk.d_o(row0, part); });
-      if (!leads()) return;
+      if (!kOutputs || !leads()) return;
       if (kMayBeDirect && direct) {
         add_direct<true>(apart, walk, true);
       } else {
@@ -621,10 +695,10 @@ struct KeyWalk<Config, kForward>::Unit {
       walk.state.scale(middle);
       walk.template add_to_state<Tokens>(k_words, [&](int part) { return walk.v(row0, part); });
       walk.state.scale(after);
-      if (walk.wants_flows() && leads()) stage_flows(walk);
+      if (kOutputs && walk.wants_flows() && leads()) stage_flows(walk);
     } else {
       walk.state.scale(before);
-      if (!leads()) return;
+      if (!kOutputs || !leads()) return;
       stage_gradient(walk, walk.raw_k(), &apart);
       if (walk.wants_flows()) stage_gate_gradients(walk);
     }

@@ -22,6 +22,10 @@ struct RowState {
       each(first, strides, valid_rows, valid_columns, [](float& value, float other) { value = other; });
   }
 
+  GLA_DEVICE void store(float* first, StateStrides strides, int valid_rows, int valid_columns) {
+    each(first, strides, valid_rows, valid_columns, [](float value, float& other) { other = value; });
+  }
+
   /// Adds to a lane's two sums over its columns, of the products with another state's elements.
   GLA_DEVICE void add_products(float (&sums)[2], const float* first, StateStrides strides, int valid_rows,
                                int valid_columns) {
@@ -52,13 +56,13 @@ struct RowState {
   }
 
  private:
-  template <class Use>
-  GLA_DEVICE void each(const float* first, StateStrides strides, int valid_rows, int valid_columns, Use use) {
+  template <class T, class Use>
+  GLA_DEVICE void each(T* first, StateStrides strides, int valid_rows, int valid_columns, Use use) {
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) each_of_row(c, first, strides, valid_rows, valid_columns, use);
   }
-  template <class Use>
-  GLA_DEVICE void each_of_row(int c, const float* first, StateStrides strides, int valid_rows,
+  template <class T, class Use>
+  GLA_DEVICE void each_of_row(int c, T* first, StateStrides strides, int valid_rows,
                               int valid_columns, Use use) {
     const int row = lane_index() / 4 + 8 * c, column = lane_index() % 4 * 2;
     if (row >= valid_rows) return;

@@ -33,6 +33,30 @@ GLA_DEVICE Index first_segment_slot(const Args& args, Index n) {
   return cumulative_length(args.cu_seqlens, args.cu_seqlens_is_int64, n) / args.segment_tokens + n;
 }
 
+/// A segment of a sequence.
+struct Segment {
+  int n = 0, index = 0;
+};
+
+/// The segment of a block, in some order. Of packed sequences it is that of a slot, so that a long one gets as many blocks as
+/// it has segments and a short one no more; its owner is the last n whose first slot is not behind it. Every thread looks for
+/// itself: what lanes do together is not uniform to the compiler, and would take registers of the walk.
+template <class Args>
+GLA_DEVICE Segment segment_of(const Args& args, Index slot) {
+  if (args.cu_seqlens == nullptr)
+    return {static_cast<int>(slot % args.sequences), static_cast<int>(slot / args.sequences)};
+  int n = 0;
+  for (int end = static_cast<int>(args.sequences); end - n > 1;) {
+    const int middle = n + (end - n) / 2;
+    if (first_segment_slot(args, middle) <= slot) {
+      n = middle;
+    } else {
+      end = middle;
+    }
+  }
+  return {n, static_cast<int>(slot - first_segment_slot(args, n))};
+}
+
 /// Address of the first channel of token `token` of a sequence.
 template <class T>
 GLA_DEVICE T* row_of(const Tensor& tensor, const Sequence& sequence, Index token, Index head) {

@@ -10,15 +10,15 @@ using namespace gla::test;
 namespace {
 
 struct WalksChoice {
-  int chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2, score_parts = 2, state_parts = 2;
-  int async_copy = 1;
+  int segments = 1, chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2;
+  int score_parts = 2, state_parts = 2, async_copy = 1;
 };
 
 Variant walks(const Problem& problem, const WalksChoice& c) {
   const auto field = [](const char* name, int value) {
     return std::string(" ") + name + "=" + std::to_string(value);
   };
-  return legal(problem, "walks" + field("chunk", c.chunk) + field("tile_k", c.tile_k) + field("tile_v", c.tile_v) +
+  return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) + field("tile_k", c.tile_k) + field("tile_v", c.tile_v) +
                             field("warps", c.warps) + field("stages", c.stages) +
                             field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
                             field("async_copy", c.async_copy));
@@ -83,18 +83,28 @@ TEST_CASE("each gradient by itself") {
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
 
+TEST_CASE("gradients through segments") {
+  const KernelCase dense{.batch = 2, .tokens = 150, .heads = 2};
+  const KernelCase packed{.tokens = 250, .heads = 2, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::ten};
+  for (const int group : {1, 2}) {
+    for (const bool v_first : {false, true}) {
+      Problem problem = backward_of(32, 32, DType::bf16, group);
+      problem.state_v_first = v_first;
+      const LaunchKernel kernel =
+          kernel_of(problem, walks(problem, {.segments = 3, .chunk = group == 1 ? 32 : 16}));
+      expect_right(problem, dense, kernel);
+      expect_right(problem, packed, kernel);
+      for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK})
+        expect_right(problem, {.batch = 2, .tokens = 150, .final_state = false, .gradients = wanted}, kernel);
+    }
+  }
+  Problem exact = backward_of(56, 104, DType::fp32);
+  expect_right(exact, packed, kernel_of(exact, walks(exact, {.segments = 2, .tile_k = 16, .tile_v = 32,
+                                                             .score_parts = 3, .state_parts = 3})));
+}
+
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {
   const Problem problem = backward_of(32, 32);
   expect_right(problem, {.tokens = 150, .heads = 2, .cu_seqlens = {0, 65, 140}, .nan_gate = true},
                kernel_of(problem, walks(problem, {})));
-}
-
-TEST_CASE("print", "[.print]") {
-  const Problem problem = backward_of(64, 64);
-  const LaunchKernel kernel = kernel_of(problem, walks(problem, {.chunk = 64, .tile_k = 64, .tile_v = 64, .warps = 4, .stages=1}));
-  for (const Gates gates : kAllGates) {
-    const auto o = run_case(problem, {.batch = 2, .tokens = 512, .heads=2, .gates = gates}, kernel);
-    printf("%s dq %.5f dk %.5f dv %.5f dg %.5f dh0 %.5f  worst %.5f %.5f %.5f %.5f %.5f paths %ld %ld %ld\n", std::string(to_string(gates)).c_str(), o.dq.overall, o.dk.overall, o.dv.overall, o.dgk.overall, o.d_initial_state.overall,o.dq.worst, o.dk.worst, o.dv.worst, o.dgk.worst, o.d_initial_state.worst, o.paths[0],o.paths[1],o.paths[2]);
-    printf("  '%s'\n", complaint(o, accuracy_bar(problem, gates, Accuracy::standard)).c_str());
-  }
 }

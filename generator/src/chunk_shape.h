@@ -1,6 +1,8 @@
 // A chunk variant's sizes, as its kernels have them.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
 
 #include "chunk_layout.h"
@@ -41,5 +43,35 @@ inline int state_blocks(const ChunkShape& shape) {
 
 /// As the template's Config has it. `value_gradients`: of chunk_backward's walk over value channels.
 std::string shape_text(const ChunkShape& shape, bool value_gradients);
+
+inline std::int64_t divided_up(std::int64_t number, std::int64_t by) {
+  return (number + by - 1) / by;
+}
+inline std::size_t round_up_256(std::size_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+/// How a workload's sequences are cut into segments.
+struct Segments {
+  std::int64_t tokens;  ///< of a segment, a multiple of the chunk
+  std::int64_t most;    ///< that one sequence can have
+  std::int64_t slots;   ///< for all
+};
+
+/// Packed sequences have as many segments on average as dense ones, and may each have one more slot than segments.
+inline Segments cut_into_segments(const Variant& variant, const Workload& workload, std::int64_t chunk) {
+  const std::int64_t parts = variant[Parameter::segments] * (workload.packed ? workload.sequences : 1);
+  const std::int64_t tokens =
+      divided_up(divided_up(std::max<std::int64_t>(workload.tokens, 1), parts), chunk) * chunk;
+  const std::int64_t most = std::max<std::int64_t>(1, divided_up(workload.tokens, tokens));
+  return {tokens, most,
+          workload.packed ? workload.tokens / tokens + workload.sequences : workload.sequences * most};
+}
+
+inline constexpr int kScanThreads = 256;
+inline std::int64_t scan_grid(const Problem& problem, const Workload& workload) {
+  const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
+  return workload.sequences * workload.heads * divided_up(elements, kScanThreads);
+}
 
 }  // namespace gla

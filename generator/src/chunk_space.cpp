@@ -9,7 +9,6 @@
 namespace gla {
 namespace {
 
-constexpr int kScanThreads = 256;
 constexpr int kLeastWarps = 4, kMostWarps = 8;  // a multiprocessor has four schedulers
 constexpr int kLeastThreadState = 8, kMostThreadState = 128;
 constexpr int kLeastTileV = 64;    // where V is that wide: each tile makes the operands of q, k and gk anew
@@ -220,21 +219,6 @@ std::vector<std::int16_t> parts(DType dtype) {
   return {2, 3};
 }
 
-std::int64_t divided_up(std::int64_t number, std::int64_t by) {
-  return (number + by - 1) / by;
-}
-
-/// Tokens per segment: a multiple of the chunk. Packed sequences have as many segments on average as dense ones.
-std::int64_t segment_tokens(const ChunkShape& shape, const Variant& variant, const Workload& workload) {
-  const std::int64_t chunk = std::max(shape.chunk, without_queries(shape).chunk);
-  const std::int64_t segments = variant[Parameter::segments] * (workload.packed ? workload.sequences : 1);
-  return divided_up(divided_up(std::max<std::int64_t>(workload.tokens, 1), segments), chunk) * chunk;
-}
-
-std::size_t round_up_256(std::size_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
-
 }  // namespace
 
 bool copies_async(const Problem& problem) {
@@ -344,12 +328,11 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
-  plan.segment_tokens = segment_tokens(shape, variant, workload);
-  plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
-  // A packed sequence may have one more slot than segments.
-  const std::int64_t slots = workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
-                                             : workload.sequences * plan.segments;
-  const std::int64_t scan_blocks = workload.sequences * workload.heads * divided_up(elements, kScanThreads);
+  const Segments cut = cut_into_segments(variant, workload, std::max(shape.chunk, without_queries(shape).chunk));
+  plan.segment_tokens = cut.tokens;
+  plan.segments = cut.most;
+  const std::int64_t slots = cut.slots;
+  const std::int64_t scan_blocks = scan_grid(problem, workload);
   plan.launches.add({0, slots * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
   plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
   plan.launches.add({2, slots * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});

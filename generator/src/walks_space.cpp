@@ -1,6 +1,8 @@
 // The family of chunk_backward: what its parameters may be, and how its variants are rendered, launched and ranked.
 #include <algorithm>
 #include <cmath>
+#include <span>
+#include <string_view>
 
 #include "chunk_shape.h"
 #include "family_space.h"
@@ -132,17 +134,14 @@ std::string key_shape_text(const KeyWalkShape& s) {
       s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy);
 }
 
-std::int64_t tiles(int dim, int tile) {
-  return (dim + tile - 1) / tile;
-}
-
 }  // namespace
 
 FamilySpace walks_family(const Problem& problem, const Architecture& architecture) {
   using Values = std::vector<std::int16_t>;
   const Values parts = problem.dtype == DType::bf16 ? Values{1, 2} : Values{2, 3};
   return {Family::walks,
-          {{Parameter::chunk, {16, 32, 64}},
+          {{Parameter::segments, {1, 2, 3, 4, 8, 16}},
+           {Parameter::chunk, {16, 32, 64}},
            {Parameter::tile_k, {16, 32, 64, 128}},
            {Parameter::tile_v, {16, 32, 64, 128}},
            {Parameter::warps, {1, 2, 4, 8}},
@@ -156,44 +155,116 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
           is_hopeless};
 }
 
+namespace {
+
+/// A kernel of a variant, in launch order.
+struct WalkEntry {
+  std::string_view name, call;
+  unsigned gradients;  ///< that it is for
+  enum Kind { keys_forward, keys_backward, scan, values } kind;
+};
+
+constexpr WalkEntry kWhole[] = {
+    {"chunk_query_gradients", "query_gradients<gla::Config, gla::Pass::whole>", kGradientQ | kGradientGk,
+     WalkEntry::keys_forward},
+    {"chunk_key_gradients", "key_gradients<gla::Config, gla::Pass::whole>", kGradientK | kGradientGk,
+     WalkEntry::keys_backward},
+    {"chunk_value_gradients", "value_gradients<gla::Config, gla::Pass::whole>", kGradientV | kGradientState,
+     WalkEntry::values},
+};
+constexpr unsigned kOfStates = kGradientQ | kGradientGk;
+constexpr unsigned kOfStateGradients = kGradientK | kGradientV | kGradientGk | kGradientState;
+constexpr WalkEntry kSegmented[] = {
+    {"chunk_segment_states", "query_gradients<gla::Config, gla::Pass::segment_states>", kOfStates,
+     WalkEntry::keys_forward},
+    {"chunk_segment_state_gradients", "key_gradients<gla::Config, gla::Pass::segment_states>",
+     kOfStateGradients, WalkEntry::keys_backward},
+    {"chunk_segment_scan", "segment_scan<gla::Config, {}>", kOfStates, WalkEntry::scan},
+    {"chunk_segment_scan_back", "segment_scan_back<gla::Config, {}>", kOfStateGradients, WalkEntry::scan},
+    {"chunk_query_gradients", "query_gradients<gla::Config, gla::Pass::segment_outputs>", kOfStates,
+     WalkEntry::keys_forward},
+    {"chunk_key_gradients", "key_gradients<gla::Config, gla::Pass::segment_outputs>", kGradientK | kGradientGk,
+     WalkEntry::keys_backward},
+    {"chunk_value_gradients", "value_gradients<gla::Config, gla::Pass::segment_outputs>",
+     kGradientV | kGradientState, WalkEntry::values},
+};
+
+std::span<const WalkEntry> entries_of(const Variant& variant) {
+  return variant[Parameter::segments] > 1 ? std::span<const WalkEntry>(kSegmented) : kWhole;
+}
+
+}  // namespace
+
 Source render_walks(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
   const KeyWalkShape keys = key_shape_of(problem, variant);
   Source source{"chunk_backward.cu",
                 config_text(problem, {"chunk_backward.cuh"}, shape_text(values, true) + key_shape_text(keys)),
                 {}};
-  for (const std::string_view walk : {"query", "key", "value"}) {
-    add_entry(source, fmt::format("chunk_{}_gradients", walk), keys.threads(), 1,
-              fmt::format("{}_gradients<gla::Config>(args)", walk), "BackwardArgs");
+  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
+  for (const WalkEntry& entry : entries_of(variant)) {
+    const int threads = shapes[source.entries.size()].threads;
+    add_entry(source, entry.name, threads, 1, fmt::format("{}(args)", fmt::format(fmt::runtime(entry.call), threads)),
+              "BackwardArgs");
   }
   return source;
 }
 
 std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant) {
   const KeyWalkShape keys = key_shape_of(problem, variant);
-  const auto values = static_cast<std::size_t>(ChunkLayout(value_shape_of(problem, variant)).total);
-  return {{keys.threads(), key_shared_bytes(keys, false), 1},
-          {keys.threads(), key_shared_bytes(keys, true), 1},
-          {keys.threads(), values, 1}};
+  std::vector<EntryShape> shapes;
+  for (const WalkEntry& entry : entries_of(variant)) {
+    switch (entry.kind) {
+      case WalkEntry::keys_forward:
+      case WalkEntry::keys_backward:
+        shapes.push_back({keys.threads(), key_shared_bytes(keys, entry.kind == WalkEntry::keys_backward), 1});
+        break;
+      case WalkEntry::scan:
+        shapes.push_back({kScanThreads, 0, 1});
+        break;
+      case WalkEntry::values:
+        shapes.push_back({keys.threads(),
+                          static_cast<std::size_t>(ChunkLayout(value_shape_of(problem, variant)).total), 1});
+        break;
+    }
+  }
+  return shapes;
 }
 
 LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
-  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
-  const std::int64_t heads = workload.sequences * workload.heads;
-  const std::int64_t key_blocks = heads * tiles(problem.head_dim_k, variant[Parameter::tile_k]);
-  const std::int64_t value_blocks = heads * tiles(problem.head_dim_v, variant[Parameter::tile_v]);
   LaunchPlan plan;
-  const auto add = [&](int entry, std::int64_t blocks, unsigned gradients) {
-    const EntryShape& shape = shapes[static_cast<std::size_t>(entry)];
-    plan.launches.add(
-        {.entry = entry, .grid = blocks, .threads = shape.threads, .shared_bytes = shape.shared_bytes, .gradients = gradients});
+  std::int64_t slots = workload.sequences;
+  if (variant[Parameter::segments] > 1) {
+    const Segments cut = cut_into_segments(variant, workload, variant[Parameter::chunk]);
+    plan.segment_tokens = cut.tokens;
+    plan.segments = cut.most;
+    slots = cut.slots;
+  }
+  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
+  for (const WalkEntry& entry : entries_of(variant)) {
+    const bool scans = entry.kind == WalkEntry::scan, of_values = entry.kind == WalkEntry::values;
+    const std::int64_t tiles = divided_up(of_values ? problem.head_dim_v : problem.head_dim_k,
+                                          variant[of_values ? Parameter::tile_v : Parameter::tile_k]);
+    const auto index = plan.launches.size();
+    plan.launches.add({.entry = static_cast<int>(index),
+                       .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles,
+                       .threads = shapes[index].threads,
+                       .shared_bytes = shapes[index].shared_bytes,
+                       .gradients = entry.gradients});
+  }
+  const auto reserve = [&](std::int64_t floats) {
+    const std::size_t offset = plan.workspace_bytes;
+    plan.workspace_bytes += round_up_256(static_cast<std::size_t>(floats) * sizeof(float));
+    return offset;
   };
-  add(0, key_blocks, kGradientQ | kGradientGk);
-  add(1, key_blocks, kGradientK | kGradientGk);
-  add(2, value_blocks, kGradientV | kGradientState);
-  constexpr std::size_t kAlignment = 256;
-  const std::size_t flows = static_cast<std::size_t>(heads * problem.head_dim_k) * sizeof(float);
-  plan.workspace_bytes = problem.gate_k ? (flows + kAlignment - 1) / kAlignment * kAlignment : 0;
+  const std::int64_t vectors = slots * workload.heads * problem.head_dim_k;
+  if (plan.segment_tokens != 0) {
+    reserve(vectors * problem.head_dim_v);  // segment_states
+    plan.decays_offset = reserve(vectors);
+    plan.gradients_offset = reserve(vectors * problem.head_dim_v);
+    plan.gradient_decays_offset = reserve(vectors);
+  }
+  if (problem.gate_k) plan.flows_offset = reserve(vectors);
   return plan;
 }
 
@@ -206,28 +277,38 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
   // Products of 16 x 8 x 16 that a block of each walk makes for a chunk, by their loops; the rest of what it does costs
   // about as much again. Only the order of predictions is trusted.
   constexpr double kSecondsPerProduct = 1.2e-9, kChunkSeconds = 1.5e-6;
+  constexpr double kScanSeconds = 6e-6, kShareOfStates = 0.35;
   const double parts = variant[Parameter::score_parts] * (variant[Parameter::score_parts] + 1) / 2.0;
   const double state_parts = variant[Parameter::state_parts], group = problem.group;
   const double c16 = variant[Parameter::chunk] / 16.0, triangle = c16 * (c16 + 1);
   const double tile_k = variant[Parameter::tile_k] / 16.0, tile_v = variant[Parameter::tile_v] / 16.0;
   const double k = problem.head_dim_k / 16.0, v = problem.head_dim_v / 16.0;
   const double of_keys = group * (triangle * v + 4 * c16 * tile_k * v * state_parts + 2 * triangle * tile_k * parts);
-  const double of_values = group * (triangle * k * parts + 4 * c16 * k * tile_v * state_parts + triangle * tile_v * state_parts);
+  const double of_values_products = group * (triangle * k * parts + 4 * c16 * k * tile_v * state_parts + triangle * tile_v * state_parts);
   const double per_scheduler = std::min<double>(variant[Parameter::warps], 4);
   const double tokens = static_cast<double>(workload.tokens) /
                         static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
-  const double chunks = std::ceil(tokens / variant[Parameter::chunk]);
+  const double chunks = std::ceil(tokens / variant[Parameter::segments] / variant[Parameter::chunk]);
   double seconds = 0;
   const LaunchPlan launches = plan_walks(problem, variant, workload);
+  const std::span<const WalkEntry> entries = entries_of(variant);
   const int registers = estimated_walks_registers(problem, variant);
   for (const Launch& launch : launches.launches) {
+    const WalkEntry& entry = entries[static_cast<std::size_t>(launch.entry)];
+    if (entry.kind == WalkEntry::scan) {
+      seconds += kScanSeconds;
+      continue;
+    }
+    const bool of_values = entry.kind == WalkEntry::values;
+    const bool states_only = !of_values && entries.size() > 3 && launch.entry < 2;
     const int resident = std::max(1, occupancy(architecture, launch.threads, registers, launch.shared_bytes));
     const double waves = std::ceil(static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
-    const double products = launch.entry == 2 ? of_values : of_keys;
-    const double walk = kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4;
+    const double products = of_values ? of_values_products : of_keys;
+    const double walk =
+        kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4;
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
-    seconds += waves * chunks * walk * stalls;
+    seconds += waves * chunks * walk * stalls * (states_only ? kShareOfStates : 1.0);
   }
   return seconds;
 }

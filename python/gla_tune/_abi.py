@@ -14,6 +14,7 @@ class Operation(enum.IntEnum):
 
     CHUNK_FORWARD = 0
     RECURRENT_FORWARD = 1
+    CHUNK_BACKWARD = 2
 
 
 # gla_dtype, by the names of torch's dtypes; gla_accuracy
@@ -72,6 +73,25 @@ class ForwardCall(ctypes.Structure):
     ]
 
 
+class BackwardCall(ctypes.Structure):
+    """gla_backward_call, its tensors flat as in ForwardCall."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("forward", ctypes.POINTER(ForwardCall)),
+        *(field for name in ("d_o", "dq", "dk", "dv", "dgk") for field in _tensor_fields(name)),
+        ("d_final_state", ctypes.c_void_p),
+        ("d_initial_state", ctypes.c_void_p),
+    ]
+
+
+def set_tensor(call: ctypes.Structure, name: str, tensor) -> None:
+    """Points one of a call's tensors at a torch tensor [B, T, H, channels]."""
+    setattr(call, f"{name}_data", tensor.data_ptr())
+    for axis, stride in zip(("batch", "token", "head"), tensor.stride()):
+        setattr(call, f"{name}_stride_{axis}", stride)
+
+
 class Error(RuntimeError):
     """A failure of libgla: no GPU, no compiler, a damaged file, an error of the driver. `status` names its kind."""
 
@@ -112,7 +132,7 @@ def library() -> ctypes.CDLL:
     except OSError as error:
         raise Error(f"libgla cannot be loaded: {error}; reinstall gla-tune, or set GLA_TUNE_LIBRARY", "io") from None
     pointer, size, status = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    call = ctypes.POINTER(ForwardCall)
+    call, backward_call = ctypes.POINTER(ForwardCall), ctypes.POINTER(BackwardCall)
     signatures = {
         "gla_abi_version": (ctypes.c_int, []),
         "gla_version": (ctypes.c_char_p, []),
@@ -121,6 +141,7 @@ def library() -> ctypes.CDLL:
         "gla_context_create": (status, [ctypes.POINTER(ContextOptions), ctypes.POINTER(pointer)]),
         "gla_workspace_bytes": (status, [pointer, ctypes.c_int, call, ctypes.POINTER(size)]),
         "gla_forward": (status, [pointer, ctypes.c_int, call, pointer, size, pointer]),
+        "gla_backward": (status, [pointer, ctypes.c_int, backward_call, pointer, size, pointer]),
         "gla_prepare": (status, [pointer, ctypes.c_int, call]),
         "gla_describe": (status, [pointer, ctypes.c_int, call, ctypes.c_char_p, size]),
     }

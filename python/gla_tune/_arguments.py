@@ -145,15 +145,17 @@ def checked_shape(tensors: Tensors) -> Shape:
     return shape
 
 
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.clone() if tensor.data_ptr() % _VECTOR_BYTES else tensor
+def aligned_state(state: torch.Tensor) -> torch.Tensor:
+    """A state, or its gradient, as libgla takes it."""
+    state = state.to(torch.float32).contiguous()
+    return state.clone() if state.data_ptr() % _VECTOR_BYTES else state
 
 
 def _state(tensors: Tensors, options: Options, shape: Shape) -> Optional[torch.Tensor]:
     state = tensors.initial_state
     if state is None:
         return None
-    if options.operation is Operation.CHUNK_FORWARD and state.dtype != torch.float32:
+    if options.operation is not Operation.RECURRENT_FORWARD and state.dtype != torch.float32:
         _fail(f"initial_state must be in float32, not {state.dtype}.")
     expected = shape.state(options.state_v_first)
     if state.dim() == 4 and state.shape[0] != shape.sequences:
@@ -167,7 +169,7 @@ def _state(tensors: Tensors, options: Options, shape: Shape) -> Optional[torch.T
         _fail(f"initial_state has shape {_size(state)}; expected {list(expected)}")
     if state.shape != expected:
         state = state.reshape(expected)
-    return _aligned(state.to(torch.float32).contiguous())
+    return aligned_state(state)
 
 
 def common_dtype(tensors: Tensors, options: Options) -> torch.dtype:
@@ -175,7 +177,7 @@ def common_dtype(tensors: Tensors, options: Options) -> torch.dtype:
     dtypes = {tensors.q.dtype, tensors.k.dtype, tensors.v.dtype}
     if len(dtypes) == 1:
         return dtypes.pop()
-    if options.operation is Operation.CHUNK_FORWARD and torch.is_autocast_enabled("cuda"):
+    if options.operation is not Operation.RECURRENT_FORWARD and torch.is_autocast_enabled("cuda"):
         autocast = torch.get_autocast_dtype("cuda")
         if autocast in _DTYPES:
             return autocast
@@ -194,7 +196,8 @@ def _is_readable(tensor: torch.Tensor) -> bool:
     return tensor.data_ptr() % _VECTOR_BYTES == 0 and all(stride * size % step == 0 for stride in strides)
 
 
-def _readable(tensor: Optional[torch.Tensor], dtype: torch.dtype) -> Optional[torch.Tensor]:
+def readable(tensor: Optional[torch.Tensor], dtype: torch.dtype) -> Optional[torch.Tensor]:
+    """A tensor [B, T, H, channels] in `dtype` and in a layout that libgla reads; where it lies if it is so already."""
     if tensor is None:
         return None
     tensor = tensor.to(dtype)
@@ -222,11 +225,11 @@ def normalised(tensors: Tensors, options: Options, shape: Shape) -> Tensors:
     gate_dtype = dtype if gates == {dtype} else torch.float32
     lengths, host = _lengths(tensors)
     return Tensors(
-        q=_readable(tensors.q, dtype),
-        k=_readable(tensors.k, dtype),
-        v=_readable(tensors.v, dtype),
-        gk=_readable(tensors.gk, gate_dtype),
-        gv=_readable(tensors.gv, gate_dtype),
+        q=readable(tensors.q, dtype),
+        k=readable(tensors.k, dtype),
+        v=readable(tensors.v, dtype),
+        gk=readable(tensors.gk, gate_dtype),
+        gv=readable(tensors.gv, gate_dtype),
         initial_state=_state(tensors, options, shape),
         cu_seqlens=lengths,
         cu_seqlens_cpu=host,
@@ -235,4 +238,4 @@ def normalised(tensors: Tensors, options: Options, shape: Shape) -> Tensors:
 
 def output_dtype(tensors: Tensors, options: Options) -> torch.dtype:
     """Of o, as in FLA: chunk_gla's is v's, fused_recurrent_gla's is q's."""
-    return (tensors.v if options.operation is Operation.CHUNK_FORWARD else tensors.q).dtype
+    return (tensors.q if options.operation is Operation.RECURRENT_FORWARD else tensors.v).dtype

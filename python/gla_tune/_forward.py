@@ -81,9 +81,7 @@ def _filled(tensors: Tensors, options: Options, shape: Shape) -> _abi.ForwardCal
         accuracy=_abi.ACCURACIES[options.accuracy],
     )
     for name, tensor in tensors.of_tokens().items():
-        setattr(call, f"{name}_data", tensor.data_ptr())
-        for axis, stride in zip(("batch", "token", "head"), tensor.stride()):
-            setattr(call, f"{name}_stride_{axis}", stride)
+        _abi.set_tensor(call, name, tensor)
     call.o_stride_head = shape.head_dim_v
     call.o_stride_token = shape.query_heads * shape.head_dim_v
     call.o_stride_batch = shape.tokens * call.o_stride_token
@@ -116,7 +114,7 @@ class Plan:
         self.library = _abi.library()
         self.launch = self.library.gla_forward
         self.call = _filled(tensors, options, shape)
-        self.reference = ctypes.byref(self.call)
+        self.reference = self.launched = ctypes.byref(self.call)
         self.workspace_bytes = self._query_workspace()
 
     def _query_workspace(self) -> int:
@@ -175,27 +173,28 @@ class Plan:
         call.o_data = output.data_ptr()
         if state is not None:
             call.final_state = state.data_ptr()
-        status = self._enqueue()
-        if status == Status.WORKSPACE:  # another variant than when this plan was made
-            self.workspace_bytes = self._query_workspace()
-            status = self._enqueue()
-        if status != 0:
-            _abi.check(status)
+        self.enqueue()
         return output, state
 
-    def _enqueue(self) -> int:
+    def enqueue(self, once_more: bool = True) -> None:
+        """Launches the struct as it is filled."""
         size = self.workspace_bytes
         # Freed when this returns, for later work of the same stream: PyTorch's allocator keeps that order.
         workspace = torch.empty(size, dtype=torch.uint8, device=self.device) if size else None
         address = workspace.data_ptr() if size else None
-        return self.launch(self.context, self.operation, self.reference, address, size, _current_stream(self.index))
+        status = self.launch(self.context, self.operation, self.launched, address, size, _current_stream(self.index))
+        if status == Status.WORKSPACE and once_more:  # another variant than when this plan was made
+            self.workspace_bytes = self._query_workspace()
+            self.enqueue(once_more=False)
+        elif status != 0:
+            _abi.check(status)
 
 
-def plan_of(tensors: Tensors, options: Options):
-    """Checks a call and plans it: its normalised tensors and their plan."""
+def plan_of(tensors: Tensors, options: Options, kind: type = Plan):
+    """Checks a call and plans it: its normalised tensors and their plan, of a class that is made as Plan is."""
     shape = checked_shape(tensors)
     ready = normalised(tensors, options, shape)
-    return ready, Plan(ready, options, shape)
+    return ready, kind(ready, options, shape)
 
 
 def _remember(tensors: Tensors, options: Options, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""The operations as PyTorch operators, torch.ops.gla_tune.*: what torch.compile, fake tensors and other modes see."""
+"""The operations as PyTorch operators, torch.ops.gla_tune.*: what autograd, torch.compile and modes see."""
 
 from functools import partial
 
@@ -6,42 +6,50 @@ import torch
 
 from ._abi import Operation, Unsupported
 from ._arguments import Options, Tensors, output_dtype, shape_of
+from ._backward import Wanted, backward
 from ._forward import forward
 
-_NAMES = {
-    Operation.CHUNK_FORWARD: "gla_tune::chunk_forward",
-    Operation.RECURRENT_FORWARD: "gla_tune::recurrent_forward",
-}
-# Tensors and Options without the operation. A final state that was not asked for is a tensor of no elements.
-_SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor? gk, Tensor? gv, Tensor? initial_state, Tensor? cu_seqlens, "
-    "Tensor? cu_seqlens_cpu, float? scale, bool output_final_state, bool reverse, bool state_v_first, str accuracy) "
-    "-> (Tensor o, Tensor final_state)"
+_NAMES = {operation: f"gla_tune::{operation.name.lower()}" for operation in Operation}
+# Tensors and Options without the operation.
+_ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor? gk, Tensor? gv, Tensor? initial_state, Tensor? cu_seqlens, "
+    "Tensor? cu_seqlens_cpu, float? scale, bool output_final_state, bool reverse, bool state_v_first, str accuracy"
+)
+# A tensor that was not asked for is one of no elements.
+_FORWARD_SCHEMA = f"({_ARGUMENTS}) -> (Tensor o, Tensor final_state)"
+_BACKWARD_SCHEMA = (
+    f"({_ARGUMENTS}, Tensor? d_o, Tensor? d_final_state, bool[{len(Wanted._fields)}] wanted) "
+    f"-> (Tensor dq, Tensor dk, Tensor dv, Tensor dgk, Tensor d_initial_state)"
 )
 
 
 def no_gradients(name: str) -> Unsupported:
-    """The error of a call whose argument `name` requires a gradient."""
+    """The error of a recurrent call whose argument `name` requires a gradient."""
     return Unsupported(
-        f"gla_tune has no backward pass yet, and {name} requires a gradient: call it under torch.no_grad(), detach its "
-        "inputs, or use FLA's function (patch_fla leaves such calls to FLA)",
+        f"fused_recurrent_gla has no backward pass, and {name} requires a gradient: train with chunk_gla, call it "
+        "under torch.no_grad(), detach its inputs, or use FLA's function (patch_fla leaves such calls to FLA)",
         "gradients",
     )
 
 
 def _split(operation: Operation, arguments):
-    count = len(Tensors._fields)
-    return Tensors(*arguments[:count]), Options(operation, *arguments[count:])
+    """Tensors, Options, and a list of what the operator has besides."""
+    tensors, options = len(Tensors._fields), len(Options._fields) - 1
+    return (
+        Tensors(*arguments[:tensors]),
+        Options(operation, *arguments[tensors : tensors + options]),
+        arguments[tensors + options :],
+    )
 
 
-def _cuda(operation: Operation, *arguments):
-    tensors, options = _split(operation, arguments)
+def _forward_cuda(operation: Operation, *arguments):
+    tensors, options, _ = _split(operation, arguments)
     output, state = forward(tensors, options)
     return output, output.new_empty(0, dtype=torch.float32) if state is None else state
 
 
-def _fake(operation: Operation, *arguments):
-    tensors, options = _split(operation, arguments)
+def _forward_fake(operation: Operation, *arguments):
+    tensors, options, _ = _split(operation, arguments)
     shape = shape_of(tensors)
     state_shape = shape.state(options.state_v_first) if options.output_final_state else (0,)
     q = tensors.q
@@ -49,25 +57,70 @@ def _fake(operation: Operation, *arguments):
     return output, q.new_empty(state_shape, dtype=torch.float32)
 
 
-def _backward(_context, *_gradients):
+def _backward_cuda(*arguments):
+    tensors, options, (d_o, d_final_state, wanted) = _split(Operation.CHUNK_BACKWARD, arguments)
+    gradients = backward(tensors, options, d_o, d_final_state, Wanted(*wanted))
+    return tuple(tensors.q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def _backward_fake(*arguments):
+    tensors, _, (_, _, wanted) = _split(Operation.CHUNK_BACKWARD, arguments)
+    inputs = [getattr(tensors, name) if asked else None for name, asked in Wanted(*wanted)._asdict().items()]
+    return tuple(tensors.q.new_empty(0) if given is None else given.new_empty(given.shape) for given in inputs)
+
+
+def _save(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    count = len(Tensors._fields)
+    ctx.save_for_backward(*inputs[:count])
+    ctx.options = inputs[count:]
+
+
+def _differentiate(ctx, d_o, d_final_state):
+    """The gradients of chunk_forward, by chunk_backward."""
+    asked = dict(zip(Tensors._fields, ctx.needs_input_grad))
+    wanted = [asked[name] for name in Wanted._fields]
+    computed = _operators[Operation.CHUNK_BACKWARD](*ctx.saved_tensors, *ctx.options, d_o, d_final_state, wanted)
+    gradients = {name: gradient for name, gradient in zip(Wanted._fields, computed) if asked[name]}
+    return (*[gradients.get(name) for name in Tensors._fields], *[None] * len(ctx.options))
+
+
+def _refuse_recurrent(_ctx, *_gradients):
     raise no_gradients("an input")
 
 
-def _register():
-    operators = {}
-    for operation, name in _NAMES.items():
-        torch.library.define(name, _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "CUDA", partial(_cuda, operation))
-        torch.library.register_fake(name, partial(_fake, operation))
-        torch.library.register_autograd(name, _backward)
-        operators[operation] = getattr(torch.ops.gla_tune, name.rpartition("::")[2]).default
-    return operators
+def _refuse_second_order(_ctx, *_gradients):
+    raise Unsupported(
+        "gla_tune has first-order gradients only: chunk_gla cannot be differentiated twice (create_graph=True); "
+        "naive_recurrent_gla can",
+        "second-order gradients",
+    )
 
 
-_operators = _register()
+def _define(operation: Operation, schema: str, cuda, fake, differentiate, save=None):
+    name = _NAMES[operation]
+    torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(name, "CUDA", cuda)
+    torch.library.register_fake(name, fake)
+    torch.library.register_autograd(name, differentiate, setup_context=save)
+    return getattr(torch.ops.gla_tune, name.rpartition("::")[2]).default
+
+
+def _define_forward(operation: Operation, differentiate, save=None):
+    cuda, fake = partial(_forward_cuda, operation), partial(_forward_fake, operation)
+    return _define(operation, _FORWARD_SCHEMA, cuda, fake, differentiate, save)
+
+
+_operators = {
+    Operation.CHUNK_FORWARD: _define_forward(Operation.CHUNK_FORWARD, _differentiate, _save),
+    Operation.RECURRENT_FORWARD: _define_forward(Operation.RECURRENT_FORWARD, _refuse_recurrent),
+    Operation.CHUNK_BACKWARD: _define(
+        Operation.CHUNK_BACKWARD, _BACKWARD_SCHEMA, _backward_cuda, _backward_fake, _refuse_second_order
+    ),
+}
 
 
 def call(tensors: Tensors, options: Options):
-    """`forward` through PyTorch's dispatcher."""
+    """`forward` through PyTorch's dispatcher, with gradients."""
     output, state = _operators[options.operation](*tensors, *options[1:])
     return output, state if options.output_final_state else None

@@ -7,11 +7,12 @@ For every head of every sequence (Yang et al., arXiv 2312.06635), S_0 being the 
 Shapes: B batch rows of T tokens, H key/value heads, HQ = G * H query heads (G >= 1), K and V channels up to 512; N
 sequences, N = B without cu_seqlens. q, k, v: torch.float16, torch.bfloat16 or torch.float32, on a CUDA device. Where
 their dtypes differ the computation is in float32 or, in chunk_gla under autocast, in autocast's dtype. Gates are
-logarithms of decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise.
+logarithms of decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise. chunk_gla has
+first-order gradients of q, k, v, g and the initial state.
 
 Errors: ArgumentError (a ValueError and an AssertionError) for shapes that do not fit; Unsupported (a
-NotImplementedError) for what gla_tune cannot do (CPU tensors, gradients); ValueError for values; Error (a RuntimeError)
-for failures of libgla.
+NotImplementedError) for what gla_tune cannot do (CPU tensors, gradients of fused_recurrent_gla); ValueError for values;
+Error (a RuntimeError) for failures of libgla.
 """
 
 import functools
@@ -77,12 +78,20 @@ def _call(tensors: tuple, options: tuple):
     return _call_anew(Tensors(*tensors), Options(*options))
 
 
-def _call_anew(tensors: Tensors, options: Options):
+def _learning(tensors: Tensors) -> Optional[str]:
+    """The name of an argument whose gradient autograd will want."""
     if torch.is_grad_enabled():
         for name, tensor in zip(Tensors._fields, tensors):
             if tensor is not None and tensor.requires_grad:
-                raise _operators.no_gradients(name)
-    if _can_go_direct(tensors):
+                return name
+    return None
+
+
+def _call_anew(tensors: Tensors, options: Options):
+    learning = _learning(tensors)
+    if learning is not None and options.operation is Operation.RECURRENT_FORWARD:
+        raise _operators.no_gradients(learning)
+    if learning is None and _can_go_direct(tensors):
         return forward(tensors, options)
     checked_shape(tensors)
     # Here rather than in the operator: a compiled call's autocast is known while it is traced.
@@ -104,7 +113,7 @@ def chunk_gla(
     cu_seqlens: Optional[torch.Tensor] = None,
     cu_seqlens_cpu: Optional[torch.Tensor] = None,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-    """Gated linear attention over whole sequences, chunk by chunk: prefill and training.
+    """Gated linear attention over whole sequences, chunk by chunk: prefill and training, with gradients.
 
     Args:
         q: queries [B, T, HQ, K]; HQ may be a multiple of H (FLA: HQ = H).
@@ -229,26 +238,32 @@ def fused_recurrent_gla(
 _MAKERS = {chunk_gla: _chunk, fused_chunk_gla: _chunk, fused_recurrent_gla: _recurrent}
 
 
-def _planned(function, args, kwargs):
-    """The plan that function(*args, **kwargs) would run."""
+def _bound(function, args, kwargs):
+    """Tensors and Options of function(*args, **kwargs)."""
     if function not in _MAKERS:
         raise ValueError(f"function is {function!r}; accepted: {', '.join(known.__name__ for known in _MAKERS)}")
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     tensors, options = _MAKERS[function](*bound.arguments.values())
-    return plan_of(Tensors(*tensors), Options(*options))[1]
+    return Tensors(*tensors), Options(*options)
 
 
 def prepare(function, *args, **kwargs) -> None:
     """Compiles and loads what function(*args, **kwargs) needs without running it, as before a CUDA graph is captured.
 
-    Other lengths and batches of the same bucket (docs/runtime.md) are then prepared too.
+    Where an argument requires a gradient, what the backward pass needs is prepared too, and so are other lengths and
+    batches of the same bucket (docs/runtime.md).
 
     Example::
 
         gla_tune.prepare(gla_tune.chunk_gla, q, k, v, g)
     """
-    _planned(function, args, kwargs).prepare()
+    tensors, options = _bound(function, args, kwargs)
+    operations = [options.operation]
+    if options.operation is Operation.CHUNK_FORWARD and _learning(tensors) is not None:
+        operations.append(Operation.CHUNK_BACKWARD)
+    for operation in operations:
+        plan_of(tensors, options._replace(operation=operation))[1].prepare()
 
 
 def describe(function, *args, **kwargs) -> str:
@@ -258,4 +273,4 @@ def describe(function, *args, **kwargs) -> str:
 
         print(gla_tune.describe(gla_tune.chunk_gla, q, k, v, g))
     """
-    return _planned(function, args, kwargs).describe()
+    return plan_of(*_bound(function, args, kwargs))[1].describe()

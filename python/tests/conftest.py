@@ -20,20 +20,31 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def _copy(struct, reference):
+    copy = struct()
+    ctypes.memmove(ctypes.byref(copy), reference, ctypes.sizeof(copy))
+    return copy
+
+
 class Recorder:
     """Stands for libgla: keeps a copy of the struct of each call and answers with the given statuses."""
 
     def __init__(self):
         self.calls = []
+        self.backward_calls = []  # their forward calls are in `calls`
         self.streams = []
         self.workspaces = []
         self.statuses = []  # of the next calls; GLA_OK after them
         self.workspace_bytes = 0
 
+    def gla_backward(self, context, operation, reference, workspace, size, stream):
+        assert operation == _abi.Operation.CHUNK_BACKWARD
+        copy = _copy(_abi.BackwardCall, reference)
+        self.backward_calls.append(copy)
+        return self.gla_forward(context, operation, copy.forward, workspace, size, stream)
+
     def gla_forward(self, _context, _operation, reference, workspace, size, stream):
-        copy = _abi.ForwardCall()
-        ctypes.memmove(ctypes.byref(copy), reference, ctypes.sizeof(copy))
-        self.calls.append(copy)
+        self.calls.append(_copy(_abi.ForwardCall, reference))
         self.streams.append(stream)
         self.workspaces.append((workspace, size))
         return self.statuses.pop(0) if self.statuses else 0

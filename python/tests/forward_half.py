@@ -1,4 +1,4 @@
-"""The forward half of FLA's own tests, until gla_tune has a backward pass.
+"""The forward half of FLA's own tests: with it fused_recurrent_gla, whose gradients stay with FLA, is tested too.
 
     python forward_half.py flash-linear-attention/tests/ops/test_gla.py > tests/ops/test_gla_forward.py
     GLA_TUNE_PATCH_FLA=1 pytest tests/ops/test_gla_forward.py

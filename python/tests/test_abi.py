@@ -10,12 +10,16 @@ import pytest
 from gla_tune import _abi
 
 HEADERS = Path(__file__).resolve().parents[2] / "runtime" / "include"
-STRUCTS = {"gla_context_options": _abi.ContextOptions, "gla_forward_call": _abi.ForwardCall}
+STRUCTS = {
+    "gla_context_options": _abi.ContextOptions,
+    "gla_forward_call": _abi.ForwardCall,
+    "gla_backward_call": _abi.BackwardCall,
+}
 
 
 def c_name(field: str) -> str:
     """q_data -> q.data"""
-    return re.sub(r"^(q|k|v|gk|gv|o)_(data|stride_)", r"\1.\2", field)
+    return re.sub(r"^(d?(?:q|k|v|gk)|gv|o|d_o)_(data|stride_)", r"\1.\2", field)
 
 
 def c_layout(folder: Path) -> list:

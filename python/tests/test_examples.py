@@ -33,6 +33,8 @@ def test_the_examples_of_the_functions_run():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not README.is_file(), reason="not in the source tree")
-def test_the_example_of_the_readme_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    exec(code, {})
+def test_the_examples_of_the_readme_run():
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(code, names)
+    assert all(x.grad.isfinite().all() for x in names["w"])

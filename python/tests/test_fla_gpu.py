@@ -96,10 +96,18 @@ def test_generation_of_64_tokens_from_a_cache(model):
         assert_same(found, model(input_ids=ids).logits)
 
 
-def test_training_stays_with_fla(model):
+def test_training(model):
     ids = tokens(1, 128)
-    with gla_tune.patch_fla() as patch:
+
+    def gradients():
+        model.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-    calls = patch.report()["chunk_gla"]
-    assert calls.taken == 0 and calls.left == {"gradients": len(model.model.layers)}
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    expected = gradients()
+    with in_mode(model), gla_tune.patch_fla() as patch:
+        found = gradients()
     model.zero_grad()
+    assert sum(call.taken for call in patch.report().values()) == len(model.model.layers)
+    for name, gradient in expected.items():
+        assert_same(found[name], gradient)

@@ -4,58 +4,18 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Optional
 
 import pytest
 import torch
-import torch.nn.functional as F
+from gpu_cases import FUNCTIONS, LENGTHS, Case, Inputs, arguments, error, make, prepare_all
 
 import gla_tune
 
 pytestmark = pytest.mark.gpu
 HEAD_DIMS = [16, 60, 64, 100, 128, 256, 320, 512]
 UNEQUAL = [(64, 128), (128, 64), (100, 60), (256, 512)]
-LENGTHS = [
-    0,
-    0,
-    1,
-    65,
-    65,
-    128,
-    193,
-]  # cu_seqlens: empty sequences first, inside; single tokens; no multiple of a chunk
-FUNCTIONS = {"chunk": gla_tune.chunk_gla, "recurrent": gla_tune.fused_recurrent_gla}
 # Relative error of o and of the final state: 1.5 times what FLA has (PEERS.md), which random inputs stay within.
 BARS = {torch.bfloat16: (3.8e-3, 2.4e-3), torch.float16: (8e-4, 4e-4), torch.float32: (1e-5, 1e-5)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call, but for its numbers."""
-
-    function: str = "chunk"
-    dtype: torch.dtype = torch.bfloat16
-    head_dims: tuple = (64, 64)
-    gates: float = 1 / 16  # times logsigmoid
-    resets: float = 0.0  # share of gates that are -inf
-    state_v_first: bool = False
-    packed: bool = False
-    group: int = 1
-    reverse: bool = False
-    value_gate: bool = False
-    fp32_gates: bool = False
-
-    def __str__(self):
-        parts = [self.function, str(self.dtype).rpartition(".")[2], "x".join(map(str, self.head_dims))]
-        parts += [
-            name for name in ("state_v_first", "packed", "reverse", "value_gate", "fp32_gates") if getattr(self, name)
-        ]
-        parts += [f"G{self.group}"] if self.group > 1 else []
-        parts += [f"gates{self.gates:g}"] if self.gates != 1 / 16 else []
-        parts += ["resets"] if self.resets else []
-        return "-".join(parts)
 
 
 def cases():
@@ -74,53 +34,6 @@ def cases():
 
 
 CASES = list(cases())
-
-
-@dataclass
-class Inputs:
-    """The tensors of a case, by the arguments of its function."""
-
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    g: Optional[torch.Tensor]
-    gv: Optional[torch.Tensor]
-    initial_state: Optional[torch.Tensor]
-    cu_seqlens: Optional[torch.Tensor]
-
-
-def make(case: Case, heads=3, seed=0) -> Inputs:
-    generator = torch.Generator("cuda").manual_seed(seed)
-    K, V = case.head_dims
-    rows = (1, LENGTHS[-1]) if case.packed else (2, 150)
-    N = len(LENGTHS) - 1 if case.packed else 2
-
-    def rand(*shape):
-        return torch.randn(shape, generator=generator, device="cuda")
-
-    def gate(channels):
-        values = F.logsigmoid(rand(*rows, heads, channels)) * case.gates
-        values[torch.rand(values.shape, generator=generator, device="cuda") < case.resets] = -torch.inf
-        return values.to(torch.float32 if case.fp32_gates else case.dtype)
-
-    state = (N, heads, V, K) if case.state_v_first else (N, heads, K, V)
-    return Inputs(
-        q=rand(*rows, case.group * heads, K).to(case.dtype),
-        k=rand(*rows, heads, K).to(case.dtype),
-        v=rand(*rows, heads, V).to(case.dtype),
-        g=gate(K),
-        gv=gate(V) if case.value_gate else None,
-        initial_state=rand(*state),
-        cu_seqlens=torch.tensor(LENGTHS, device="cuda") if case.packed else None,
-    )
-
-
-def arguments(case: Case, given: Inputs) -> dict:
-    named = dict(q=given.q, k=given.k, v=given.v, initial_state=given.initial_state, cu_seqlens=given.cu_seqlens)
-    named.update(output_final_state=True, state_v_first=case.state_v_first)
-    if case.function == "chunk":
-        return dict(named, g=given.g)
-    return dict(named, gk=given.g, gv=given.gv, reverse=case.reverse)
 
 
 def reference(case: Case, given: Inputs):
@@ -150,10 +63,6 @@ def reference(case: Case, given: Inputs):
     return torch.cat(outputs).view(*given.q.shape[:3], -1), torch.stack(states)
 
 
-def error(found, expected) -> float:
-    return ((found.double() - expected).norm() / expected.norm()).item()
-
-
 def call(case: Case, given: Inputs):
     return FUNCTIONS[case.function](**arguments(case, given))
 
@@ -166,15 +75,9 @@ def check(case: Case, given: Inputs, o, state, factor=1.0):
     assert error(state, expected_state) <= bar_state * factor
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def compiled_ahead():
-    """Every kernel of the matrix, compiled on all cores."""
-
-    def prepare(case):
-        gla_tune.prepare(FUNCTIONS[case.function], **arguments(case, make(case)))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(prepare, CASES))
+    prepare_all(CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

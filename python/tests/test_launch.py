@@ -4,33 +4,12 @@ import threading
 
 import pytest
 import torch
+from launch_inputs import B, H, K, T, V, inputs, options, rand, strides
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gla_tune
-from gla_tune import _abi, _forward, ops
+from gla_tune import _abi, _forward, _operators, ops
 from gla_tune._abi import Operation
-from gla_tune._arguments import Options, Tensors
-
-B, T, H, K, V = 2, 8, 4, 16, 32
-
-
-def rand(*shape, dtype=torch.bfloat16):
-    return torch.randn(shape, dtype=torch.float32).to(dtype)
-
-
-def inputs(**changes):
-    given = dict(q=rand(B, T, H, K), k=rand(B, T, H, K), v=rand(B, T, H, V), gk=rand(B, T, H, K))
-    optional = dict(gv=None, initial_state=None, cu_seqlens=None, cu_seqlens_cpu=None)
-    return Tensors(**{**given, **optional, **changes})
-
-
-def options(operation=Operation.CHUNK_FORWARD, **changes):
-    given = dict(scale=None, output_final_state=False, reverse=False, state_v_first=False, accuracy="default")
-    return Options(operation, **{**given, **changes})
-
-
-def strides(call, name):
-    return tuple(getattr(call, f"{name}_stride_{axis}") for axis in ("batch", "token", "head"))
 
 
 def test_a_call_is_handed_over_as_it_lies(recorder):
@@ -95,8 +74,8 @@ def test_an_odd_address_is_copied_though_its_shape_has_a_plan(recorder):
 
 def test_a_plan_is_made_once_for_calls_of_one_kind(recorder, monkeypatch):
     made = []
-    plan = _forward.Plan
-    monkeypatch.setattr(_forward, "Plan", lambda *arguments: made.append(1) or plan(*arguments))
+    plan_of = _forward.plan_of
+    monkeypatch.setattr(_forward, "plan_of", lambda *arguments: made.append(1) or plan_of(*arguments))
     for scale in (None, None, 0.5, None):
         _forward.forward(inputs(), options(scale=scale))
     assert len(made) == 2 and len(recorder.calls) == 4
@@ -146,12 +125,27 @@ def test_a_call_unlike_the_last_one_takes_the_longer_way(recorder, short_way, ch
     assert len(short_way) == (2 if "initial_state" in change or change.get("gk", 1) is None else 3)
 
 
-def test_a_call_that_needs_a_gradient_is_refused_though_one_like_it_was_not(recorder, short_way):
+def test_a_call_that_needs_a_gradient_goes_through_autograd_though_one_like_it_did_not(
+    recorder, short_way, monkeypatch
+):
+    dispatched = []
+    monkeypatch.setattr(_operators, "call", lambda tensors, options: dispatched.append(tensors) or (tensors.v, None))
     given = inputs()
     gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
     given.v.requires_grad_()
-    with pytest.raises(NotImplementedError, match="v requires a gradient"):
+    gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    assert len(recorder.calls) == len(dispatched) == 1 and dispatched[0].v is given.v
+    with torch.no_grad():
         gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    assert len(recorder.calls) == 2 and len(dispatched) == 1
+
+
+def test_a_recurrent_call_that_needs_a_gradient_is_refused_though_one_like_it_was_not(recorder, short_way):
+    given = inputs()
+    gla_tune.fused_recurrent_gla(given.q, given.k, given.v, given.gk)
+    given.v.requires_grad_()
+    with pytest.raises(NotImplementedError, match="v requires a gradient"):
+        gla_tune.fused_recurrent_gla(given.q, given.k, given.v, given.gk)
 
 
 def test_a_mode_that_began_after_a_call_like_it_is_served(recorder, short_way):

@@ -67,7 +67,13 @@ inline unsigned wanted_gradients(const BackwardArgs& args) {
 inline void place_workspace(BackwardArgs& args, const LaunchPlan& plan, void* workspace) {
   place_workspace(static_cast<KernelArgs&>(args), plan, workspace);
   if (plan.workspace_bytes == 0) return;
-  args.flows = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.flows_offset);
+  const auto at = [&](std::size_t offset) {
+    return reinterpret_cast<float*>(static_cast<char*>(workspace) + offset);
+  };
+  args.flows = at(plan.flows_offset);
+  if (plan.segment_tokens == 0) return;
+  args.segment_gradients = at(plan.gradients_offset);
+  args.segment_gradient_decays = at(plan.gradient_decays_offset);
 }
 
 }  // namespace gla

@@ -50,6 +50,7 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
 
   void* data() const { return reinterpret_cast<void*>(address_); }
+  std::size_t size() const { return bytes_; }
   std::vector<std::byte> read() const {
     std::vector<std::byte> content(bytes_);
     must(api().cuCtxSynchronize());
@@ -101,6 +102,7 @@ struct Device {
 
 /// Random inputs of a problem on the host and the device, and the call over them.
 struct Case {
+  std::mt19937 generator{7};
   ReferenceInput input;
   ForwardCall call;
   std::vector<std::unique_ptr<Buffer>> buffers;
@@ -110,28 +112,18 @@ struct Case {
 
   Case(const Problem& problem, std::int64_t batch, std::int64_t tokens, std::int64_t heads,
        std::vector<std::int64_t> cu_seqlens = {}) {
-    std::mt19937 generator(7);
-    std::normal_distribution<float> normal;
-    const auto random = [&](std::int64_t count, DType dtype, bool gate) {
-      std::vector<float> values(static_cast<std::size_t>(count));
-      for (float& value : values) {
-        const float x = normal(generator);
-        value = round_to(dtype, gate ? -std::log1p(std::exp(-x)) / 16 : x);
-      }
-      return values;
-    };
     const std::int64_t rows = batch * tokens * heads;
     input.problem = problem;
     input.batch = batch;
     input.tokens = tokens;
     input.heads = heads;
     input.cu_seqlens = cu_seqlens;
-    input.q = random(rows * problem.group * problem.head_dim_k, problem.dtype, false);
-    input.k = random(rows * problem.head_dim_k, problem.dtype, false);
-    input.v = random(rows * problem.head_dim_v, problem.dtype, false);
+    input.q = random(rows * problem.group * problem.head_dim_k, problem.dtype);
+    input.k = random(rows * problem.head_dim_k, problem.dtype);
+    input.v = random(rows * problem.head_dim_v, problem.dtype);
     input.gk = random(rows * problem.head_dim_k, problem.gate_dtype, true);
     const std::int64_t states = input.sequences() * heads * problem.head_dim_k * problem.head_dim_v;
-    input.initial_state = random(states, problem.state_dtype, false);
+    input.initial_state = random(states, problem.state_dtype);
 
     const int query_heads = static_cast<int>(heads) * problem.group;
     call.q = dense(put(problem.dtype, input.q)->data(), tokens, query_heads, problem.head_dim_k);
@@ -163,6 +155,15 @@ struct Case {
     call.state_dtype = problem.state_dtype;
   }
 
+  std::vector<float> random(std::int64_t count, DType dtype, bool gate = false) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) {
+      const float x = normal(generator);
+      value = round_to(dtype, gate ? -std::log1p(std::exp(-x)) / 16 : x);
+    }
+    return values;
+  }
   Buffer* put(DType dtype, const std::vector<float>& values) {
     buffers.push_back(std::make_unique<Buffer>(encode(dtype, values)));
     return buffers.back().get();
@@ -185,6 +186,51 @@ struct Case {
     CHECK(error(decode(input.problem.dtype, o->read()), expected.o) <= bar.o);
     CHECK(error(decode(input.problem.state_dtype, final_state->read()), expected.final_state) <=
           bar.final_state);
+  }
+
+  /// Runs the gradients of the call, from random ones of both outputs, and compares them with the reference.
+  void verify_backward(Device& device) {
+    const Problem& problem = input.problem;
+    const ReferenceLoss loss{
+        random(static_cast<std::int64_t>(o->size() / size_of(problem.dtype)), problem.dtype),
+        random(static_cast<std::int64_t>(input.initial_state.size()), DType::fp32)};
+    const ReferenceGradients expected = naive_backward(input, loss);
+    const Bar bar = accuracy_bar(problem, Gates::sixteenth, Accuracy::standard);
+    BackwardCall backward;
+    backward.forward = call;
+    backward.forward.o = {};
+    backward.forward.final_state = nullptr;
+    backward.d_o = call.o;
+    backward.d_o.data = put(problem.dtype, loss.o)->data();
+    backward.d_final_state = put(DType::fp32, loss.final_state)->data();
+    const Buffer* d_initial_state = empty(expected.initial_state.size() * sizeof(float));
+    backward.d_initial_state = d_initial_state->data();
+    struct Gradient {
+      TensorView BackwardCall::*view;
+      TensorView like;
+      DType dtype;
+      const std::vector<double>& expected;
+      double bar;
+      const Buffer* memory = nullptr;
+    };
+    Gradient gradients[] = {{&BackwardCall::dq, call.q, problem.dtype, expected.q, bar.dq},
+                            {&BackwardCall::dk, call.k, problem.dtype, expected.k, bar.dk},
+                            {&BackwardCall::dv, call.v, problem.dtype, expected.v, bar.dv},
+                            {&BackwardCall::dgk, call.gk, problem.gate_dtype, expected.gk, bar.dgk}};
+    for (Gradient& gradient : gradients) {
+      gradient.memory = empty(gradient.expected.size() * size_of(gradient.dtype));
+      backward.*gradient.view = gradient.like;
+      (backward.*gradient.view).data = gradient.memory->data();
+    }
+    const Result<std::size_t> bytes = device.context->workspace_bytes(Operation::chunk_backward, call);
+    REQUIRE(bytes.ok());
+    const Buffer workspace(*bytes);
+    const Status status = device.context->chunk_backward(backward, workspace.data(), *bytes, device.stream);
+    INFO(status.message());
+    REQUIRE(status.ok());
+    for (const Gradient& gradient : gradients)
+      CHECK(error(decode(gradient.dtype, gradient.memory->read()), gradient.expected) <= gradient.bar);
+    CHECK(error(decode(DType::fp32, d_initial_state->read()), expected.initial_state) <= bar.d_initial_state);
   }
 
   static double error(const std::vector<float>& value, const std::vector<double>& reference) {
@@ -218,6 +264,18 @@ TEST_CASE("both operations agree with the fp64 recurrence, padded and packed, gr
     problem.operation = Operation::recurrent_forward;
     Case(problem, 3, 5, 2).verify(device, Operation::recurrent_forward);
     Case(problem, 1, 12, 2, {0, 4, 4, 12}).verify(device, Operation::recurrent_forward);
+  }
+}
+
+TEST_CASE("gradients agree with those of the fp64 recurrence, padded and packed, grouped and not") {
+  if (no_gpu()) return;
+  Device device;
+  for (const int group : {1, 4}) {
+    Problem problem = chunk_problem(64, 128);
+    problem.operation = Operation::chunk_backward;
+    problem.group = static_cast<std::int16_t>(group);
+    Case(problem, 2, 200, 2).verify_backward(device);
+    Case(problem, 1, 300, 2, {0, 0, 1, 17, 300}).verify_backward(device);
   }
 }
 

@@ -78,7 +78,7 @@ class Launches {
   bool operator==(const Launches&) const = default;
 
  private:
-  std::array<Launch, 3> storage_{};
+  std::array<Launch, 7> storage_{};
   std::size_t count_ = 0;
 };
 
@@ -101,6 +101,8 @@ struct LaunchPlan {
   std::int64_t segments = 0;        ///< KernelArgs.segments
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
+  std::size_t gradients_offset = 0;        ///< of BackwardArgs.segment_gradients
+  std::size_t gradient_decays_offset = 0;  ///< of BackwardArgs.segment_gradient_decays
   TensorBoxes boxes;
 
   bool operator==(const LaunchPlan&) const = default;

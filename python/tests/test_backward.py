@@ -1,0 +1,250 @@
+"""Gradients without a GPU: what reaches libgla, and how autograd comes to ask for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+from launch_inputs import B, H, K, T, V, inputs, options, rand, strides
+from torch.utils.checkpoint import checkpoint
+
+import gla_tune
+from gla_tune import _abi, _arguments, _backward, _operators
+from gla_tune._abi import Operation
+from gla_tune._backward import Wanted
+
+ALL = Wanted(True, True, True, True, True)
+NONE = Wanted(False, False, False, False, False)
+
+
+def state(*shape):
+    return rand(*(shape or (B, H, K, V)), dtype=torch.float32)
+
+
+def differentiate(tensors, d_o=None, d_final_state=None, wanted=None, **changes):
+    wanted = wanted or Wanted(*[getattr(tensors, name) is not None for name in Wanted._fields])
+    given = options(Operation.CHUNK_BACKWARD, output_final_state=d_final_state is not None, **changes)
+    return Wanted(*_backward.backward(tensors, given, d_o, d_final_state, wanted))
+
+
+def test_a_backward_call_is_handed_over_as_it_lies(recorder):
+    tensors = inputs(initial_state=state())
+    d_o, d_final_state = rand(B, H, T, V).transpose(1, 2), state()
+    gradients = differentiate(tensors, d_o, d_final_state, scale=0.5)
+    (call,), (forward,) = recorder.backward_calls, recorder.calls
+    for name in ("q", "k", "v", "gk"):
+        given, gradient = getattr(tensors, name), getattr(gradients, name)
+        assert getattr(forward, f"{name}_data") == given.data_ptr()
+        assert (getattr(call, f"d{name}_data"), strides(call, f"d{name}")) == (
+            gradient.data_ptr(),
+            gradient.stride()[:3],
+        )
+        assert (gradient.shape, gradient.dtype) == (given.shape, given.dtype)
+    assert (call.d_o_data, strides(call, "d_o")) == (d_o.data_ptr(), d_o.stride()[:3])
+    assert (call.d_final_state, call.d_initial_state) == (d_final_state.data_ptr(), gradients.initial_state.data_ptr())
+    assert forward.initial_state == tensors.initial_state.data_ptr()
+    assert (forward.has_scale, forward.scale, forward.tokens) == (1, 0.5, T)
+    assert recorder.streams == [77]
+
+
+@pytest.mark.parametrize("name", Wanted._fields)
+def test_only_what_is_wanted_is_asked_for(recorder, name):
+    tensors = inputs(gk=rand(B, T, H, K, dtype=torch.float32), initial_state=state())
+    gradients = differentiate(tensors, rand(B, T, H, V), wanted=NONE._replace(**{name: True}))
+    (call,) = recorder.backward_calls
+    found = [call.dq_data, call.dk_data, call.dv_data, call.dgk_data, call.d_initial_state]
+    assert [address is not None for address in found] == [each == name for each in Wanted._fields]
+    assert [gradient is not None for gradient in gradients] == [each == name for each in Wanted._fields]
+
+
+def test_gates_of_16_bits_get_the_memory_of_dk_that_their_gradient_takes(recorder):
+    gradients = differentiate(inputs(), rand(B, T, H, V), wanted=NONE._replace(gk=True))
+    (call,) = recorder.backward_calls
+    assert call.dgk_data == gradients.gk.data_ptr() and gradients.k is None
+    assert call.dk_data is not None and strides(call, "dk") == (T * H * K, H * K, K)
+
+
+def test_no_gradient_of_an_output_is_zero(recorder):
+    differentiate(inputs(), None, state())
+    (call,) = recorder.backward_calls
+    assert call.d_o_data is not None and strides(call, "d_o") == (0, 0, 0)
+    differentiate(inputs(), rand(B, T, H, V))
+    assert recorder.backward_calls[1].d_final_state is None
+
+
+@pytest.mark.parametrize(
+    "d_o",
+    [rand(1)[0].expand(B, T, H, V), rand(B, T, H, V, dtype=torch.float32), rand(B, T, H, 2 * V)[..., ::2]],
+    ids=["one value for all", "float32", "strided channels"],
+)
+def test_an_incoming_gradient_that_libgla_cannot_read_is_copied(recorder, d_o):
+    d_final_state = state(B, H, V, K).mT
+    differentiate(inputs(), d_o, d_final_state)
+    (call,) = recorder.backward_calls
+    assert call.d_o_data != d_o.data_ptr() and strides(call, "d_o") == (T * H * V, H * V, V)
+    assert call.d_final_state != d_final_state.data_ptr()
+
+
+def test_gradients_have_the_shapes_and_dtypes_of_what_was_given(recorder):
+    row = dict(q=rand(1, T, H, K), k=rand(1, T, H, K, dtype=torch.float32), v=rand(1, T, H, V), gk=rand(1, T, H, K))
+    tensors = inputs(**row, initial_state=state(H, K, V))
+    gradients = differentiate(tensors, rand(1, T, H, V))
+    assert recorder.calls[0].dtype == _abi.DTYPES["float32"]
+    for name, gradient in gradients._asdict().items():
+        given = getattr(tensors, name)
+        assert (gradient.shape, gradient.dtype) == (given.shape, given.dtype)
+
+
+def test_gradients_of_expanded_inputs_are_not_expanded(recorder):
+    gradients = differentiate(inputs(k=rand(B, T, 1, K).expand(B, T, H, K)), rand(B, T, H, V))
+    assert gradients.k.is_contiguous()
+
+
+@pytest.mark.parametrize("tokens, sequences", [(0, B), (T, 0)])
+def test_empty_calls_give_empty_gradients(recorder, tokens, sequences):
+    shape = (sequences, tokens, H)
+    tensors = inputs(q=rand(*shape, K), k=rand(*shape, K), v=rand(*shape, V), gk=rand(*shape, K))
+    tensors = tensors._replace(initial_state=state(sequences, H, K, V))
+    gradients = differentiate(tensors, rand(*shape, V))
+    assert [gradient.shape for gradient in gradients] == [getattr(tensors, name).shape for name in Wanted._fields]
+    assert len(recorder.backward_calls) == (1 if sequences else 0)  # without tokens libgla still copies states
+
+
+def test_a_workspace_that_has_grown_is_asked_for_again(recorder):
+    recorder.workspace_bytes = 512
+    recorder.statuses = [_abi.Status.WORKSPACE]
+    differentiate(inputs(), rand(B, T, H, V))
+    assert len(recorder.backward_calls) == 2
+    recorder.statuses = [_abi.Status.WORKSPACE, _abi.Status.WORKSPACE]
+    recorder.gla_last_error = lambda: b"workspace is too small"
+    recorder.gla_status_name = lambda status: b"GLA_WORKSPACE"
+    with pytest.raises(_abi.Error, match="workspace is too small"):
+        differentiate(inputs(), rand(B, T, H, V))
+
+
+def recurrence(tensors, given):
+    q, k, v, gk, _, initial_state, _, _ = tensors
+    return gla_tune.naive_recurrent_gla(q, k, v, gk, initial_state, given.output_final_state)
+
+
+def gradients_of_recurrence(tensors, given, d_o, d_final_state, wanted):
+    learning = [name for name, want in wanted._asdict().items() if want]
+    leaves = {name: getattr(tensors, name).detach().requires_grad_() for name in learning}
+    o, final_state = recurrence(tensors._replace(**leaves), given)
+    pairs = [(o, d_o), (final_state, d_final_state if given.output_final_state else None)]
+    outputs, incoming = zip(*[pair for pair in pairs if pair[1] is not None and pair[0].requires_grad])
+    found = torch.autograd.grad(outputs, list(leaves.values()), incoming, materialize_grads=True)
+    gradients = dict(zip(leaves, found))
+    return [gradients.get(name) for name in Wanted._fields]
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """The operators on CPU tensors, computed by naive_recurrent_gla; the gradients that autograd asked them for."""
+    asked = []
+
+    def backward(*arguments):
+        asked.append(arguments[-1])
+        with ThreadPoolExecutor(1) as another_thread:  # in this one autograd is off, as the dispatcher is below it
+            return another_thread.submit(gradients_of_recurrence, *arguments).result()
+
+    monkeypatch.setattr(_operators, "forward", recurrence)
+    monkeypatch.setattr(_operators, "backward", backward)
+    monkeypatch.setattr(_arguments, "check_devices", lambda tensors: None)
+    library = torch.library.Library("gla_tune", "IMPL")
+    library.impl("chunk_forward", partial(_operators._forward_cuda, Operation.CHUNK_FORWARD), "CPU")
+    library.impl("chunk_backward", _operators._backward_cuda, "CPU")
+    yield asked
+    library._destroy()
+
+
+def leaves(dtype=torch.float32):
+    q, k, v, gk = (rand(*shape, dtype=dtype) for shape in ((B, T, 2 * H, K), (B, T, H, K), (B, T, H, V), (B, T, H, K)))
+    return [x.requires_grad_() for x in (q, k, v, gk.mul_(0.1).sigmoid().log(), state())]
+
+
+def loss(function, q, k, v, g, initial_state):
+    o, final_state = function(q, k, v, g, initial_state=initial_state, output_final_state=True)
+    return (o.float() * torch.linspace(-1, 1, V)).sum() + (final_state * torch.linspace(0, 1, K)[:, None]).sum()
+
+
+def assert_same_gradients(function, tensors=None):
+    """function, chunk_gla in some wrapping, has the gradients of the recurrence."""
+    tensors = leaves() if tensors is None else tensors
+    expected = torch.autograd.grad(loss(gla_tune.naive_recurrent_gla, *tensors), tensors)
+    found = torch.autograd.grad(loss(function, *tensors), tensors)
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b)
+
+
+def test_autograd_differentiates_every_input(on_cpu):
+    assert_same_gradients(gla_tune.chunk_gla)
+    assert_same_gradients(gla_tune.fused_chunk_gla)
+    assert on_cpu == [ALL, ALL]
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_under_activation_checkpointing(on_cpu, use_reentrant):
+    def checkpointed(*tensors, **options):
+        return checkpoint(partial(gla_tune.chunk_gla, **options), *tensors, use_reentrant=use_reentrant)
+
+    tensors = leaves()
+    loss(checkpointed, *tensors).backward()
+    expected = torch.autograd.grad(loss(gla_tune.naive_recurrent_gla, *tensors), tensors)
+    for tensor, gradient in zip(tensors[: 4 if use_reentrant else 5], expected):
+        torch.testing.assert_close(tensor.grad, gradient)
+
+
+def test_under_torch_compile(on_cpu):
+    assert_same_gradients(torch.compile(gla_tune.chunk_gla, backend="aot_eager", fullgraph=True))
+
+
+def test_through_casts_and_repeated_heads(on_cpu):
+    """Mixed dtypes are computed in float32, and a gradient goes back through the cast and the repetition."""
+    q, k, v, g, initial_state = leaves()
+    k, g = (x.detach()[:, :, :1].requires_grad_() for x in (k, g))
+    narrow = v.detach().bfloat16().requires_grad_()
+
+    def repeated(function):
+        def call(q, k, v, g, **options):
+            return function(q, k.expand(-1, -1, H, -1), v, g.repeat(1, 1, H, 1), **options)
+
+        return call
+
+    tensors = [q, k, narrow, g, initial_state]
+    o, _ = repeated(gla_tune.chunk_gla)(q, k, narrow, g, initial_state=initial_state)
+    assert o.dtype == torch.bfloat16
+    expected = torch.autograd.grad(repeated(gla_tune.naive_recurrent_gla)(q, k, narrow, g)[0].sum(), [q, k, narrow, g])
+    found = torch.autograd.grad(repeated(gla_tune.chunk_gla)(q, k, narrow, g)[0].float().sum(), [q, k, narrow, g])
+    for tensor, a, b in zip(tensors, found, expected):
+        assert (a.dtype, a.shape) == (tensor.dtype, tensor.shape)
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_autograd_asks_for_what_is_needed_only(on_cpu, index):
+    tensors = [x.detach().requires_grad_(i == index) for i, x in enumerate(leaves())]
+    loss(gla_tune.chunk_gla, *tensors).backward()
+    assert on_cpu == [Wanted(*[i == index for i in range(5)])]
+    assert [x.grad is not None for x in tensors] == [i == index for i in range(5)]
+
+
+def test_a_gradient_may_come_from_either_output_alone(on_cpu):
+    tensors = leaves()
+    for output in (0, 1):
+        pair = [
+            function(*tensors[:4], initial_state=tensors[4], output_final_state=True)[output].square().sum()
+            for function in (gla_tune.chunk_gla, gla_tune.naive_recurrent_gla)
+        ]
+        found, expected = (torch.autograd.grad(x, tensors[1:]) for x in pair)
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(a, b)
+
+
+def test_only_inputs_are_saved_for_the_backward_pass(on_cpu):
+    tensors = leaves()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        gla_tune.chunk_gla(*tensors[:4], initial_state=tensors[4])
+    assert {x.data_ptr() for x in saved} == {x.data_ptr() for x in tensors}

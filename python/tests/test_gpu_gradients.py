@@ -1,0 +1,265 @@
+"""On a GPU: chunk_gla's gradients against the recurrence in fp64 under autograd, and the ways PyTorch asks for them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_cases import LEARNING, LENGTHS, Case, Inputs, arguments, error, learning, make, prepare_all
+from torch.utils.checkpoint import checkpoint
+
+import gla_tune
+
+pytestmark = pytest.mark.gpu
+HEAD_DIMS = [16, 60, 64, 100, 128, 256]
+UNEQUAL = [(64, 128), (128, 64), (100, 60)]
+# Relative error of each gradient: 1.5 times what FLA has (PEERS.md), which random inputs stay within. In float32 the
+# gradient of g, a difference of sums over all later tokens, collects their rounding.
+BARS = {
+    torch.bfloat16: dict(q=2.9e-3, k=3.2e-3, v=3.5e-3, g=3.5e-3, initial_state=3.7e-3),
+    torch.float16: dict(q=7.5e-4, k=7.1e-4, v=7.4e-4, g=9.3e-4, initial_state=4.4e-4),
+    torch.float32: dict(q=1e-5, k=1e-5, v=1e-5, g=1e-4, initial_state=1e-5),
+}
+
+
+def cases():
+    for dtype in BARS:
+        for index, size in enumerate(HEAD_DIMS):
+            yield Case(dtype=dtype, head_dims=(size, size), state_v_first=index % 2 == 1, packed=index % 3 == 0)
+    for index, head_dims in enumerate(UNEQUAL):
+        yield Case(head_dims=head_dims, state_v_first=index % 2 == 0, packed=index % 2 == 1)
+    for gates, resets in ((1.0, 0.0), (10.0, 0.0), (1.0, 0.05)):
+        yield Case(head_dims=(128, 128), gates=gates, resets=resets)
+    yield Case(group=4)
+    yield Case(fp32_gates=True)
+    yield Case(packed=True, state_v_first=True, group=2, fp32_gates=True)
+
+
+CASES = list(cases())
+
+
+def incoming(case: Case, given: Inputs):
+    """Gradients of o and of the final state."""
+    generator = torch.Generator("cuda").manual_seed(11)
+    shape = (*given.q.shape[:3], given.v.shape[3])
+    states = make(case).initial_state.shape
+    return tuple(torch.randn(size, generator=generator, device="cuda") for size in (shape, states))
+
+
+def gradients(case: Case, given: Inputs, names=LEARNING, function=gla_tune.chunk_gla) -> dict:
+    """Those of function(...) by the named inputs."""
+    leaves = learning(given, names)
+    o, state = function(**arguments(case, leaves))
+    d_o, d_state = incoming(case, given)
+    pairs = [(o, d_o.to(o.dtype)), (state, d_state)]
+    outputs, starts = zip(*[pair for pair in pairs if pair[0].requires_grad])
+    found = torch.autograd.grad(outputs, [getattr(leaves, name) for name in names], starts)
+    return dict(zip(names, found))
+
+
+def reference(case: Case, given: Inputs) -> dict:
+    """The same through the recurrence in fp64, sequence by sequence."""
+    leaves = learning(Inputs(**{name: None if x is None else x.double() for name, x in vars(given).items()}))
+    ends = LENGTHS if case.packed else [0, given.q.shape[1]]
+    pieces = []
+    for row in range(given.q.shape[0]):
+        for n, (begin, end) in enumerate(zip(ends, ends[1:])):
+            tokens = [x[row : row + 1, begin:end] for x in (leaves.q, leaves.k, leaves.v, leaves.g)]
+            start = leaves.initial_state[n if case.packed else row]
+            start = (start.mT if case.state_v_first else start)[None]
+            pieces.append(gla_tune.naive_recurrent_gla(*tokens, initial_state=start, output_final_state=True))
+    d_o, d_state = incoming(case, given)
+    d_o = d_o.to(case.dtype).double().flatten(0, 1)
+    outputs = [o[0] for o, _ in pieces]
+    states = [state.mT if case.state_v_first else state for _, state in pieces]
+    found = torch.autograd.grad(
+        [torch.cat(outputs), torch.cat(states)],
+        [getattr(leaves, name) for name in LEARNING],
+        [d_o, d_state.double()],
+    )
+    return dict(zip(LEARNING, found))
+
+
+def check(case: Case, found: dict, expected: dict):
+    for name, gradient in found.items():
+        assert gradient.isfinite().all(), name
+        assert error(gradient, expected[name]) <= BARS[case.dtype][name], name
+
+
+def assert_same_bits(found: dict, expected: dict):
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_ahead():
+    prepare_all(CASES, with_gradients=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_against_fp64(case):
+    given = make(case)
+    found = gradients(case, given)
+    for name, gradient in found.items():
+        assert (gradient.shape, gradient.dtype) == (getattr(given, name).shape, getattr(given, name).dtype)
+    check(case, found, reference(case, given))
+    assert_same_bits(gradients(case, given), found)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("fp32_gates", [False, True])
+def test_each_gradient_alone(name, fp32_gates):
+    case = Case(fp32_gates=fp32_gates)
+    given = make(case)
+    check(case, gradients(case, given, [name]), reference(case, given))
+
+
+def test_gates_that_let_next_to_nothing_through_have_finite_gradients():
+    case = Case(gates=100.0, resets=0.5)
+    given = make(case)
+    assert all(gradient.isfinite().all() for gradient in gradients(case, given).values())
+
+
+def test_no_gate_and_no_state():
+    case = Case()
+    given = make(case)
+    given.g, given.initial_state = torch.zeros_like(given.g), torch.zeros_like(given.initial_state)
+    expected = reference(case, given)
+    given.g = given.initial_state = None
+    check(case, gradients(case, given, ["q", "k", "v"]), expected)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_either_output_alone(output):
+    case = Case()
+    given = make(case)
+    leaves, doubles = learning(given), learning(replace(given, **{n: getattr(given, n).double() for n in LEARNING}))
+    start = incoming(case, given)[output].to(case.dtype if output == 0 else torch.float32)
+    names = [name for name in LEARNING if output == 0 or name != "q"]
+    found = gla_tune.chunk_gla(**arguments(case, leaves))[output]
+    exact = gla_tune.naive_recurrent_gla(*[getattr(doubles, name) for name in LEARNING], output_final_state=True)[
+        output
+    ]
+    pairs = [
+        torch.autograd.grad(result, [getattr(inputs, name) for name in names], d)
+        for result, inputs, d in ((found, leaves, start), (exact, doubles, start.double()))
+    ]
+    check(case, *[dict(zip(names, pair)) for pair in pairs])
+
+
+def test_an_incoming_gradient_may_be_expanded_or_transposed():
+    case = Case()
+    leaves = learning(make(case))
+    inputs = [getattr(leaves, name) for name in LEARNING]
+
+    def found(d_o, d_state):
+        return torch.autograd.grad(gla_tune.chunk_gla(**arguments(case, leaves)), inputs, (d_o, d_state))
+
+    o, state = (x.detach() for x in gla_tune.chunk_gla(**arguments(case, leaves)))
+    for d_o, d_state in (
+        (o.new_ones(()).expand_as(o), state.new_ones(()).expand_as(state)),
+        (o.transpose(1, 2).contiguous().transpose(1, 2), state.mT.contiguous().mT),
+    ):
+        dense = found(d_o.contiguous(), d_state.contiguous())
+        assert all(torch.equal(a, b) for a, b in zip(found(d_o, d_state), dense))
+
+
+def test_slices_and_repeated_heads():
+    """Gradients go back through what made the inputs: a split projection, heads that share a gate."""
+    case = Case()
+    given = make(case)
+    packed = torch.cat([given.q, given.k, given.v], dim=3).requires_grad_()
+    gate = given.g[:, :, :1].clone().requires_grad_()
+    given.g = gate.detach().expand_as(given.k)
+    expected = reference(case, given)
+
+    q, k, v = packed.split([64] * 3, dim=3)
+    o, state = gla_tune.chunk_gla(
+        q, k, v, gate.expand_as(k), initial_state=given.initial_state, output_final_state=True
+    )
+    d_o, d_state = incoming(case, given)
+    d_packed, d_gate = torch.autograd.grad([o, state], [packed, gate], [d_o.to(o.dtype), d_state])
+    found = dict(zip(("q", "k", "v"), d_packed.split([64] * 3, dim=3)), g=d_gate)
+    check(case, found, dict(expected, g=expected["g"].sum(2, keepdim=True)))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_mixed_dtypes(autocast):
+    case = Case()
+    given = make(case)
+    given.k = given.k.float()  # of values that bf16 has
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
+        found = gradients(case, given)
+    assert found["k"].dtype == torch.float32 and found["q"].dtype == torch.bfloat16
+    check(case, found, reference(case, given))
+
+
+@pytest.mark.parametrize("rows, tokens", [(0, 8), (2, 0), (0, 0)])
+def test_empty_batches_and_no_tokens(rows, tokens):
+    inputs = [torch.zeros(rows, tokens, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "qkvg"]
+    state = torch.randn(rows, 2, 64, 64, device="cuda", requires_grad=True)
+    o, final = gla_tune.chunk_gla(*inputs, initial_state=state, output_final_state=True)
+    d_state = torch.randn_like(final)
+    torch.autograd.backward([o, final], [torch.ones_like(o), d_state])
+    assert torch.equal(state.grad, d_state)
+    assert all(x.grad.shape == x.shape for x in inputs)
+
+
+def test_compiled():
+    case = Case()
+    given = make(case)
+    compiled = torch.compile(lambda **named: gla_tune.chunk_gla(**named), fullgraph=True)
+    check(case, gradients(case, given, function=compiled), reference(case, given))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed(use_reentrant):
+    case = Case()
+    given = make(case)
+
+    def checkpointed(q, k, v, g, initial_state, **named):
+        def run(q, k, v, g, initial_state):
+            return gla_tune.chunk_gla(q, k, v, g, initial_state=initial_state, **named)
+
+        return checkpoint(run, q, k, v, g, initial_state, use_reentrant=use_reentrant)
+
+    leaves = learning(given)
+    o, state = checkpointed(**arguments(case, leaves))
+    d_o, d_state = incoming(case, given)
+    torch.autograd.backward([o, state], [d_o.to(o.dtype), d_state])
+    assert_same_bits({name: getattr(leaves, name).grad for name in LEARNING}, gradients(case, given))
+
+
+def test_captured_into_a_graph():
+    case = Case()
+    given = make(case)
+    expected = gradients(case, given)
+    leaves = learning(given)
+    starts = [d.to(dtype) for d, dtype in zip(incoming(case, given), (case.dtype, torch.float32))]
+    inputs = [getattr(leaves, name) for name in LEARNING]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = torch.autograd.grad(gla_tune.chunk_gla(**arguments(case, leaves)), inputs, starts)
+    graph.replay()
+    assert_same_bits(dict(zip(LEARNING, found)), expected)
+
+
+def test_a_second_derivative_is_refused():
+    case = Case()
+    leaves = learning(make(case))
+    o, _ = gla_tune.chunk_gla(**arguments(case, leaves))
+    (dk,) = torch.autograd.grad(o.sum(), [leaves.k], create_graph=True)
+    with pytest.raises(NotImplementedError, match="first-order gradients only"):
+        dk.sum().backward()
+
+
+def test_the_operators_keep_pytorchs_rules():
+    given = make(Case())
+    d_o, d_state = incoming(Case(), given)
+    leaves = learning(given)
+    options = (None, True, False, False, "default")
+    forward = (leaves.q, leaves.k, leaves.v, leaves.g, None, leaves.initial_state, None, None, *options)
+    torch.library.opcheck(torch.ops.gla_tune.chunk_forward.default, forward)
+    tensors = (given.q, given.k, given.v, given.g, None, given.initial_state, None, None)
+    backward = (*tensors, *options, d_o.to(given.q.dtype), d_state, [True, False, True, True, False])
+    torch.library.opcheck(torch.ops.gla_tune.chunk_backward.default, backward)
