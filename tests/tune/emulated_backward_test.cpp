@@ -1,4 +1,5 @@
 // Emulated cases of a backward operation: what a kernel is given, and what is noticed of what it leaves behind.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -8,6 +9,7 @@
 #include "catch.h"
 #include "element.h"
 #include "emulated_verifier.h"
+#include "gla/generator/space.h"
 #include "kernel.h"
 #include "kernel_case.h"
 
@@ -211,9 +213,12 @@ TEST_CASE("the verifier runs a backward variant on its cases, and tells the erro
   VerificationCase part = whole;
   part.gradients = kGradientV;
   EmulatedVerifier verifier(source_toolchain(), {whole, part}, kGpuSeed);
-  const Variant variant = *parse_variant(
-      "walks chunk=16 tile_k=16 tile_v=16 warps=1 stages=1 score_parts=2 state_parts=2 async_copy=0");
-  const auto answer = verifier.verify(variant);
+  const std::vector<Variant> variants = space(whole.problem, *parse_architecture("sm_90a"));
+  const auto variant = std::find_if(variants.begin(), variants.end(), [&](const Variant& each) {
+    return meant_for(whole.problem, each, Accuracy::standard);
+  });
+  REQUIRE(variant != variants.end());
+  const auto answer = verifier.verify(*variant);
   INFO(answer.refusal.detail);
   REQUIRE_FALSE(answer.refused());
   CHECK(answer.value.verdict.fast);
