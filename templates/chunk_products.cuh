@@ -27,6 +27,8 @@ struct ChunkProducts {
   static constexpr int kScoreParts = kShape.score_parts;
   static constexpr int kStateParts = kShape.state_parts;
   static constexpr int kPartsV = kShape.v_parts();
+  /// Parts of both sides of the product with the state, and of what it takes up: the scores decide the error of dv.
+  static constexpr int kOwnParts = kValueGradients && kShape.element_is_bf16 ? 1 : kStateParts;
   using Element = typename Config::Element;
   using Work = ChunkWork<Config, kPass>;
   using Gates = ChunkGates<Config, Tiles, Team>;
@@ -125,7 +127,7 @@ struct ChunkProducts {
       add_state_product<Tokens>(sums, 0);
       if (kGated && direct) state.scale(tiles.before());
     }
-    add_update<Tokens, 0, kStateParts>(row0);
+    add_update<Tokens, 0, kOwnParts>(row0);
     Team::sync();
     add_score_product<Tokens>(sums, row0);
     if (kGated && !direct && last) state.scale(tiles.before());
@@ -278,20 +280,20 @@ struct ChunkProducts {
   GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
     GLA_UNROLL
     for (int k = 0; k < kWarpK; k += 16) {
-      Bits32 a[kBlocksV][kStateParts][4];
+      Bits32 a[kBlocksV][kOwnParts][4];
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) state.operand(a[i], i, k / 8);
       GLA_UNROLL
       for (int t = 0; t < Tokens; t += 16) {
-        Bits32 b[kStateParts][4];
+        Bits32 b[kOwnParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part)
+        for (int part = 0; part < kOwnParts; ++part)
           load_b(b[part],
                  kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
                  State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
-          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+          multiply_parts<kOwnParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
       }
     }
   }
