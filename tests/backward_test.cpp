@@ -11,7 +11,7 @@ namespace {
 
 struct WalksChoice {
   int segments = 1, chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2;
-  int score_parts = 2, state_parts = 2, async_copy = 1;
+  int score_parts = 2, state_parts = 2, async_copy = 1, producers = 0;
 };
 
 Variant walks(const Problem& problem, const WalksChoice& c) {
@@ -21,7 +21,7 @@ Variant walks(const Problem& problem, const WalksChoice& c) {
   return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) + field("tile_k", c.tile_k) + field("tile_v", c.tile_v) +
                             field("warps", c.warps) + field("stages", c.stages) +
                             field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
-                            field("async_copy", c.async_copy));
+                            field("async_copy", c.async_copy) + field("producers", c.producers));
 }
 
 Problem backward_of(int k, int v, DType dtype = DType::bf16, int group = 1) {
@@ -101,6 +101,26 @@ TEST_CASE("gradients through segments") {
   Problem exact = backward_of(56, 104, DType::fp32);
   expect_right(exact, packed, kernel_of(exact, walks(exact, {.segments = 2, .tile_k = 16, .tile_v = 32,
                                                              .score_parts = 3, .state_parts = 3})));
+}
+
+TEST_CASE("gradients of v by producers and warpgroups") {
+  const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
+  const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
+    const LaunchKernel kernel = kernel_of(problem, walks(problem, choice));
+    expect_right(problem, packed, kernel);
+    KernelCase of_values{.tokens = 200, .heads = 2, .gradients = kGradientV | kGradientState};
+    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth}) {
+      of_values.gates = gates;
+      expect_right(problem, of_values, kernel);
+    }
+  };
+  Problem v_first = backward_of(64, 64);
+  v_first.state_v_first = true;
+  tested(v_first, {.tile_v = 64, .producers = 4});
+  tested(backward_of(56, 120), {.segments = 2, .tile_v = 128, .producers = 8});
+  Problem other_gates = backward_of(64, 64);
+  other_gates.gate_dtype = DType::fp32;
+  tested(other_gates, {.tile_v = 64, .producers = 8});
 }
 
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {
