@@ -2,6 +2,7 @@
 #pragma once
 
 #include "args.h"
+#include "device/platform.cuh"
 
 namespace gla {
 
@@ -18,5 +19,24 @@ struct BackwardArgs : KernelArgs {
   float* segment_gradients = nullptr;        ///< [slots, H, K, V]
   float* segment_gradient_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 };
+
+/// Arguments of backward kernels that copy tensors by their maps, which are those of turned().
+struct BackwardTensorArgs : BackwardArgs {
+  TensorMaps maps;
+};
+
+/// The arguments with which what goes forward in time elsewhere goes back, from the gradient of the final state to that of the
+/// initial one: dO for v, and dv for o.
+GLA_HOST_DEVICE inline KernelArgs turned(const BackwardArgs& args) {
+  KernelArgs back = args;
+  back.v = args.d_o;
+  back.o = args.dv;
+  back.initial_state = args.d_final_state;
+  back.final_state = args.d_initial_state;
+  back.segment_states = args.segment_gradients;
+  back.segment_decays = args.segment_gradient_decays;
+  back.path_counts = nullptr;
+  return back;
+}
 
 }  // namespace gla

@@ -23,20 +23,7 @@ GLA_DEVICE void key_gradients(const BackwardArgs& args) {
   KeyWalk<Config, false, kPass>(args).run();
 }
 
-/// The arguments with which what goes forward in time elsewhere goes back: from the gradient of the final state.
-GLA_DEVICE KernelArgs turned(const BackwardArgs& args) {
-  KernelArgs back = args;
-  back.v = args.d_o;
-  back.o = args.dv;
-  back.initial_state = args.d_final_state;
-  back.final_state = args.d_initial_state;
-  back.segment_states = args.segment_gradients;
-  back.segment_decays = args.segment_gradient_decays;
-  back.path_counts = nullptr;
-  return back;
-}
-
-/// dv, and the gradient of the initial state.
+/// dv, and the gradient of the initial state, by warps that all do the same.
 template <class Config, Pass kPass>
 GLA_DEVICE void value_gradients(const BackwardArgs& args) {
   const KernelArgs back = turned(args);

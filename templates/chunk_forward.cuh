@@ -8,7 +8,7 @@
 // chunk_pipeline.cuh is the one of warpgroups.
 //
 // The gradients of v are such a walk too, from the last chunk to the first, with the gradient dS for the state, dO for V, and
-// q^ and k^ in each other's place (Config::value_gradients; DESIGN section 5):
+// q^ and k^ in each other's place (ChunkShape::value_gradients; DESIGN section 5):
 //   dV = k^ dU + tril(q^ k^T)^T dO        dS' = q^T dO + dU        dU = after (.) dS of the next chunk        dS = before (.) dS'
 #pragma once
 
@@ -50,7 +50,7 @@ class ChunkForward {
   static constexpr ChunkLayout kLayout{kShape};
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
-  static constexpr bool kValueGradients = Config::value_gradients;
+  static constexpr bool kValueGradients = kShape.value_gradients;
   /// Query heads that a chunk of the gradients of v takes, a step each. They meet in a sub-chunk.
   static constexpr int kHeads = kValueGradients ? Config::group : 1;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
@@ -154,35 +154,26 @@ class ChunkForward {
     Products products{work, tiles.of(step), state};
     if (products.template make_operands<kChunk>(0)) {
       start_loads(step + kShape.stages, steps);
-      add_back<kChunk>(products, token, 0, false, first, last);
+      add_back(products, token, false, first, last);
     } else {
-      GLA_UNROLL_BY(1)
-      for (int row0 = kChunk - kSubChunk; row0 >= 0; row0 -= kSubChunk) {
-        if (token + row0 >= work.tokens) continue;
-        add_back<kSubChunk>(products, token, row0, products.make_sub_operands(row0), first, last);
+      using SubSums = typename Products::template Sums<kSubChunk>;
+      if constexpr (kHeads == 1) {
+        products.walk_sub_chunks(token, [&](const SubSums& some, int, int row0) {
+          if (args.o.data != nullptr) products.template put_outputs<kSubChunk>(some, 0, token + row0);
+        });
+      } else {
+        add_back(products, token, products.make_sub_operands(0), first, last);
       }
       start_loads(step + kShape.stages, steps);
     }
   }
-  template <int Tokens>
-  GLA_DEVICE void add_back(Products& products, Index token, int row0, bool direct, bool first, bool last) {
-    typename Products::template Sums<Tokens>& into = sums_of<Tokens>();
-    products.template add_value_gradients<Tokens>(into, row0, direct, first, last);
+  GLA_DEVICE void add_back(Products& products, Index token, bool direct, bool first, bool last) {
+    products.template add_value_gradients<kChunk>(sums, 0, direct, first, last);
     if (last && args.o.data != nullptr)
-      products.template put_outputs<Tokens>(into, work.head - work.first_query_head, token + row0);
+      products.template put_outputs<kChunk>(sums, work.head - work.first_query_head, token);
   }
 
-  // Of the walk back: kept from one query head to the next.
-  typename Products::template Sums<kChunk> sums;
-  typename Products::template Sums<kSubChunk> sub_sums;
-  template <int Tokens>
-  GLA_DEVICE auto& sums_of() {
-    if constexpr (Tokens == kChunk) {
-      return sums;
-    } else {
-      return sub_sums;
-    }
-  }
+  typename Products::template Sums<kChunk> sums;  ///< of the walk back: kept from one query head to the next
 };
 
 template <class Config, Pass kPass>

@@ -202,10 +202,36 @@ struct ChunkGates {
     return true;
   }
 
-  /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`. False if this warp's
-  /// channels may not have one pivot.
+  /// A walk back takes the factors of a chunk in the other order.
+  static constexpr bool kBack = kShape.value_gradients;
+  /// As exponents of 2, what the state takes before a chunk, and what it may carry to the next one.
+  GLA_DEVICE static float entering(const Pivots& pivots, int c) {
+    return kBack ? pivots.after(c) : pivots.pivot[c];
+  }
+  GLA_DEVICE static float leaving(const Pivots& pivots, int c) {
+    return kBack ? pivots.pivot[c] : pivots.after(c);
+  }
+
+  /// How far below 2^0 and above it one factor of the state may lie that is no zero.
+  static constexpr float kMostScaling = 126;
+
+  /// What is carried is divided out again where sub-chunks have used it. Going forward it is within half a chunk's range of
+  /// 2^0; going back it is the pivot, which the first gate alone may put anywhere.
+  template <int Tokens, int Blocks>
+  GLA_DEVICE static bool can_carry(const Channels<Tokens, Blocks>& channels) {
+    bool within = true;
+    if constexpr (kBack) {
+      GLA_UNROLL
+      for (int i = 0; i < 2 * Blocks; ++i)
+        within &= fabsf(channels.pivots[i / 2].pivot[i % 2]) <= kMaxRange / 2;
+    }
+    return !warp_any(!within);
+  }
+
+  /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
+  /// state takes first. False if this warp's channels may not have one pivot.
   template <bool WithQueries>
-  GLA_DEVICE bool replace_by_operands(float (&pivots)[kChannelBlocks][2], float* carried) const {
+  GLA_DEVICE bool replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
     constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
     constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
     static_assert(kPaddedK / 16 % Team::kWarps == 0);
@@ -216,17 +242,17 @@ struct ChunkGates {
       channels.row0 = 0;
       channels.first = n;
       if constexpr (kGated) {
-        const bool within = channels.find_pivots(*this);
+        const bool within = channels.find_pivots(*this) && can_carry(channels);
         GLA_UNROLL
         for (int b = 0; b < kAtOnce; ++b) {
           const Pivots& found = channels.pivots[b];
-          float after[2];
+          float rest[2];
           GLA_UNROLL
           for (int c = 0; c < 2; ++c) {
-            pivots[n + b][c] = found.pivot[c];
-            after[c] = within ? found.after(c) : 0.0f;
+            entry[n + b][c] = entering(found, c);
+            rest[c] = within ? leaving(found, c) : 0.0f;
           }
-          if (lane_index() % 4 == 0) store_channels(carried, channels.channel(b), after);
+          if (lane_index() % 4 == 0) store_channels(carried, channels.channel(b), rest);
           if (lane_index() % 4 == 1) store_channels(tiles.last(), channels.channel(b), found.last);
         }
         all_within &= within;
@@ -237,11 +263,8 @@ struct ChunkGates {
     return all_within;
   }
 
-  /// How far below 2^0 and above it one factor of the state may lie that is no zero.
-  static constexpr float kMostScaling = 126;
-
   /// Leaves `before`, which takes in what the chunk before left `carried`, if any. False if that is no factor for floats.
-  GLA_DEVICE bool join_scaling(const float (&pivots)[kChannelBlocks][2], const float* carried) const {
+  GLA_DEVICE bool join_scaling(const float (&entry)[kChannelBlocks][2], const float* carried) const {
     bool within = true;
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; ++n) {
@@ -249,9 +272,9 @@ struct ChunkGates {
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         const float exponent =
-            pivots[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
+            entry[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
         // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with.
-        within &= fabsf(exponent) <= kMostScaling || pivots[n][c] < -kMostScaling;
+        within &= fabsf(exponent) <= kMostScaling || entry[n][c] < -kMostScaling;
         before[c] = exp2_fast(exponent);
       }
       if (lane_index() % 4 == 0) store_channels(tiles.before(), channel_of(n), before);

@@ -21,6 +21,8 @@ struct ChunkShape {
   bool async_copy;
   int producers;  ///< 0: every warp does everything (chunk_forward.cuh); else chunk_pipeline.cuh's warps for operands
   int cluster;  ///< blocks that share out a head's key channels and add up their outputs; 1 or 2
+  /// The walk is that of chunk_backward for the gradients of v: backwards, with dO for v and q^ and k^ in each other's place.
+  bool value_gradients = false;
 
   /// Key channels of a block.
   GLA_HOST_DEVICE constexpr int padded_k() const {
@@ -52,6 +54,10 @@ struct ChunkShape {
     return tokens == kSubChunk && operand_parts() < 2 ? 2 : operand_parts();
   }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
+  /// Parts of a score as an operand, which decide the error of dv.
+  GLA_HOST_DEVICE constexpr int score_operand_parts() const {
+    return value_gradients ? score_parts : state_parts;
+  }
 };
 
 /// Byte offsets into the dynamic shared memory of chunk_forward.cuh's kernels. Tiles have rows an odd multiple of 16 bytes
@@ -120,7 +126,7 @@ struct ChunkLayout {
     // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
     if (s.group_tile == 1) v_operand = most_of(v_operand, q_operand + out_bytes);
     scores = v_operand + s.v_parts() * v_plane;
-    const int scores_end = scores + s.state_parts * score_plane;
+    const int scores_end = scores + s.score_operand_parts() * score_plane;
     out = s.group_tile == 1 ? q_operand : scores_end;
     before = s.group_tile == 1 ? scores_end : scores_end + out_bytes;
     after = before + vector;
@@ -219,19 +225,21 @@ struct PipelineLayout {
     // Scores are all that the second part of several heads' q^ is for, so they take its place.
     const bool over_rest = heads > 1 && rest != 0;
     scores = over_rest ? q_rest : v + v_plane;
-    before = v + v_plane + (over_rest ? 0 : heads * head_rows);
+    // In planes of head_rows: of each query head, or each part of the only one's.
+    before = v + v_plane + (over_rest ? 0 : heads * s.score_operand_parts() * head_rows);
     after = before + vector;
     last = after + vector;
     stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
     inbox = out + heads * v_plane / s.cluster;
-    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads the rest lies where
-    // outputs of chunks are staged, behind those of a sub-chunk.
-    sub_q = heads > 1 ? out + v_panels * kSubChunk * kPanelRow
+    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads, or going back, the
+    // rest lies where outputs of chunks are staged, behind those of a sub-chunk.
+    sub_q = heads > 1 || s.value_gradients
+                ? out + v_panels * kSubChunk * kPanelRow
                       : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
     sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
-    cumulative = sub_scores + kSubChunk * kPanelRow;
+    cumulative = sub_scores + s.score_operand_parts() * kSubChunk * kPanelRow;
     decay = most_of(inbox, cumulative + (s.gate_bytes ? kSubChunk * vector : 0));
     carried = decay + vector;
     loaded = carried + kCarried * vector;

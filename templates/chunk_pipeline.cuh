@@ -29,7 +29,9 @@ namespace gla {
 template <class Config, Pass kPass>
 class ChunkPipeline {
  public:
-  GLA_DEVICE explicit ChunkPipeline(const TensorArgs& kernel_args) : args(kernel_args), work{kernel_args} {}
+  /// The maps are of the kernel's parameter, whose address copies take.
+  GLA_DEVICE ChunkPipeline(const KernelArgs& kernel_args, const TensorMaps& tensor_maps)
+      : args(kernel_args), maps(tensor_maps), work{kernel_args} {}
 
   GLA_DEVICE void run() {
     prepare_shared();
@@ -77,9 +79,13 @@ class ChunkPipeline {
   using Work = ChunkWork<Config, kPass>;
   using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
 
-  const TensorArgs& args;
+  const KernelArgs& args;
+  const TensorMaps& maps;
   Work work;
   int chunks = 0;
+
+  /// A chunk's place in time; everything else counts chunks as they are walked.
+  GLA_DEVICE int place_of(int chunk) const { return kShape.value_gradients ? chunks - 1 - chunk : chunk; }
 
   GLA_DEVICE static Tiles tiles_of(int chunk) { return Tiles{shared_memory()}.of(chunk); }
   /// Of a chunk's passage through its stage.
@@ -87,11 +93,11 @@ class ChunkPipeline {
 
   GLA_DEVICE void prepare_shared() const {
     if (thread_index() == 0) {
-      if constexpr (kGated) prefetch_map(args.maps.gk);
-      prefetch_map(args.maps.k);
-      prefetch_map(args.maps.v);
-      if constexpr (kOutputs) prefetch_map(args.maps.q);
-      if constexpr (kOutputs) prefetch_map(args.maps.o);
+      if constexpr (kGated) prefetch_map(maps.gk);
+      prefetch_map(maps.k);
+      prefetch_map(maps.v);
+      if constexpr (kOutputs) prefetch_map(maps.q);
+      if constexpr (kOutputs) prefetch_map(maps.o);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);
@@ -117,7 +123,7 @@ class ChunkPipeline {
   // ---- copies, by threads of the consumers ------------------------------------------------------------------------
 
   GLA_DEVICE int first_token(int chunk) const {
-    return static_cast<int>(work.sequence.begin + work.first) + chunk * kChunk;
+    return static_cast<int>(work.sequence.begin + work.first) + place_of(chunk) * kChunk;
   }
 
   static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
@@ -145,12 +151,12 @@ class ChunkPipeline {
     const int head = work.head, first_k = work.first_k();
     if (first) {
       barrier_arrive_expect(barrier, kPanels * kPanelBytes);
-      if constexpr (kGated) load(tiles.raw_gates(), args.maps.gk, first_k, chunk, head, barrier);
-      load(tiles.raw_k(), args.maps.k, first_k, chunk, head, barrier);
+      if constexpr (kGated) load(tiles.raw_gates(), maps.gk, first_k, chunk, head, barrier);
+      load(tiles.raw_k(), maps.k, first_k, chunk, head, barrier);
     } else {
       for (int q = 0; q < kHeads; ++q)
-        load(tiles.raw_q(q), args.maps.q, first_k, chunk, work.first_query_head + q, barrier);
-      load(tiles.raw_v(), args.maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
+        load(tiles.raw_q(q), maps.q, first_k, chunk, work.first_query_head + q, barrier);
+      load(tiles.raw_v(), maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
     }
   }
   GLA_DEVICE void start_loads(int chunk) const {
@@ -164,15 +170,18 @@ class ChunkPipeline {
     for (int head = 0; head < kHeads; ++head) {
       GLA_UNROLL
       for (int v = 0; v < kShape.out_v(); v += kPanelColumns)
-        tensor_store(&args.maps.o, tiles.template out<kRows>().at(head * kChunk, v), work.first_out_v() + v,
+        tensor_store(&maps.o, tiles.template out<kRows>().at(head * kChunk, v), work.first_out_v() + v,
                      first_token(chunk), work.first_query_head + head, static_cast<int>(work.sequence.batch));
     }
     bulk_commit();
   }
 
+  GLA_DEVICE int rows_of(int chunk) const { return work.rows_of(place_of(chunk)); }
+  GLA_DEVICE Index first_token_of_walk(int chunk) const { return Index{place_of(chunk)} * kChunk; }
+
   /// Whether a box of the chunk's tokens has tokens of another sequence, or of nobody.
   GLA_DEVICE bool is_cut(int chunk) const {
-    return args.cu_seqlens != nullptr && work.rows_of(chunk) < kChunk;
+    return args.cu_seqlens != nullptr && rows_of(chunk) < kChunk;
   }
 
   // ---- producers -------------------------------------------------------------------------------------------------
@@ -182,15 +191,15 @@ class ChunkPipeline {
     for (int chunk = Producers::team(); chunk < chunks; chunk += kTeams) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(tiles.loaded(), parity_of(chunk));
-      if (warp_any(is_cut(chunk))) zero_rows<Producers>(tiles, work.rows_of(chunk));
+      if (warp_any(is_cut(chunk))) zero_rows<Producers>(tiles, rows_of(chunk));
       const Gates gates{tiles, args.scale};
-      float pivots[Gates::kChannelBlocks][2];
-      bool within = gates.template replace_by_operands<kOutputs>(pivots, tiles.carried(chunk));
+      float entry[Gates::kChannelBlocks][2];
+      bool within = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
       if constexpr (kGated) {
-        within &= gates.join_scaling(pivots, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
+        within &= gates.join_scaling(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
       }
       if (!within && lane_index() == 0) tiles.failed()[Producers::of_all()] = chunk + 1;
       arrive(tiles.converted());
@@ -223,14 +232,16 @@ class ChunkPipeline {
     return !warp_any(tiles_of(chunk).failed()[lane_index() % kShape.producers] == chunk + 1);
   }
 
-  /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of k and gates.
+  /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of gates and of what the state takes up: k,
+  /// going back q.
   template <class Team>
   GLA_DEVICE static void zero_rows(const Tiles& tiles, int rows) {
     const int from = rows * 16;
     for (int channel = 16 * Team::warp(); channel < kShape.padded_k(); channel += 16 * Team::kWarps) {
       GLA_UNROLL_BY(1)
       for (int i = from + lane_index(); i < kChunk * 16; i += kWarpSize) {
-        *reinterpret_cast<Element*>(tiles.raw_k().at(i / 16, channel + i % 16)) = Element{};
+        const RawTile<Element> added = kShape.value_gradients ? tiles.raw_q(0) : tiles.raw_k();
+        *reinterpret_cast<Element*>(added.at(i / 16, channel + i % 16)) = Element{};
         if constexpr (kGated)
           *reinterpret_cast<Gate*>(tiles.raw_gates().at(i / 16, channel + i % 16)) = Gate{};
       }
@@ -280,7 +291,7 @@ class ChunkPipeline {
           products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       } else {
-        const Index token = Index{chunk} * kChunk;
+        const Index token = first_token_of_walk(chunk);
         walk_sub_chunks(products, chunk, reloads++ % 2, [&](const SubChunkSums& sums, int head, int row0) {
           products.template put_outputs<kSubChunk>(sums, head, token + row0);
         });
@@ -302,7 +313,7 @@ class ChunkPipeline {
     if (!is_cut(chunk)) return start_store(products.tiles, chunk);
     GLA_UNROLL_BY(1)
     for (int head = 0; head < kHeads; ++head)
-      products.template store_outputs<kChunk, kRows>(head, Index{chunk} * kChunk, head * kChunk);
+      products.template store_outputs<kChunk, kRows>(head, first_token_of_walk(chunk), head * kChunk);
   }
 
   // Blocks of a cluster may take different ways through a chunk. Either ends with its outputs staged.
@@ -321,7 +332,7 @@ class ChunkPipeline {
     };
     walk_sub_chunks(products, chunk, parity, take);
     // The other block waits for rows behind the last token too.
-    for (int row0 = (work.rows_of(chunk) + kSubChunk - 1) / kSubChunk * kSubChunk; row0 < kChunk;
+    for (int row0 = (rows_of(chunk) + kSubChunk - 1) / kSubChunk * kSubChunk; row0 < kChunk;
          row0 += kSubChunk)
       take(SubChunkSums{}, 0, row0);
     stage_kept(products, sums);
@@ -339,9 +350,9 @@ class ChunkPipeline {
     const Tiles& tiles = products.tiles;
     start_loads(chunk, tiles.reloaded());
     barrier_wait(tiles.reloaded(), parity);
-    if (warp_any(is_cut(chunk))) zero_rows<Consumers>(tiles, work.rows_of(chunk));
+    if (warp_any(is_cut(chunk))) zero_rows<Consumers>(tiles, rows_of(chunk));
     bulk_wait_read<0>();
-    products.walk_sub_chunks(Index{chunk} * kChunk, use);
+    products.walk_sub_chunks(first_token_of_walk(chunk), use);
   }
 
   /// A whole chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk).
@@ -352,7 +363,7 @@ class ChunkPipeline {
     if constexpr (kGated) products.state.scale(products.tiles.before());
     WarpgroupProducts<kShape, Tiles> warpgroups{products.tiles, products.state};
     // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
-    const int k_parts = chunk == chunks - 1 ? kShape.k_parts(kChunk) : 1;
+    const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kShape.k_parts(kChunk) : 1;
     if constexpr (kOutputs) {
       const auto meanwhile = [&] {
         bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
@@ -375,7 +386,7 @@ struct PassConfig : Config {
 
 template <class Config, Pass kPass>
 GLA_DEVICE void chunk_pipeline(const TensorArgs& args) {
-  ChunkPipeline<PassConfig<Config, kPass>, kPass>(args).run();
+  ChunkPipeline<PassConfig<Config, kPass>, kPass>(args, args.maps).run();
 }
 
 }  // namespace gla

@@ -20,13 +20,16 @@ struct ChunkProducts {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   /// The walk is that of the gradients of v, backwards in time (chunk_forward.cuh).
-  static constexpr bool kValueGradients = Config::value_gradients;
+  static constexpr bool kValueGradients = kShape.value_gradients;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
   using State = ChunkState<kShape>;
   static constexpr int kBlocksV = State::kBlocksV, kBlocksK = State::kBlocksK, kWarpK = State::kWarpK;
   static constexpr int kScoreParts = kShape.score_parts;
   static constexpr int kStateParts = kShape.state_parts;
   static constexpr int kPartsV = kShape.v_parts();
+  static constexpr int kScoresOut = kShape.score_operand_parts();
+  /// Parts of both sides of the product with the state, and of what it takes up: the scores decide the error of dv.
+  static constexpr int kOwnParts = kValueGradients && kShape.element_is_bf16 ? 1 : kStateParts;
   using Element = typename Config::Element;
   using Work = ChunkWork<Config, kPass>;
   using Gates = ChunkGates<Config, Tiles, Team>;
@@ -69,8 +72,16 @@ struct ChunkProducts {
   template <class UseSums>
   GLA_DEVICE void walk_sub_chunks(Index token, UseSums use) {
     GLA_UNROLL_BY(1)
-    for (int row0 = 0; row0 < kChunk && token + row0 < work.tokens; row0 += kSubChunk) {
+    for (int step = 0; step < kChunk; step += kSubChunk) {
+      const int row0 = kValueGradients ? kChunk - kSubChunk - step : step;
+      if (token + row0 >= work.tokens) continue;
       const bool direct = make_sub_operands(row0);
+      if constexpr (kValueGradients) {
+        Sums<kSubChunk> sums;
+        add_value_gradients<kSubChunk>(sums, row0, direct, true, true);
+        use(sums, 0, row0);
+        continue;
+      }
       work.count_path(direct ? 2 : 1);
       Work::add_decay(tiles.decay(), tiles.last());
       multiply<kSubChunk>(token, row0, direct,
@@ -125,7 +136,7 @@ struct ChunkProducts {
       add_state_product<Tokens>(sums, 0);
       if (kGated && direct) state.scale(tiles.before());
     }
-    add_update<Tokens, 0, kStateParts>(row0);
+    add_update<Tokens, 0, kOwnParts>(row0);
     Team::sync();
     add_score_product<Tokens>(sums, row0);
     if (kGated && !direct && last) state.scale(tiles.before());
@@ -255,10 +266,10 @@ struct ChunkProducts {
 
   /// Stores one score of a direct sub-chunk as bf16 parts.
   GLA_DEVICE void store_score(int i, int j, float score) const {
-    Bits32 parts[kStateParts];
+    Bits32 parts[kScoresOut];
     split_bf16(score, 0.0f, parts);
     GLA_UNROLL
-    for (int part = 0; part < kStateParts; ++part) {
+    for (int part = 0; part < kScoresOut; ++part) {
       const OperandTile tile = tiles.template scores<kSubChunk>(part);
       *reinterpret_cast<Bits16*>(tile.at(i, j)) = static_cast<Bits16>(parts[part]);
     }
@@ -267,7 +278,7 @@ struct ChunkProducts {
   /// tril(q^ k^T)
   template <int Tokens>
   GLA_DEVICE void make_scores(int query_head) const {
-    lower_triangle<Tokens, kPaddedK, kScoreParts, kScoreParts, kStateParts, Team>(
+    lower_triangle<Tokens, kPaddedK, kScoreParts, kScoreParts, kScoresOut, Team>(
         [this, query_head](int part) { return tiles.template q<Tokens>(query_head, part); },
         [this](int part) { return tiles.template k<Tokens>(part); },
         [this](int part) { return tiles.template scores<Tokens>(part); });
@@ -278,20 +289,20 @@ struct ChunkProducts {
   GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
     GLA_UNROLL
     for (int k = 0; k < kWarpK; k += 16) {
-      Bits32 a[kBlocksV][kStateParts][4];
+      Bits32 a[kBlocksV][kOwnParts][4];
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) state.operand(a[i], i, k / 8);
       GLA_UNROLL
       for (int t = 0; t < Tokens; t += 16) {
-        Bits32 b[kStateParts][4];
+        Bits32 b[kOwnParts][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part)
+        for (int part = 0; part < kOwnParts; ++part)
           load_b(b[part],
                  kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
                  State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
-          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+          multiply_parts<kOwnParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
       }
     }
   }
@@ -309,9 +320,9 @@ struct ChunkProducts {
       for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), j);
       GLA_UNROLL
       for (int t = kValueGradients ? 0 : j; t < (kValueGradients ? j + 16 : Tokens); t += 16) {
-        Bits32 b[kStateParts][4];
+        Bits32 b[kScoresOut][4];
         GLA_UNROLL
-        for (int part = 0; part < kStateParts; ++part) {
+        for (int part = 0; part < kScoresOut; ++part) {
           if constexpr (kValueGradients) {
             load_b_transposed(b[part], tiles.template scores<Tokens>(part), j, t);
           } else {
@@ -320,7 +331,7 @@ struct ChunkProducts {
         }
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
-          multiply_parts<kStateParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
+          multiply_parts<kScoresOut>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
       }
     }
   }

@@ -152,10 +152,12 @@ struct PipelineTiles {
     if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_k, part), Tokens, kPaddedK);
     return operand(part == 0 ? kLayout.k : kLayout.k_rest, Tokens, kLayout.k_panel);
   }
+  /// `which`: the query head of a chunk; of the only one's, and of a sub-chunk's, the part.
   template <int Tokens>
-  GLA_DEVICE OperandTile scores(int head) const {
-    if (Tokens == kSubChunk) return panels(shared + kLayout.sub_scores, Tokens, Tokens);
-    return panels(stage() + kLayout.scores + head * kLayout.head_rows, Tokens, kScoreColumns);
+  GLA_DEVICE OperandTile scores(int which) const {
+    if (Tokens == kSubChunk)
+      return panels(shared + kLayout.sub_scores + which * kSubChunk * kPanelRowBytes, Tokens, Tokens);
+    return panels(stage() + kLayout.scores + which * kLayout.head_rows, Tokens, kScoreColumns);
   }
   /// Stacked, of a whole chunk: those of the second part of q^ stand beside those of the first.
   static constexpr int kScoreColumns = kLayout.stacked && kShape.group_tile == 1 ? 2 * kChunk : kChunk;

@@ -20,7 +20,7 @@ struct ChunkWork {
   static constexpr int kTileV = kShape.tile_v;
   /// Blocks of other query heads.
   static constexpr int kGroupTiles =
-      kOutputs && !Config::value_gradients ? Config::group / kShape.group_tile : 1;
+      kOutputs && !kShape.value_gradients ? Config::group / kShape.group_tile : 1;
   static constexpr int kTilesV = (kShape.head_dim_v + kTileV - 1) / kTileV;
   using State = ChunkState<kShape>;
 
@@ -65,7 +65,7 @@ struct ChunkWork {
       tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
     }
     // One of the blocks that hold the state that the walk ends with.
-    writes_state = (Config::value_gradients ? segment == 0 : is_last_segment) && group_tile == 0;
+    writes_state = (kShape.value_gradients ? segment == 0 : is_last_segment) && group_tile == 0;
     return true;
   }
 

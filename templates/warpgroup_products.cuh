@@ -120,7 +120,13 @@ struct WarpgroupScores {
     warpgroup_wait<0>();
     warpgroup_pin(scores);
     const int row = warp_index() % 4 * 16;
-    if (row < kChunk) store(scores, head, row, 0);  // a product has 64 rows, whatever the chunk
+    if (row >= kChunk) return;  // a product has 64 rows, whatever the chunk
+    GLA_UNROLL
+    for (int part = 0; part < kShape.score_operand_parts(); ++part) {
+      store(scores, head + part, row, 0);
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 2; ++i) scores[i / 4][i % 4] -= to_float(from_float<bf16>(scores[i / 4][i % 4]));
+    }
   }
 
   /// Rows of a head's lower triangle from i0 on, in the tile's columns from `column` on.
@@ -151,7 +157,10 @@ struct WarpgroupProducts {
   /// Of q^ and of scores, in which heads follow each other; and those that are the columns of one product.
   static constexpr int kRows = (kShape.group_tile > 1 ? kShape.group_tile : 1) * kChunk;
   static constexpr int kColumns = kRows < 64 ? kRows : 64;
+  /// dV^T = dU^T k^T + dO^T tril(q^ k^T) and dS'^T = dU^T + dO^T q^, with dO for V: the gradients of v.
+  static constexpr bool kBack = kShape.value_gradients;
   static_assert(kShape.warps_k == 1 && kShape.state_parts == 1);
+  static_assert(!kBack || (kRows == kColumns && !Tiles::kLayout.stacked));
   using Sums = float[kColumns / 8][4];
 
   Tiles tiles;
@@ -244,7 +253,7 @@ struct WarpgroupProducts {
   /// Starts O^T = S'^T q^T, whose first operands are made.
   template <int Sets>
   GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets]) {
-    const OperandTile q = tiles.template q<kChunk>(0, 0);
+    const OperandTile q = kBack ? tiles.template k<kChunk>(0) : tiles.template q<kChunk>(0, 0);
     GLA_UNROLL
     for (int batch = 0; batch < kSteps / kBatch; ++batch) {
       Operands& set = operands[batch % Sets];
@@ -266,6 +275,7 @@ struct WarpgroupProducts {
   }
 
   GLA_DEVICE void add_score_product(Sums& sums, int i, int row0) const {
+    if constexpr (kBack) return add_turned_score_product(sums, i);
     const OperandTile scores = tiles.template scores<kChunk>(0);
     GLA_UNROLL
     for (int column = 0; column < Tiles::kScoreColumns; column += kStep)
@@ -274,9 +284,21 @@ struct WarpgroupProducts {
           row_major_descriptor(along(scores, column) + row0 * kPanelRowBytes), true);
   }
 
+  GLA_DEVICE void add_turned_score_product(Sums& sums, int i) const {
+    GLA_UNROLL
+    for (int part = 0; part < kShape.score_operand_parts(); ++part) {
+      const OperandTile scores = tiles.template scores<kChunk>(part);
+      GLA_UNROLL
+      for (int row = 0; row < kChunk; row += kStep)
+        warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::across_rows>(
+            sums, v_columns(i, row),
+            column_major_descriptor(scores.base + row * kPanelRowBytes, scores.panel_bytes), true);
+    }
+  }
+
   /// U^T += V^T k^ with part `part` of k^.
   GLA_DEVICE void add_update(int part) {
-    const OperandTile k = tiles.template k<kChunk>(part);
+    const OperandTile k = kBack ? tiles.template q<kChunk>(0, part) : tiles.template k<kChunk>(part);
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
       GLA_UNROLL

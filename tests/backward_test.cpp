@@ -84,6 +84,26 @@ TEST_CASE("gradients through segments") {
                                                              .score_parts = 3, .state_parts = 3})));
 }
 
+TEST_CASE("gradients of v by producers and warpgroups") {
+  const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
+  const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
+    expect_right(problem, packed, kernel);
+    KernelCase of_values{.tokens = 200, .heads = 2, .gradients = kGradientV | kGradientState};
+    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth}) {
+      of_values.gates = gates;
+      expect_right(problem, of_values, kernel);
+    }
+  };
+  Problem v_first = backward_of(64, 64);
+  v_first.state_v_first = true;
+  tested(v_first, {.tile_v = 64, .producers = 4});
+  tested(backward_of(56, 120), {.segments = 2, .tile_v = 128, .producers = 8});
+  Problem other_gates = backward_of(64, 64);
+  other_gates.gate_dtype = DType::fp32;
+  tested(other_gates, {.tile_v = 64, .producers = 8});
+}
+
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {
   const Problem problem = backward_of(32, 32);
   expect_right(problem, {.tokens = 150, .heads = 2, .cu_seqlens = {0, 65, 140}, .nan_gate = true},

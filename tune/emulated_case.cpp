@@ -310,7 +310,11 @@ void run_plan(const emulator::Program& program, const std::vector<std::string>& 
 
 void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
               const LaunchPlan& plan, const BackwardArgs& args, const emulator::Options& options) {
-  run_launches(program, entries, plan, wanted_gradients(args), args, options);
+  if (plan.boxes.rows > 0)
+    run_launches(program, entries, plan, wanted_gradients(args),
+                 BackwardTensorArgs{args, emulated_maps(plan.boxes, turned(args))}, options);
+  else
+    run_launches(program, entries, plan, wanted_gradients(args), args, options);
 }
 
 LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emulator::Toolchain& toolchain) {

@@ -7,6 +7,8 @@
 
 #include "chunk_layout.h"
 #include "gla/generator/problem.h"
+#include "gla/generator/render.h"
+#include "gla/generator/status.h"
 #include "gla/generator/variant.h"
 
 namespace gla {
@@ -41,8 +43,14 @@ inline int state_blocks(const ChunkShape& shape) {
   return tiles_v(shape) * shape.cluster;
 }
 
-/// As the template's Config has it. `value_gradients`: of chunk_backward's walk over value channels.
-std::string shape_text(const ChunkShape& shape, bool value_gradients);
+/// What chunk_pipeline.cuh asks for: rows that a tensor copy can fetch, 64 value channels for each warpgroup, as many
+/// columns as wgmma is used with, room for the query heads of a group, and key channels for every block of a cluster.
+Status pipeline_constraints(const ChunkShape& shape, int min_blocks);
+/// None without producers.
+TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape);
+
+/// As the template's Config has it.
+std::string shape_text(const ChunkShape& shape);
 
 inline std::int64_t divided_up(std::int64_t number, std::int64_t by) {
   return (number + by - 1) / by;

@@ -28,80 +28,6 @@ std::vector<std::int16_t> divisors(int number) {
   return found;
 }
 
-/// What chunk_pipeline.cuh asks for: rows that a tensor copy can fetch, 64 value channels for each warpgroup, as many
-/// columns as wgmma is used with, room for the query heads of a group, and key channels for every block of a cluster.
-Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
-  if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.warps_k != 1) {
-    return invalid_argument(
-        fmt::format("producers={} goes with bf16 elements, state_parts=1, warps_k=1; got {} bytes, {}, {}",
-                    shape.producers, shape.element_bytes, shape.state_parts, shape.warps_k));
-  }
-  // Pairs of heads make scores together, and the rows of all heads are the columns of one product.
-  const bool has_pairs = shape.group_tile == 2 || shape.group_tile == 4;
-  if (shape.group_tile != 1 &&
-      (!has_pairs || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
-    return invalid_argument(fmt::format(
-        "producers={} with group_tile={}; accepted: 1, and with chunk=32, cluster=1 and head_dim_k "
-        "up to 128 also 2, 4; got chunk={}, cluster={}, head_dim_k={}",
-        shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
-  }
-  if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
-    return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
-                                        shape.producers, int{PipelineLayout::kMostStages}, shape.stages,
-                                        int{shape.async_copy}));
-  }
-  if (shape.warps_v % 4 != 0 || (shape.cluster == 1 && shape.tile_v != 16 * shape.warps_v)) {
-    return invalid_argument(fmt::format(
-        "producers={} needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v={}, tile_v={}",
-        shape.producers, shape.warps_v, shape.tile_v));
-  }
-  if (shape.cluster > 1) {
-    if (shape.warps_v != 8 || blocks_v(shape) > 2) {
-      return invalid_argument(fmt::format("cluster={} goes with warps_v=8 and tile_v=128 or 256; got {}, {}",
-                                          shape.cluster, shape.warps_v, shape.tile_v));
-    }
-    if (shape.head_dim_k <= shape.padded_k()) {
-      return invalid_argument(fmt::format("cluster={} leaves the second block none of head_dim_k={}",
-                                          shape.cluster, shape.head_dim_k));
-    }
-  }
-  if (shape.chunk != 32 && shape.chunk != 64) {
-    return invalid_argument(
-        fmt::format("producers={} with chunk={}; accepted: 32, 64", shape.producers, shape.chunk));
-  }
-  const int k = shape.padded_k();
-  if (k != 64 && k != 128 && k != 256) {
-    return invalid_argument(
-        fmt::format("producers={} with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.producers,
-                    shape.head_dim_k, k));
-  }
-  if (shape.producers == 12 && (k != 64 || shape.warps_v != 4)) {
-    return invalid_argument(fmt::format(
-        "producers=12 goes with 64 key channels in a block and warps_v=4; got {}, {}", k, shape.warps_v));
-  }
-  if (shape.stages < shape.producers / shape.team()) {
-    return invalid_argument(fmt::format("producers={} are {} teams, which need as many stages; got {}",
-                                        shape.producers, shape.producers / shape.team(), shape.stages));
-  }
-  if (k * blocks_v(shape) > 128 && shape.producers != 4) {
-    return invalid_argument(
-        fmt::format("producers={} with head_dim_k={}, tile_v={}; accepted: 4, which leave consumers the "
-                    "registers for the state",
-                    shape.producers, shape.head_dim_k, shape.tile_v));
-  }
-  constexpr int kAlignment = 16;
-  if (shape.head_dim_k * 2 % kAlignment != 0 || shape.head_dim_v * 2 % kAlignment != 0) {
-    return invalid_argument(fmt::format("producers={} needs rows of whole {} bytes; head dims are {} and {}",
-                                        shape.producers, kAlignment, shape.head_dim_k, shape.head_dim_v));
-  }
-  if (shape.moves_registers() && min_blocks != 1) {
-    return invalid_argument(fmt::format(
-        "producers={} with warps_v={}, min_blocks={}; such blocks have a multiprocessor to themselves",
-        shape.producers, shape.warps_v, min_blocks));
-  }
-  return {};
-}
-
 Status chunk_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
   if (shape.tile_v - 16 >= shape.head_dim_v && shape.tile_v > 16)
@@ -221,6 +147,78 @@ std::vector<std::int16_t> parts(DType dtype) {
 
 }  // namespace
 
+Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
+  if (!shape.element_is_bf16 || shape.state_parts != 1 || shape.warps_k != 1) {
+    return invalid_argument(
+        fmt::format("producers={} goes with bf16 elements, state_parts=1, warps_k=1; got {} bytes, {}, {}",
+                    shape.producers, shape.element_bytes, shape.state_parts, shape.warps_k));
+  }
+  // Pairs of heads make scores together, and the rows of all heads are the columns of one product.
+  const bool has_pairs = shape.group_tile == 2 || shape.group_tile == 4;
+  if (shape.group_tile != 1 &&
+      (!has_pairs || shape.chunk != 32 || shape.cluster != 1 || shape.padded_k() > 128)) {
+    return invalid_argument(fmt::format(
+        "producers={} with group_tile={}; accepted: 1, and with chunk=32, cluster=1 and head_dim_k "
+        "up to 128 also 2, 4; got chunk={}, cluster={}, head_dim_k={}",
+        shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
+  }
+  if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
+    return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
+                                        shape.producers, int{PipelineLayout::kMostStages}, shape.stages,
+                                        int{shape.async_copy}));
+  }
+  if (shape.warps_v % 4 != 0 || (shape.cluster == 1 && shape.tile_v != 16 * shape.warps_v)) {
+    return invalid_argument(fmt::format(
+        "producers={} needs 16 channels of tile_v for each of 4 or 8 warps_v; got warps_v={}, tile_v={}",
+        shape.producers, shape.warps_v, shape.tile_v));
+  }
+  if (shape.cluster > 1) {
+    if (shape.warps_v != 8 || blocks_v(shape) > 2) {
+      return invalid_argument(fmt::format("cluster={} goes with warps_v=8 and tile_v=128 or 256; got {}, {}",
+                                          shape.cluster, shape.warps_v, shape.tile_v));
+    }
+    if (shape.head_dim_k <= shape.padded_k()) {
+      return invalid_argument(fmt::format("cluster={} leaves the second block none of head_dim_k={}",
+                                          shape.cluster, shape.head_dim_k));
+    }
+  }
+  if (shape.chunk != 32 && shape.chunk != 64) {
+    return invalid_argument(
+        fmt::format("producers={} with chunk={}; accepted: 32, 64", shape.producers, shape.chunk));
+  }
+  const int k = shape.padded_k();
+  if (k != 64 && k != 128 && k != 256) {
+    return invalid_argument(
+        fmt::format("producers={} with head_dim_k={}, padded to {}; accepted: 64, 128, 256", shape.producers,
+                    shape.head_dim_k, k));
+  }
+  if (shape.producers == 12 && (k != 64 || shape.warps_v != 4)) {
+    return invalid_argument(fmt::format(
+        "producers=12 goes with 64 key channels in a block and warps_v=4; got {}, {}", k, shape.warps_v));
+  }
+  if (shape.stages < shape.producers / shape.team()) {
+    return invalid_argument(fmt::format("producers={} are {} teams, which need as many stages; got {}",
+                                        shape.producers, shape.producers / shape.team(), shape.stages));
+  }
+  if (k * blocks_v(shape) > 128 && shape.producers != 4) {
+    return invalid_argument(
+        fmt::format("producers={} with head_dim_k={}, tile_v={}; accepted: 4, which leave consumers the "
+                    "registers for the state",
+                    shape.producers, shape.head_dim_k, shape.tile_v));
+  }
+  constexpr int kAlignment = 16;
+  if (shape.head_dim_k * 2 % kAlignment != 0 || shape.head_dim_v * 2 % kAlignment != 0) {
+    return invalid_argument(fmt::format("producers={} needs rows of whole {} bytes; head dims are {} and {}",
+                                        shape.producers, kAlignment, shape.head_dim_k, shape.head_dim_v));
+  }
+  if (shape.moves_registers() && min_blocks != 1) {
+    return invalid_argument(fmt::format(
+        "producers={} with warps_v={}, min_blocks={}; such blocks have a multiprocessor to themselves",
+        shape.producers, shape.warps_v, min_blocks));
+  }
+  return {};
+}
+
 bool copies_async(const Problem& problem) {
   constexpr std::size_t kWord = 4;
   const auto whole = [](int channels, DType dtype) {
@@ -230,18 +228,17 @@ bool copies_async(const Problem& problem) {
          (!problem.gate_k || whole(problem.head_dim_k, problem.gate_dtype));
 }
 
-std::string shape_text(const ChunkShape& s, bool value_gradients) {
+std::string shape_text(const ChunkShape& s) {
   return fmt::format(
       R"(  static constexpr ChunkShape shape = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_v = {},
                                        .warps_v = {}, .warps_k = {}, .group_tile = {}, .stages = {},
                                        .score_parts = {}, .state_parts = {}, .element_bytes = {},
                                        .element_is_bf16 = {}, .gate_bytes = {}, .async_copy = {},
-                                       .producers = {}, .cluster = {}}};
-  static constexpr bool value_gradients = {};
+                                       .producers = {}, .cluster = {}, .value_gradients = {}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_v, s.warps_v, s.warps_k, s.group_tile, s.stages,
       s.score_parts, s.state_parts, s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy,
-      s.producers, s.cluster, value_gradients);
+      s.producers, s.cluster, s.value_gradients);
 }
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
@@ -281,18 +278,23 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   const std::string_view walk = shape.producers ? "chunk_pipeline" : "chunk_forward";
   std::vector<std::string_view> headers{shape.producers ? "chunk_pipeline.cuh" : "chunk_forward.cuh"};
   if (variant.family == Family::segmented) headers.push_back("segment_scan.cuh");
-  Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape, false)), {}};
+  Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape)), {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
-    add_entry(source, entry, shape.threads(), blocks,
-              fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),
-              shape.producers ? "TensorArgs" : "KernelArgs", shape.cluster);
+    const bool has_maps = shape.producers != 0;
+    add_entry(source, {.name = entry,
+                       .threads = shape.threads(),
+                       .min_blocks = blocks,
+                       .call = fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),
+                       .args_type = has_maps ? "TensorArgs" : "KernelArgs",
+                       .cluster = shape.cluster,
+                       .waits_by_itself = has_maps});
   };
   if (variant.family == Family::fused) {
     add_pass("chunk_fused", "whole");
   } else {
     add_pass("chunk_segment_states", "segment_states");
-    add_entry(source, "chunk_segment_scan", kScanThreads, 1,
-              fmt::format("segment_scan<gla::Config, {}>(args)", kScanThreads));
+    add_entry(source, {"chunk_segment_scan", kScanThreads, 1,
+                       fmt::format("segment_scan<gla::Config, {}>(args)", kScanThreads)});
     add_pass("chunk_segment_outputs", "segment_outputs");
   }
   return source;
@@ -308,20 +310,23 @@ std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant
   return {states, EntryShape{kScanThreads, 0, 1}, walk};
 }
 
+TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape) {
+  if (shape.producers == 0) return {};
+  return {.rows = shape.chunk,
+          .head_dim_k = problem.head_dim_k,
+          .head_dim_v = problem.head_dim_v,
+          .group = problem.group,
+          .element_bytes = shape.element_bytes,
+          .gate_bytes = shape.gate_bytes};
+}
+
 LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload) {
   const ChunkShape shape = shape_of(problem, variant);
   const std::vector<EntryShape> shapes = chunk_entry_shapes(problem, variant);
   const std::int64_t state_tiles = workload.heads * state_blocks(shape);  // of a sequence
   const std::int64_t output_tiles = state_tiles * (problem.group / shape.group_tile);
   LaunchPlan plan;
-  if (shape.producers) {
-    plan.boxes = {.rows = shape.chunk,
-                  .head_dim_k = problem.head_dim_k,
-                  .head_dim_v = problem.head_dim_v,
-                  .group = problem.group,
-                  .element_bytes = shape.element_bytes,
-                  .gate_bytes = shape.gate_bytes};
-  }
+  plan.boxes = boxes_of(problem, shape);
   if (variant.family == Family::fused) {
     plan.launches.add(
         {0, workload.sequences * output_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});

@@ -69,8 +69,8 @@ Source render_decode(const Problem& problem, const Variant& variant) {
                   variant[Parameter::lanes_k], variant[Parameter::rows_v], variant[Parameter::warps],
                   variant[Parameter::stages]);
   Source source{"recurrent_forward.cu", config_text(problem, {"recurrent_forward.cuh"}, parameters), {}};
-  add_entry(source, "recurrent_decode", threads_of(variant), variant[Parameter::min_blocks],
-            "recurrent_forward<gla::Config>(args)");
+  add_entry(source, {"recurrent_decode", threads_of(variant), variant[Parameter::min_blocks],
+                     "recurrent_forward<gla::Config>(args)"});
   return source;
 }
 

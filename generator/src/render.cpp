@@ -22,7 +22,7 @@ std::vector<std::string_view> headers_of(Operation operation) {
     case Operation::recurrent_forward:
       return {"device/launch.cuh", "recurrent_forward.cuh"};
     case Operation::chunk_backward:
-      return {"device/launch.cuh", "chunk_backward.cuh"};
+      return {"device/launch.cuh", "chunk_backward.cuh", "value_pipeline.cuh"};
   }
   return {};
 }
@@ -41,19 +41,17 @@ std::string_view type_name(DType dtype) {
   return "";
 }
 
-void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
-               std::string_view args_type, int cluster) {
+void add_entry(Source& source, const KernelEntry& entry) {
   source.begins.push_back(source.text.size());
-  const std::string_view qualifiers = args_type == "TensorArgs" ? "const GLA_GRID_CONSTANT " : "";
-  // Those with maps have something to do before that.
+  const std::string_view qualifiers =
+      entry.args_type.ends_with("TensorArgs") ? "const GLA_GRID_CONSTANT " : "";
   const std::string_view start =
-      args_type == "TensorArgs" ? ""
-                                : "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n";
-  const std::string clusters = cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", cluster);
-  source.text +=
-      fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n",
-                  clusters, threads, min_blocks, entry, qualifiers, args_type, start, call);
-  source.entries.emplace_back(entry);
+      entry.waits_by_itself ? "" : "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n";
+  const std::string clusters = entry.cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", entry.cluster);
+  source.text += fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n",
+                             clusters, entry.threads, entry.min_blocks, entry.name, qualifiers,
+                             entry.args_type, start, entry.call);
+  source.entries.emplace_back(entry.name);
 }
 
 std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
@@ -137,12 +135,12 @@ std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& vari
 
 Source render_tools(const Problem& problem) {
   Source source{"verification.cu", config_text(problem, {"verification.cuh"}, ""), {}};
-  add_entry(source, "fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs");
-  add_entry(source, "compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs");
+  add_entry(source, {"fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs"});
+  add_entry(source, {"compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs"});
   if (is_backward(problem.operation))
-    add_entry(source, "naive", kToolThreads, 1, "naive_backward<gla::Config>(args)", "BackwardArgs");
+    add_entry(source, {"naive", kToolThreads, 1, "naive_backward<gla::Config>(args)", "BackwardArgs"});
   else
-    add_entry(source, "naive", kToolThreads, 1, "naive_forward<gla::Config>(args)");
+    add_entry(source, {"naive", kToolThreads, 1, "naive_forward<gla::Config>(args)"});
   return source;
 }
 

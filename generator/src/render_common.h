@@ -17,9 +17,15 @@ std::string_view type_name(DType dtype);
 std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
                         std::string_view more);
 
-/// Appends a kernel that waits for earlier ones and calls gla::`call` with its argument struct `args`. TensorArgs stay where
-/// they are passed, since copies take the addresses of the maps, and their kernels wait by themselves. `cluster`: blocks of one.
-void add_entry(Source& source, std::string_view entry, int threads, int min_blocks, std::string_view call,
-               std::string_view args_type = "KernelArgs", int cluster = 1);
+/// A kernel of a source: it calls gla::`call` with its argument struct `args`.
+struct KernelEntry {
+  std::string_view name;
+  int threads = 1, min_blocks = 1;
+  std::string_view call;
+  std::string_view args_type = "KernelArgs";  ///< those with maps stay where they are passed: copies take the addresses
+  int cluster = 1;                            ///< blocks of one
+  bool waits_by_itself = false;               ///< for earlier kernels, with something to do before that
+};
+void add_entry(Source& source, const KernelEntry& entry);
 
 }  // namespace gla

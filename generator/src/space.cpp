@@ -34,12 +34,12 @@ std::vector<FamilySpace> families_of(const Problem& problem, const Architecture&
 }
 
 const FamilyKernels& kernels_of(Family family) {
-  static constexpr FamilyKernels kChunk{render_chunk, plan_chunk, chunk_entry_shapes, estimated_chunk_registers,
-                                        predicted_chunk_seconds};
+  static constexpr FamilyKernels kChunk{render_chunk, plan_chunk, chunk_entry_shapes,
+                                        estimated_chunk_registers, predicted_chunk_seconds};
   static constexpr FamilyKernels kDecode{render_decode, plan_decode, decode_entry_shapes,
                                          estimated_decode_registers, predicted_decode_seconds};
-  static constexpr FamilyKernels kWalks{render_walks, plan_walks, walks_entry_shapes, estimated_walks_registers,
-                                        predicted_walks_seconds};
+  static constexpr FamilyKernels kWalks{render_walks, plan_walks, walks_entry_shapes,
+                                        estimated_walks_registers, predicted_walks_seconds};
   switch (family) {
     case Family::decode:
       return kDecode;
@@ -94,7 +94,8 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
     case DType::bf16:
       // Gates' gradients are small differences, which miss both classes where any operand has one part.
       if (variant.family == Family::walks) return score_parts >= 2 && state_parts >= 2;
-      return !standard || (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
+      return !standard ||
+             (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
     case DType::fp16:
       return score_parts >= 2 && state_parts >= 2;
     case DType::fp32:

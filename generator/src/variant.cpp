@@ -20,7 +20,7 @@ constexpr std::array kSegmentedParameters = {segments,   chunk,   tile_v,      w
                                              group_tile, stages,  score_parts, state_parts, async_copy,
                                              producers,  cluster, min_blocks};
 constexpr std::array kDecodeParameters = {lanes_k, rows_v, warps, stages, min_blocks};
-constexpr std::array kWalksParameters = {segments, chunk, tile_k, tile_v, warps, stages, score_parts, state_parts, async_copy};
+constexpr std::array kWalksParameters = {segments, chunk, tile_k, tile_v, warps, stages, score_parts, state_parts, async_copy, producers};
 
 /// Takes the text up to the next space off the front of `text`.
 std::string_view next_word(std::string_view& text) {

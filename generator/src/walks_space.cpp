@@ -14,6 +14,8 @@ namespace gla {
 namespace {
 
 constexpr int kMostStages = 2;
+// Of the gradients of v with producers, whose chunks the variant's do not bound; sm_90a is all that has them.
+constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
   return {.head_dim_k = problem.head_dim_k,
@@ -30,17 +32,23 @@ KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
           .async_copy = variant[Parameter::async_copy] != 0};
 }
 
-/// The walk of the gradients of v is one of chunk_forward's: its warps first share out the tile's value channels.
+/// The walk of the gradients of v is one of chunk_forward's. Its warps first share out the tile's value channels; with
+/// producers it has chunks and stages of its own.
 ChunkShape value_shape_of(const Problem& problem, const Variant& variant) {
-  Variant forward = variant;
-  const int warps = variant[Parameter::warps];
-  const int warps_v = std::min(warps, variant[Parameter::tile_v] / 16);
-  forward.set(Parameter::warps_v, warps_v);
-  forward.set(Parameter::warps_k, warps / std::max(warps_v, 1));
-  forward.set(Parameter::group_tile, 1);
-  forward.set(Parameter::cluster, 1);
-  forward.set(Parameter::producers, 0);
-  return shape_of(problem, forward);
+  ChunkShape shape = shape_of(problem, variant);
+  const int producers = variant[Parameter::producers], warps = variant[Parameter::warps];
+  shape.warps_v = std::min(producers ? 8 : warps, shape.tile_v / 16);
+  shape.warps_k = producers ? 1 : warps / std::max(shape.warps_v, 1);
+  shape.group_tile = 1;
+  shape.cluster = 1;
+  shape.value_gradients = true;
+  if (producers == 0) return shape;
+  shape.chunk = kPipelineChunk;
+  shape.state_parts = 1;
+  for (shape.stages = kMostPipelineStages;
+       shape.stages > 2 && PipelineLayout(shape).total > kPipelineSharedBytes;)
+    --shape.stages;
+  return shape;
 }
 
 std::size_t key_shared_bytes(const KeyWalkShape& shape, bool backward) {
@@ -72,7 +80,8 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   if (Status status = check_tile("tile_k", keys.tile_k, "head_dim_k", keys.head_dim_k); !status.ok())
     return status;
   if (Status status = check_tile("tile_v", tile_v, "head_dim_v", keys.head_dim_v); !status.ok()) return status;
-  for (const int tile : {keys.tile_k, tile_v}) {
+  const bool has_producers = variant[Parameter::producers] != 0;
+  for (const int tile : {keys.tile_k, has_producers ? 16 : tile_v}) {
     if (tile > 16 * warps) {
       return invalid_argument(
           fmt::format("tiles of {} channels with warps={}; accepted: 16 for each of the warps", tile, warps));
@@ -83,6 +92,14 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
                                         keys.tile_k, keys.head_dim_v));
   }
   const ChunkShape values = value_shape_of(problem, variant);
+  if (has_producers) {
+    if (problem.group > 1 || values.padded_k() > 128) {
+      return invalid_argument(fmt::format(
+          "producers={} with groups of {}, head_dim_k={}; accepted: groups of 1, head dims up to 128",
+          variant[Parameter::producers], problem.group, values.head_dim_k));
+    }
+    if (Status status = pipeline_constraints(values, 1); !status.ok()) return status;
+  }
   if (values.padded_k() % (16 * values.warps_k) != 0) {
     return invalid_argument(fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
                                         values.head_dim_k, values.padded_k(), 16 * values.warps_k));
@@ -105,12 +122,12 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   if (!words && keys.stages > 1)
     return invalid_argument(fmt::format("stages={} with async_copy=0; accepted: 1", keys.stages));
   const std::size_t shared =
-      std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(ChunkLayout(values).total));
+      std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(shared_bytes(values)));
   if (shared > architecture.shared_memory_per_block) {
     return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
                                         architecture.shared_memory_per_block));
   }
-  const int registers = std::max(key_registers(keys), value_registers(values));
+  const int registers = std::max(key_registers(keys), has_producers ? 0 : value_registers(values));
   if (registers > 255 || registers * keys.threads() > architecture.registers_per_multiprocessor) {
     return invalid_argument(
         fmt::format("needs about {} registers in each of {} threads", registers, keys.threads()));
@@ -119,8 +136,7 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
 }
 
 bool is_hopeless(const Variant& variant, Parameter parameter) {
-  return parameter == Parameter::warps &&
-         std::max(variant[Parameter::tile_k], variant[Parameter::tile_v]) > 16 * variant[Parameter::warps];
+  return parameter == Parameter::warps && variant[Parameter::tile_k] > 16 * variant[Parameter::warps];
 }
 
 std::string key_shape_text(const KeyWalkShape& s) {
@@ -148,7 +164,8 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
            {Parameter::stages, {1, kMostStages}},
            {Parameter::score_parts, parts},
            {Parameter::state_parts, parts},
-           {Parameter::async_copy, {0, 1}}},
+           {Parameter::async_copy, {0, 1}},
+           {Parameter::producers, architecture.has_wgmma() ? Values{0, 4, 8} : Values{0}}},
           [problem, architecture](const Variant& variant) {
             return walks_constraints(problem, architecture, variant);
           },
@@ -159,35 +176,41 @@ namespace {
 
 /// A kernel of a variant, in launch order.
 struct WalkEntry {
-  std::string_view name, call;
+  std::string_view name, function;
+  std::string_view pass;  ///< its last template argument; of scans that is their threads
   unsigned gradients;  ///< that it is for
   enum Kind { keys_forward, keys_backward, scan, values } kind;
 };
 
 constexpr WalkEntry kWhole[] = {
-    {"chunk_query_gradients", "query_gradients<gla::Config, gla::Pass::whole>", kGradientQ | kGradientGk,
+    {"chunk_query_gradients", "query_gradients", "gla::Pass::whole", kGradientQ | kGradientGk,
      WalkEntry::keys_forward},
-    {"chunk_key_gradients", "key_gradients<gla::Config, gla::Pass::whole>", kGradientK | kGradientGk,
+    {"chunk_key_gradients", "key_gradients", "gla::Pass::whole", kGradientK | kGradientGk,
      WalkEntry::keys_backward},
-    {"chunk_value_gradients", "value_gradients<gla::Config, gla::Pass::whole>", kGradientV | kGradientState,
+    {"chunk_value_gradients", "value_gradients", "gla::Pass::whole", kGradientV | kGradientState,
      WalkEntry::values},
 };
 constexpr unsigned kOfStates = kGradientQ | kGradientGk;
 constexpr unsigned kOfStateGradients = kGradientK | kGradientV | kGradientGk | kGradientState;
 constexpr WalkEntry kSegmented[] = {
-    {"chunk_segment_states", "query_gradients<gla::Config, gla::Pass::segment_states>", kOfStates,
+    {"chunk_segment_states", "query_gradients", "gla::Pass::segment_states", kOfStates,
      WalkEntry::keys_forward},
-    {"chunk_segment_state_gradients", "key_gradients<gla::Config, gla::Pass::segment_states>",
+    {"chunk_segment_state_gradients", "key_gradients", "gla::Pass::segment_states",
      kOfStateGradients, WalkEntry::keys_backward},
-    {"chunk_segment_scan", "segment_scan<gla::Config, {}>", kOfStates, WalkEntry::scan},
-    {"chunk_segment_scan_back", "segment_scan_back<gla::Config, {}>", kOfStateGradients, WalkEntry::scan},
-    {"chunk_query_gradients", "query_gradients<gla::Config, gla::Pass::segment_outputs>", kOfStates,
+    {"chunk_segment_scan", "segment_scan", "", kOfStates, WalkEntry::scan},
+    {"chunk_segment_scan_back", "segment_scan_back", "", kOfStateGradients, WalkEntry::scan},
+    {"chunk_query_gradients", "query_gradients", "gla::Pass::segment_outputs", kOfStates,
      WalkEntry::keys_forward},
-    {"chunk_key_gradients", "key_gradients<gla::Config, gla::Pass::segment_outputs>", kGradientK | kGradientGk,
+    {"chunk_key_gradients", "key_gradients", "gla::Pass::segment_outputs", kGradientK | kGradientGk,
      WalkEntry::keys_backward},
-    {"chunk_value_gradients", "value_gradients<gla::Config, gla::Pass::segment_outputs>",
+    {"chunk_value_gradients", "value_gradients", "gla::Pass::segment_outputs",
      kGradientV | kGradientState, WalkEntry::values},
 };
+
+std::string call_of(const WalkEntry& entry, bool by_warpgroups, int threads) {
+  return fmt::format("{}<gla::Config, {}>(args)", by_warpgroups ? "value_pipeline" : entry.function,
+                     entry.kind == WalkEntry::scan ? std::to_string(threads) : std::string(entry.pass));
+}
 
 std::span<const WalkEntry> entries_of(const Variant& variant) {
   return variant[Parameter::segments] > 1 ? std::span<const WalkEntry>(kSegmented) : kWhole;
@@ -198,20 +221,27 @@ std::span<const WalkEntry> entries_of(const Variant& variant) {
 Source render_walks(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
   const KeyWalkShape keys = key_shape_of(problem, variant);
+  std::vector<std::string_view> headers{"chunk_backward.cuh"};
+  if (values.producers) headers.push_back("value_pipeline.cuh");
   Source source{"chunk_backward.cu",
-                config_text(problem, {"chunk_backward.cuh"}, shape_text(values, true) + key_shape_text(keys)),
+                config_text(problem, headers, shape_text(values) + key_shape_text(keys)),
                 {}};
   const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
   for (const WalkEntry& entry : entries_of(variant)) {
     const int threads = shapes[source.entries.size()].threads;
-    add_entry(source, entry.name, threads, 1, fmt::format("{}(args)", fmt::format(fmt::runtime(entry.call), threads)),
-              "BackwardArgs");
+    const bool by_warpgroups = values.producers != 0 && entry.kind == WalkEntry::values;
+    add_entry(source, {.name = entry.name,
+                       .threads = threads,
+                       .call = call_of(entry, by_warpgroups, threads),
+                       .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
+                       .waits_by_itself = by_warpgroups});
   }
   return source;
 }
 
 std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant) {
   const KeyWalkShape keys = key_shape_of(problem, variant);
+  const ChunkShape values = value_shape_of(problem, variant);
   std::vector<EntryShape> shapes;
   for (const WalkEntry& entry : entries_of(variant)) {
     switch (entry.kind) {
@@ -223,8 +253,7 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
         shapes.push_back({kScanThreads, 0, 1});
         break;
       case WalkEntry::values:
-        shapes.push_back({keys.threads(),
-                          static_cast<std::size_t>(ChunkLayout(value_shape_of(problem, variant)).total), 1});
+        shapes.push_back({values.threads(), static_cast<std::size_t>(shared_bytes(values)), 1});
         break;
     }
   }
@@ -233,9 +262,11 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
 
 LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
   LaunchPlan plan;
+  plan.boxes = boxes_of(problem, value_shape_of(problem, variant));
   std::int64_t slots = workload.sequences;
   if (variant[Parameter::segments] > 1) {
-    const Segments cut = cut_into_segments(variant, workload, variant[Parameter::chunk]);
+    const int chunk = std::max<int>(variant[Parameter::chunk], value_shape_of(problem, variant).chunk);
+    const Segments cut = cut_into_segments(variant, workload, chunk);
     plan.segment_tokens = cut.tokens;
     plan.segments = cut.most;
     slots = cut.slots;
@@ -269,7 +300,8 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
 }
 
 int estimated_walks_registers(const Problem& problem, const Variant& variant) {
-  return std::max(key_registers(key_shape_of(problem, variant)), value_registers(value_shape_of(problem, variant)));
+  const ChunkShape values = value_shape_of(problem, variant);
+  return std::max(key_registers(key_shape_of(problem, variant)), values.producers ? 0 : value_registers(values));
 }
 
 double predicted_walks_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
@@ -277,7 +309,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
   // Products of 16 x 8 x 16 that a block of each walk makes for a chunk, by their loops; the rest of what it does costs
   // about as much again. Only the order of predictions is trusted.
   constexpr double kSecondsPerProduct = 1.2e-9, kChunkSeconds = 1.5e-6;
-  constexpr double kScanSeconds = 6e-6, kShareOfStates = 0.35;
+  constexpr double kScanSeconds = 6e-6, kShareOfStates = 0.35, kShareOfWarpgroups = 0.45;
   const double parts = variant[Parameter::score_parts] * (variant[Parameter::score_parts] + 1) / 2.0;
   const double state_parts = variant[Parameter::state_parts], group = problem.group;
   const double c16 = variant[Parameter::chunk] / 16.0, triangle = c16 * (c16 + 1);
@@ -305,8 +337,9 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double waves = std::ceil(static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
+    const double share = of_values && variant[Parameter::producers] ? kShareOfWarpgroups : 1.0;
     const double walk =
-        kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4;
+        share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
     seconds += waves * chunks * walk * stalls * (states_only ? kShareOfStates : 1.0);
   }

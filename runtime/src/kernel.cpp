@@ -114,7 +114,10 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, C
   for (const Launch& launch : plan.launches) {
     if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
   }
-  return launch_raw(launches, &args, stream);
+  if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
+  BackwardTensorArgs with_maps{args, {}};
+  if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok()) return status;
+  return launch_raw(launches, &with_maps, stream);
 }
 
 Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {

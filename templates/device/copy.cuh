@@ -96,12 +96,26 @@ GLA_DEVICE void store_rows(T* global, long long row_stride, const Tile& tile, in
                            int thread) {
   constexpr int kElements = VectorBytes / static_cast<int>(sizeof(T));
   constexpr int kVectors = (Columns + kElements - 1) / kElements;
-  GLA_UNROLL_BY(4)
-  for (int i = thread; i < Rows * kVectors; i += Threads) {
-    const int row = i / kVectors, column = i % kVectors * kElements;
-    if (row < valid_rows && column < columns)
-      store_packet<VectorBytes>(global + row * row_stride + column,
-                                *reinterpret_cast<const Packet<VectorBytes>*>(tile.at(row, column)));
+  const auto store = [&](int row, int column, T* target) {
+    if (row < valid_rows)
+      store_packet<VectorBytes>(target, *reinterpret_cast<const Packet<VectorBytes>*>(tile.at(row, column)));
+  };
+  if constexpr (Threads % kVectors == 0) {  // a thread stays in its column
+    constexpr int kRowStep = Threads / kVectors;
+    const int first = thread / kVectors;
+    const int column = thread % kVectors * kElements;
+    if (column >= columns) return;
+    T* target = global + first * row_stride + column;
+    const long long step = kRowStep * row_stride;
+    GLA_UNROLL
+    for (int n = 0; n < (Rows + kRowStep - 1) / kRowStep; ++n, target += step) {
+      if (Rows % kRowStep == 0 || first + n * kRowStep < Rows) store(first + n * kRowStep, column, target);
+    }
+  } else {
+    for (int i = thread; i < Rows * kVectors; i += Threads) {
+      const int row = i / kVectors, column = i % kVectors * kElements;
+      if (column < columns) store(row, column, global + row * row_stride + column);
+    }
   }
 }
 
