@@ -18,10 +18,11 @@ Variant walks(const Problem& problem, const WalksChoice& c) {
   const auto field = [](const char* name, int value) {
     return std::string(" ") + name + "=" + std::to_string(value);
   };
-  return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) + field("tile_k", c.tile_k) + field("tile_v", c.tile_v) +
-                            field("warps", c.warps) + field("stages", c.stages) +
-                            field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
-                            field("async_copy", c.async_copy) + field("producers", c.producers));
+  return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) +
+                            field("tile_k", c.tile_k) + field("tile_v", c.tile_v) + field("warps", c.warps) +
+                            field("stages", c.stages) + field("score_parts", c.score_parts) +
+                            field("state_parts", c.state_parts) + field("async_copy", c.async_copy) +
+                            field("producers", c.producers));
 }
 
 Problem backward_of(int k, int v, DType dtype = DType::bf16, int group = 1) {
@@ -38,19 +39,23 @@ void expect_right(const Problem& problem, const KernelCase& c, const LaunchKerne
 
 TEST_CASE("gradients of every gate distribution") {
   const Problem problem = backward_of(32, 32);
-  for (const WalksChoice& choice : {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
+  for (const WalksChoice& choice :
+       {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
     const LaunchKernel kernel = kernel_of(problem, walks(problem, choice));
-    for (const Gates gates : kAllGates) expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
+    for (const Gates gates : kAllGates)
+      expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
   }
 }
 
 TEST_CASE("gradients of every type, with channels to spare on both sides") {
-  const KernelCase packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
+  const KernelCase packed{
+      .tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
   for (const DType dtype : kDTypes) {
     Problem problem = backward_of(56, 104, dtype);
     const int parts = dtype == DType::fp32 ? 3 : 2;
     // Four warps share the key channels' rows; two the value channels'.
-    const Variant chosen = walks(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
+    const Variant chosen =
+        walks(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
     for (const bool v_first : {false, true}) {
       problem.state_v_first = v_first;
       problem.gate_dtype = v_first ? DType::fp32 : dtype;
@@ -71,14 +76,16 @@ TEST_CASE("gradients without gates, and of rows that are no whole words") {
   problem.gate_k = false;
   expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks(problem, {})));
   const Problem odd = backward_of(33, 17);
-  expect_right(odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
-               kernel_of(odd, walks(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
+  expect_right(
+      odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
+      kernel_of(odd, walks(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
 TEST_CASE("each gradient by itself") {
   const Problem problem = backward_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, walks(problem, {}));
-  for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+  for (const unsigned wanted :
+       {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
     expect_right(problem, {.batch = 2, .tokens = 70, .gradients = wanted}, kernel);
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
@@ -99,8 +106,11 @@ TEST_CASE("gradients through segments") {
     }
   }
   Problem exact = backward_of(56, 104, DType::fp32);
-  expect_right(exact, packed, kernel_of(exact, walks(exact, {.segments = 2, .tile_k = 16, .tile_v = 32,
-                                                             .score_parts = 3, .state_parts = 3})));
+  expect_right(
+      exact, packed,
+      kernel_of(
+          exact,
+          walks(exact, {.segments = 2, .tile_k = 16, .tile_v = 32, .score_parts = 3, .state_parts = 3})));
 }
 
 TEST_CASE("gradients of v by producers and warpgroups") {
