@@ -9,26 +9,6 @@ using namespace gla::test;
 
 namespace {
 
-struct WalksChoice {
-  int segments = 1, chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2;
-  int score_parts = 2, state_parts = 2, async_copy = 1, producers = 0;
-};
-
-Variant walks(const Problem& problem, const WalksChoice& c) {
-  const auto field = [](const char* name, int value) {
-    return std::string(" ") + name + "=" + std::to_string(value);
-  };
-  return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) +
-                            field("tile_k", c.tile_k) + field("tile_v", c.tile_v) + field("warps", c.warps) +
-                            field("stages", c.stages) + field("score_parts", c.score_parts) +
-                            field("state_parts", c.state_parts) + field("async_copy", c.async_copy) +
-                            field("producers", c.producers));
-}
-
-Problem backward_of(int k, int v, DType dtype = DType::bf16, int group = 1) {
-  return problem_of(Operation::chunk_backward, k, v, dtype, group);
-}
-
 /// Small outputs are small samples, so they are held to the looser class.
 void expect_right(const Problem& problem, const KernelCase& c, const LaunchKernel& kernel) {
   INFO(to_string(problem) << ", " << to_string(c.gates) << ", T=" << c.tokens);
@@ -39,23 +19,19 @@ void expect_right(const Problem& problem, const KernelCase& c, const LaunchKerne
 
 TEST_CASE("gradients of every gate distribution") {
   const Problem problem = backward_of(32, 32);
-  for (const WalksChoice& choice :
-       {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
-    const LaunchKernel kernel = kernel_of(problem, walks(problem, choice));
-    for (const Gates gates : kAllGates)
-      expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
+  for (const WalksChoice& choice : {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
+    for (const Gates gates : kAllGates) expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
   }
 }
 
 TEST_CASE("gradients of every type, with channels to spare on both sides") {
-  const KernelCase packed{
-      .tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
+  const KernelCase packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
   for (const DType dtype : kDTypes) {
     Problem problem = backward_of(56, 104, dtype);
     const int parts = dtype == DType::fp32 ? 3 : 2;
     // Four warps share the key channels' rows; two the value channels'.
-    const Variant chosen =
-        walks(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
+    const Variant chosen = walks_variant(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
     for (const bool v_first : {false, true}) {
       problem.state_v_first = v_first;
       problem.gate_dtype = v_first ? DType::fp32 : dtype;
@@ -66,7 +42,7 @@ TEST_CASE("gradients of every type, with channels to spare on both sides") {
 
 TEST_CASE("gradients of a group's keys are sums over its queries") {
   const Problem problem = backward_of(32, 32, DType::bf16, 3);
-  const LaunchKernel kernel = kernel_of(problem, walks(problem, {.chunk = 16}));
+  const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {.chunk = 16}));
   for (const Gates gates : {Gates::one, Gates::hundred})
     expect_right(problem, {.batch = 2, .tokens = 70, .heads = 2, .gates = gates}, kernel);
 }
@@ -74,18 +50,16 @@ TEST_CASE("gradients of a group's keys are sums over its queries") {
 TEST_CASE("gradients without gates, and of rows that are no whole words") {
   Problem problem = backward_of(32, 32);
   problem.gate_k = false;
-  expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks(problem, {})));
+  expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks_variant(problem, {})));
   const Problem odd = backward_of(33, 17);
-  expect_right(
-      odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
-      kernel_of(odd, walks(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
+  expect_right(odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
+               kernel_of(odd, walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
 TEST_CASE("each gradient by itself") {
   const Problem problem = backward_of(32, 32);
-  const LaunchKernel kernel = kernel_of(problem, walks(problem, {}));
-  for (const unsigned wanted :
-       {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+  const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {}));
+  for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
     expect_right(problem, {.batch = 2, .tokens = 70, .gradients = wanted}, kernel);
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
@@ -98,7 +72,7 @@ TEST_CASE("gradients through segments") {
       Problem problem = backward_of(32, 32, DType::bf16, group);
       problem.state_v_first = v_first;
       const LaunchKernel kernel =
-          kernel_of(problem, walks(problem, {.segments = 3, .chunk = group == 1 ? 32 : 16}));
+          kernel_of(problem, walks_variant(problem, {.segments = 3, .chunk = group == 1 ? 32 : 16}));
       expect_right(problem, dense, kernel);
       expect_right(problem, packed, kernel);
       for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK})
@@ -106,17 +80,14 @@ TEST_CASE("gradients through segments") {
     }
   }
   Problem exact = backward_of(56, 104, DType::fp32);
-  expect_right(
-      exact, packed,
-      kernel_of(
-          exact,
-          walks(exact, {.segments = 2, .tile_k = 16, .tile_v = 32, .score_parts = 3, .state_parts = 3})));
+  expect_right(exact, packed, kernel_of(exact, walks_variant(exact, {.segments = 2, .tile_k = 16, .tile_v = 32,
+                                                             .score_parts = 3, .state_parts = 3})));
 }
 
 TEST_CASE("gradients of v by producers and warpgroups") {
   const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
   const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
-    const LaunchKernel kernel = kernel_of(problem, walks(problem, choice));
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
     expect_right(problem, packed, kernel);
     KernelCase of_values{.tokens = 200, .heads = 2, .gradients = kGradientV | kGradientState};
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth}) {
@@ -136,5 +107,5 @@ TEST_CASE("gradients of v by producers and warpgroups") {
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {
   const Problem problem = backward_of(32, 32);
   expect_right(problem, {.tokens = 150, .heads = 2, .cu_seqlens = {0, 65, 140}, .nan_gate = true},
-               kernel_of(problem, walks(problem, {})));
+               kernel_of(problem, walks_variant(problem, {})));
 }

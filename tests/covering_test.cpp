@@ -44,7 +44,8 @@ KernelCase packed_case(Gates gates, std::uint64_t seed) {
 KernelOutcome expect_right(const ReferenceInput& in, const KernelCase& c, const LaunchKernel& kernel) {
   INFO(to_string(c.gates) << (c.cu_seqlens.empty() ? ", dense" : ", packed") << ", T=" << c.tokens
                           << ", order " << static_cast<int>(c.options.order) << ", seed " << c.seed);
-  const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel));
+  const ReferenceLoss loss = make_loss(in, c);
+  const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel, loss), loss);
   CHECK(complaint(outcome, accuracy_bar(in.problem, c.gates, Accuracy::fast)) == "");
   return outcome;
 }
@@ -86,8 +87,9 @@ void run_cells(Family family, std::set<Cell>& ran) {
           if (took_it || family == Family::decode) ran.emplace(family, dtype, v_first, packed, path);
         }
       }
+      // With no state before it the first token's gate has no effect: a gradient of 0, of which no error is a small part.
       for (const KernelCase& odd :
-           {KernelCase{.tokens = 1, .initial_state = false},
+           {KernelCase{.tokens = 1, .initial_state = family == Family::walks},
             KernelCase{.batch = 3, .tokens = 40, .final_state = false, .scale = 0.5f}})
         expect_right(make_inputs(problem, odd), odd, kernel);
     }
@@ -104,10 +106,16 @@ void expect_every_cell(std::initializer_list<Family> families) {
 
 // ---- pairs -----------------------------------------------------------------------------------------------------
 
+/// Head dims of the sample: padded, and for every tile. The gradients, whose kernels take longest to compile, have fewer.
+std::vector<std::pair<int, int>> dims_for(Operation operation) {
+  if (is_backward(operation)) return {{17, 33}, {120, 56}, {40, 120}};
+  return {{17, 33}, {40, 72}, {56, 64}, {72, 120}, {16, 256}};
+}
+
 /// Kinds of problems of an operation that meet every flag and dtype with every shape and group.
 std::vector<Problem> problem_sample(Operation operation, std::uint64_t seed) {
   std::vector<Problem> problems;
-  for (const auto& [dim_k, dim_v] : {std::pair{17, 33}, {40, 72}, {56, 64}, {72, 120}, {16, 256}}) {
+  for (const auto& [dim_k, dim_v] : dims_for(operation)) {
     for (const int group : {1, 4}) {
       for (Problem problem : flag_combinations(dim_k, dim_v)) {
         problem.group = static_cast<std::int16_t>(group);
@@ -118,13 +126,16 @@ std::vector<Problem> problem_sample(Operation operation, std::uint64_t seed) {
   return pairwise_sample(problems, seed);
 }
 
-/// Every legal variant of those. Family decode serves both operations with one template, so one will do.
+/// Variants of those that are meant for a class. Family decode serves both forward operations with one template, so one will do. Walks over two
+/// segments are the kernels of walks over more.
 std::vector<Plan> plans_for(Operation operation, std::uint64_t seed) {
   std::vector<Plan> plans;
   for (const Problem& problem : problem_sample(operation, seed)) {
     for (const Variant& variant : space(problem, architecture("sm_90a"))) {
-      if ((variant.family == Family::decode) == (operation == Operation::recurrent_forward))
-        plans.push_back({problem, variant});
+      if ((variant.family == Family::decode) != (operation == Operation::recurrent_forward)) continue;
+      if (variant.family == Family::walks && variant[Parameter::segments] > 2) continue;
+      if (!meant_for(problem, variant, Accuracy::fast)) continue;
+      plans.push_back({problem, variant});
     }
   }
   return plans;
@@ -164,6 +175,14 @@ TEST_CASE("chunk kernels are right for every family, dtype, state layout, packin
 
 TEST_CASE("decode kernels are right for every dtype, state layout and packing", "[cells]") {
   expect_every_cell({Family::decode});
+}
+
+TEST_CASE("chunk gradients are right for every dtype, state layout, packing and guard path", "[backward]") {
+  expect_every_cell({Family::walks});
+}
+
+TEST_CASE("backward variants in which every two values of parameters and problem meet are right", "[backward]") {
+  expect_pairs_right(Operation::chunk_backward);
 }
 
 TEST_CASE("chunk variants in which every two values of parameters and problem meet are right", "[chunk]") {

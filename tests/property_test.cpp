@@ -45,7 +45,7 @@ Tested tested(Family family, Problem problem) {
 /// Calls test(kernel) for a kernel of each family, in bf16 and in fp32.
 template <class Test>
 void each_kernel(Test test) {
-  for (const Family family : kFamilies) {
+  for (const Family family : kForwardFamilies) {
     for (const DType dtype : {DType::bf16, DType::fp32}) {
       Problem problem = small_problem(family, dtype);
       problem.group = kGroup;

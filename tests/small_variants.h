@@ -17,6 +17,10 @@ inline Variant legal(const Problem& problem, const std::string& text) {
   return parsed;
 }
 
+inline std::string field(const char* name, int value) {
+  return std::string(" ") + name + "=" + std::to_string(value);
+}
+
 struct ChunkChoice {
   std::string family = "fused";
   int chunk = 32, tile_v = 32, warps_v = 2, warps_k = 2, group_tile = 1, stages = 2;
@@ -24,9 +28,6 @@ struct ChunkChoice {
 };
 
 inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
-  const auto field = [](const char* name, int value) {
-    return std::string(" ") + name + "=" + std::to_string(value);
-  };
   return legal(problem, c.family + field("chunk", c.chunk) + field("tile_v", c.tile_v) +
                             field("warps_v", c.warps_v) + field("warps_k", c.warps_k) +
                             field("group_tile", c.group_tile) + field("stages", c.stages) +
@@ -35,13 +36,39 @@ inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
                             field("cluster", c.cluster) + field("min_blocks", 1));
 }
 
-inline constexpr Family kFamilies[] = {Family::fused, Family::segmented, Family::decode};
+struct WalksChoice {
+  int segments = 1, chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2;
+  int score_parts = 2, state_parts = 2, async_copy = 1, producers = 0;
+};
+
+inline Variant walks_variant(const Problem& problem, const WalksChoice& c) {
+  return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) +
+                            field("tile_k", c.tile_k) + field("tile_v", c.tile_v) + field("warps", c.warps) +
+                            field("stages", c.stages) + field("score_parts", c.score_parts) +
+                            field("state_parts", c.state_parts) + field("async_copy", c.async_copy) +
+                            field("producers", c.producers));
+}
+
+/// Those of forward operations.
+inline constexpr Family kForwardFamilies[] = {Family::fused, Family::segmented, Family::decode};
+
+/// That the family serves first of all.
+inline Operation operation_of(Family family) {
+  switch (family) {
+    case Family::decode:
+      return Operation::recurrent_forward;
+    case Family::walks:
+      return Operation::chunk_backward;
+    case Family::fused:
+    case Family::segmented:
+      break;
+  }
+  return Operation::chunk_forward;
+}
 
 /// K = 32, V = 48 (a tile and a half), served by one_variant(); the gates have the dtype of q.
 inline Problem small_problem(Family family, DType dtype, bool state_v_first = false) {
-  const bool decode = family == Family::decode;
-  Problem problem =
-      problem_of(decode ? Operation::recurrent_forward : Operation::chunk_forward, 32, 48, dtype);
+  Problem problem = problem_of(operation_of(family), 32, 48, dtype);
   problem.state_v_first = state_v_first;
   return problem;
 }
@@ -52,6 +79,14 @@ inline constexpr int kSmallChunk = 32;
 inline Variant one_variant(const Problem& problem, Family family) {
   if (family == Family::decode) {
     return legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1");
+  }
+  if (family == Family::walks) {
+    const int parts = problem.dtype == DType::fp32 ? 3 : 2;
+    return walks_variant(problem, {.segments = 2,
+                                   .chunk = kSmallChunk,
+                                   .warps = 2,
+                                   .score_parts = parts,
+                                   .state_parts = parts});
   }
   ChunkChoice choice{.chunk = kSmallChunk, .group_tile = problem.group};
   if (family == Family::segmented) choice.family = "segmented segments=2";

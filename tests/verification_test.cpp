@@ -115,7 +115,7 @@ LaunchKernel naive_of(const Problem& problem) {
       view.data = tensor.data();
       set_output(wide, output, view);
     }
-    const bool backward = is_backward(problem);
+    const bool backward = is_backward(problem.operation);
     const int dim_k = problem.head_dim_k, dim_v = problem.head_dim_v;
     const std::int64_t states = workload.sequences * workload.heads;
     const auto grid = [](std::int64_t warps) { return shape_of(kNaive, (warps + 3) / 4); };

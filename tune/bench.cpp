@@ -92,7 +92,7 @@ Result<BenchResult> Bench::run(const Shape& shape, const BenchOptions& options) 
   if (!workspace.ok()) return workspace.status();
   const RotatingCall rotating{[&](int set) {
                                 const BackwardCall& call = calls[static_cast<std::size_t>(set)];
-                                if (is_backward(problem))
+                                if (is_backward(problem.operation))
                                   return context_->backward(problem.operation, call, workspace->data(),
                                                             workspace->size(), gpu_->stream());
                                 return context_->forward(problem.operation, call.forward, workspace->data(),

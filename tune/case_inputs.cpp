@@ -39,7 +39,7 @@ Status CaseInputs::make_inputs(const Tools& tools) {
   if (problem.gate_k) GLA_RETURN_IF_ERROR(make_tensor(tools, gk_, heads, dim_k, problem.gate_dtype, gate(3)));
   if (problem.gate_v) GLA_RETURN_IF_ERROR(make_tensor(tools, gv_, heads, dim_v, problem.gate_dtype, gate(4)));
   if (spec_.initial_state) GLA_RETURN_IF_ERROR(make_state(tools, initial_state_, kFirstCaseSeed + 5));
-  if (is_backward(problem)) {
+  if (is_backward(problem.operation)) {
     GLA_RETURN_IF_ERROR(make_tensor(tools, d_o_, query_heads, dim_v, problem.dtype, normal(6)));
     if (spec_.final_state) GLA_RETURN_IF_ERROR(make_state(tools, d_final_state_, kFirstCaseSeed + 7));
   }

@@ -18,7 +18,7 @@ Result<DeviceReference> DeviceReference::make(const Gpu& gpu, const Tools& tools
   }
   // Scratch of the gradients' reference (templates/verification.cuh).
   DeviceBuffer flows;
-  if (is_backward(problem)) {
+  if (is_backward(problem.operation)) {
     const std::int64_t rows = reference.batch() * call.tokens * call.heads;
     auto buffer =
         DeviceBuffer::allocate(gpu, static_cast<std::size_t>(rows * problem.head_dim_k) * sizeof(double));

@@ -185,7 +185,7 @@ ReferenceLoss make_loss(const ReferenceInput& in, const KernelCase& c) {
 }
 
 ReferenceLoss make_loss(const ReferenceInput& in, const KernelCase& c, std::uint64_t seed) {
-  if (!is_backward(in.problem)) return {};
+  if (!is_backward(in.problem.operation)) return {};
   const Problem& problem = in.problem;
   const std::int64_t rows = in.batch * in.tokens * in.heads * problem.group;
   ReferenceLoss loss{values(rows * problem.head_dim_v, problem.dtype, normal_fill(seed + 6)), {}};
@@ -197,7 +197,7 @@ ReferenceLoss make_loss(const ReferenceInput& in, const KernelCase& c, std::uint
 
 ExpectedOutputs expected_outputs(const ReferenceInput& in, const ReferenceLoss& loss) {
   ExpectedOutputs expected;
-  if (is_backward(in.problem)) {
+  if (is_backward(in.problem.operation)) {
     ReferenceGradients gradients = naive_backward(in, loss);
     expected.dq = std::move(gradients.q);
     expected.dk = std::move(gradients.k);
@@ -325,7 +325,7 @@ LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emu
     const LaunchPlan launches = plan(problem, variant, workload);
     const GuardedMemory workspace(launches.workspace_bytes, 256);
     place_workspace(args, launches, workspace.data());
-    if (is_backward(problem))
+    if (is_backward(problem.operation))
       run_plan(*program, source.entries, launches, args, options);
     else
       run_plan(*program, source.entries, launches, static_cast<const KernelArgs&>(args), options);

@@ -34,12 +34,12 @@ std::string_view key_of(Output output) {
 
 Problem forward_of(const Problem& problem) {
   Problem forward = problem;
-  if (is_backward(problem)) forward.operation = Operation::chunk_forward;
+  if (is_backward(problem.operation)) forward.operation = Operation::chunk_forward;
   return forward;
 }
 
 std::vector<Output> outputs_of(const Problem& problem) {
-  if (!is_backward(problem)) return {Output::o, Output::final_state};
+  if (!is_backward(problem.operation)) return {Output::o, Output::final_state};
   std::vector<Output> outputs{Output::dq, Output::dk, Output::dv};
   if (problem.gate_k) outputs.push_back(Output::dgk);
   outputs.push_back(Output::d_initial_state);

@@ -38,9 +38,6 @@ std::string_view to_string(Output output);
 /// What reports in JSON call it: "state" for final_state, else the name.
 std::string_view key_of(Output output);
 
-constexpr bool is_backward(const Problem& problem) {
-  return problem.operation == Operation::chunk_backward;
-}
 /// The problem whose outputs a backward problem differentiates.
 Problem forward_of(const Problem& problem);
 

@@ -94,7 +94,7 @@ std::vector<VerificationCase> full_cases(const Problem& problem) {
   stateless.initial_state = stateless.final_state = false;
   add(dense_case(problem, Gates::one), " without initial state").initial_state = false;
   add(packed_case(problem, Gates::one, false), " without final state").final_state = false;
-  if (is_backward(problem))
+  if (is_backward(problem.operation))
     add_partial_cases(problem, add);
   else
     add(dense_case(problem, Gates::one), " in place").in_place = true;

@@ -43,7 +43,7 @@ Result<WorkloadInputs> WorkloadInputs::make(const Gpu& gpu, const Tools& tools, 
   const std::size_t state = states ? elements(workload.sequences * workload.heads * dim_k, dim_v) : 0;
   enum Kind { kQ, kK, kV, kGk, kGv, kInitial, kDO, kDFinal, kFirstOutput };
   const FillArgs normal = normal_fill(0), gate = gate_fill(gates, 0);  // seeds follow
-  const bool backward = is_backward(problem);
+  const bool backward = is_backward(problem.operation);
   std::vector<Part> parts = {{elements(rows * problem.group, dim_k), problem.dtype, normal},
                              {elements(rows, dim_k), problem.dtype, normal},
                              {elements(rows, dim_v), problem.dtype, normal},

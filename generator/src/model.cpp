@@ -14,7 +14,7 @@ double floor_bytes(const Problem& problem, const Workload& workload, bool states
   const double gates = gate * ((problem.gate_k ? k : 0) + (problem.gate_v ? v : 0));
   const double state = static_cast<double>(workload.sequences) * heads * k * v *
                        static_cast<double>(size_of(problem.state_dtype));
-  if (problem.operation == Operation::chunk_backward) {
+  if (is_backward(problem.operation)) {
     const double inputs = element * (group * k + k + v + group * v) + gates;
     const double outputs = element * (group * k + k + v) + gates;
     return tokens * (2 * inputs + outputs) + (states ? 3 * state : 0);
@@ -32,14 +32,14 @@ double predicted_seconds(const Problem& problem, const Variant& variant, const W
   return kernels_of(variant.family).predicted_seconds(problem, variant, workload, architecture);
 }
 
-Variant model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,
-                     const Architecture& architecture) {
-  Variant best;
-  double least = -1;
+std::optional<Variant> model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,
+                                    const Architecture& architecture) {
+  std::optional<Variant> best;
+  double least = 0;
   for (const Variant& variant : space(problem, architecture)) {
     if (!meant_for(problem, variant, accuracy)) continue;
     const double seconds = predicted_seconds(problem, variant, workload, architecture);
-    if (least < 0 || seconds < least) {
+    if (!best || seconds < least) {
       least = seconds;
       best = variant;
     }

@@ -137,7 +137,7 @@ Source render_tools(const Problem& problem) {
   Source source{"verification.cu", config_text(problem, {"verification.cuh"}, ""), {}};
   add_entry(source, {"fill", kToolThreads, 1, "fill_tensor(args)", "FillArgs"});
   add_entry(source, {"compare", kToolThreads, 1, "compare_tensors(args)", "CompareArgs"});
-  if (problem.operation == Operation::chunk_backward)
+  if (is_backward(problem.operation))
     add_entry(source, {"naive", kToolThreads, 1, "naive_backward<gla::Config>(args)", "BackwardArgs"});
   else
     add_entry(source, {"naive", kToolThreads, 1, "naive_forward<gla::Config>(args)"});

@@ -18,13 +18,8 @@ Workload workload_of(const ForwardCall& call);
 KernelArgs kernel_args(const ForwardCall& call);
 BackwardArgs backward_args(const BackwardCall& call);
 
-/// Whether an operation takes a BackwardCall rather than a ForwardCall.
-inline bool is_backward(Operation operation) {
-  return operation == Operation::chunk_backward;
-}
-
 /// The sizes, types and flags of a call, or of the one that a backward operation belongs to; no pointer is looked at, except
-/// that gk, gv and states are null or not.
+/// that gk and gv are null or not.
 Status check_shapes(Operation operation, const ForwardCall& call);
 
 /// Null and unaligned pointers, strides, aliases, cu_seqlens_host. Precondition: check_shapes() is ok.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include "gla/generator/model.h"
@@ -76,7 +77,7 @@ Workload bucket_workload(const Coordinates& bucket) {
 
 struct Dispatcher::Memo {
   std::mutex mutex;
-  std::map<std::tuple<Problem, Workload, Accuracy>, Variant> choices;
+  std::map<std::tuple<Problem, Workload, Accuracy>, std::optional<Variant>> choices;
 };
 
 Dispatcher::Dispatcher(driver::Device device, std::vector<TableCandidate> tables, int max_multiprocessors)
@@ -116,13 +117,14 @@ const TableProblem* Dispatcher::relative(const Table& table, const Problem& prob
   return best;
 }
 
-Variant Dispatcher::model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const {
+std::optional<Variant> Dispatcher::model_variant(const Problem& problem, const Workload& workload,
+                                                 Accuracy accuracy) const {
   const std::tuple key(problem, workload, accuracy);
   {
     const std::lock_guard lock(memo_->mutex);
     if (const auto found = memo_->choices.find(key); found != memo_->choices.end()) return found->second;
   }
-  const Variant chosen = model_choice(problem, workload, accuracy, architecture_);
+  const std::optional<Variant> chosen = model_choice(problem, workload, accuracy, architecture_);
   const std::lock_guard lock(memo_->mutex);
   return memo_->choices.emplace(key, chosen).first->second;
 }
@@ -157,15 +159,21 @@ Route Dispatcher::route(const Problem& problem, Accuracy accuracy) const {
   return route;
 }
 
-Choice Dispatcher::choose(const Route& route, const Problem& problem, const Workload& workload,
-                          Accuracy accuracy) const {
+Result<Choice> Dispatcher::choose(const Route& route, const Problem& problem, const Workload& workload,
+                                  Accuracy accuracy) const {
   const Coordinates at = coordinates(workload, route.parallel_scale);
   Choice choice;
   choice.match = route.match;
   choice.table = route.table;
   if (route.sites.empty()) {
     const Workload middle = bucket_workload(bucket(at));
-    choice.variant = model_variant(problem, middle, accuracy);
+    const std::optional<Variant> variant = model_variant(problem, middle, accuracy);
+    if (!variant) {
+      return Status{StatusCode::unsupported,
+                    fmt::format("{} has no variant of accuracy {} that fits sm_{}; smaller head dims have",
+                                to_string(problem), to_string(accuracy), architecture_.name)};
+    }
+    choice.variant = *variant;
     choice.reason =
         fmt::format("{}; the model's choice for the bucket around {}", route.reason, to_string(middle));
     return choice;

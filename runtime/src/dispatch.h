@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,13 +44,14 @@ class Dispatcher {
   const std::vector<TableCandidate>& tables() const { return tables_; }
 
   Route route(const Problem& problem, Accuracy accuracy) const;
-  /// The variant of a route at a workload. Precondition: check(problem) is ok.
-  Choice choose(const Route& route, const Problem& problem, const Workload& workload,
-                Accuracy accuracy) const;
+  /// The variant of a route at a workload; `unsupported` where the architecture has none. Precondition: check(problem) is
+  /// ok.
+  Result<Choice> choose(const Route& route, const Problem& problem, const Workload& workload,
+                        Accuracy accuracy) const;
 
  private:
   std::vector<Site> legal_sites(const TableProblem& entry, const Problem& problem, Accuracy accuracy) const;
-  Variant model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const;
+  std::optional<Variant> model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const;
   const TableProblem* relative(const Table& table, const Problem& problem, Accuracy accuracy) const;
 
   Architecture architecture_;

@@ -170,21 +170,6 @@ Status check_lengths_given(const ForwardCall& call) {
   return {};
 }
 
-std::int64_t state_elements(const ForwardCall& call) {
-  const std::int64_t sequences = call.cu_seqlens != nullptr ? call.sequences : call.batch;
-  return sequences * call.heads * call.head_dim_k * call.head_dim_v;
-}
-
-/// Chunk kernels count a state's elements in 32 bits.
-bool is_countable_state(const void* state, const ForwardCall& call) {
-  return state == nullptr || state_elements(call) <= kMostCount;
-}
-
-Status too_large_state(Operation operation, std::string_view name, const ForwardCall& call) {
-  return {StatusCode::unsupported, fmt::format("{} has {} elements; {} accepts up to {}. Split the batch",
-                                               name, state_elements(call), to_string(operation), kMostCount)};
-}
-
 /// What an operation does not offer, by the names of the call's fields.
 Status check_features(Operation operation, const ForwardCall& call) {
   const bool gated = call.gk.data != nullptr || call.gv.data != nullptr;
@@ -208,9 +193,6 @@ Status check_features(Operation operation, const ForwardCall& call) {
     return invalid_argument(fmt::format("state_dtype is {}; {} accepts fp32 only",
                                         to_string(call.state_dtype), to_string(operation)));
   }
-  if (!is_countable_state(call.initial_state, call)) return too_large_state(operation, "initial_state", call);
-  if (!is_backward(operation) && !is_countable_state(call.final_state, call))
-    return too_large_state(operation, "final_state", call);
   return {};
 }
 
@@ -321,7 +303,6 @@ Status check_tensors(const BackwardCall& call) {
                                  {"d_initial_state", call.d_initial_state}};
   for (const auto& [name, state] : states) {
     if (!aligned(state, kVectorBytes)) return unaligned(name, state, kVectorBytes);
-    if (!is_countable_state(state, forward)) return too_large_state(Operation::chunk_backward, name, forward);
   }
 
   const NamedPointer all[] = {{"q.data", forward.q.data},

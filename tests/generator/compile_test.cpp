@@ -152,6 +152,16 @@ std::vector<Case> covering_set() {
       {changed(recurrent_of(128, 37), [](Problem& p) { p.gate_k = false, p.gate_v = true; }),
        decode,
        {{rows_v, 1}, {warps, 4}}},
+      {backward_of(128, 128), walks, {{segments, 1}, {score_parts, 2}, {state_parts, 2}, {stages, 2}}},
+      {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+       walks,
+       {{segments, 2}, {score_parts, 3}}},
+      {changed(backward_of(37, 100, DType::fp32), [](Problem& p) { p.state_v_first = true; }),
+       walks,
+       {{segments, 2}, {score_parts, 3}}},
+      {changed(backward_of(64, 256), [](Problem& p) { p.gate_k = false; }),
+       walks,
+       {{segments, 1}, {score_parts, 2}, {state_parts, 2}, {chunk, 64}}},
   };
 }
 
@@ -211,8 +221,7 @@ TEST_CASE("the tools for verification compile for every architecture") {
   });
   const Problem ungated =
       changed(recurrent_of(512, 1, DType::fp32, 64), [](Problem& p) { p.gate_k = false; });
-  const Problem backward =
-      changed(chunk_of(60, 512, DType::bf16, 4), [](Problem& p) { p.operation = Operation::chunk_backward; });
+  const Problem backward = backward_of(60, 512, DType::bf16, 4);
   std::vector<Job> jobs;
   for (const char* name : kArchitectures) {
     if (!is_known(name)) continue;

@@ -55,9 +55,7 @@ TEST_CASE("the floor of a backward problem is two walks over its inputs and its 
   CHECK((forward + floor_bytes(problem, row, false)) / 3.03e12 == Approx(1.265e-3).epsilon(4e-3));
   CHECK(floor_bytes(problem, row, true) - floor_bytes(problem, row, false) == 3 * 96 * 65536.0);
 
-  problem = chunk_of(10, 20);
-  problem.operation = Operation::chunk_backward;
-  problem.group = 4;
+  problem = backward_of(10, 20, DType::bf16, 4);
   problem.gate_dtype = DType::fp32;
   // Twice k 10, v 20, four times q 10 and d_o 20, of two bytes, and gates of four; once dk, dv, four times dq, and dgk.
   const double walk = 2 * (30 + 4 * 30) + 4 * 10, written = 2 * (30 + 4 * 10) + 4 * 10;
@@ -68,7 +66,7 @@ TEST_CASE("the floor of a backward problem is two walks over its inputs and its 
 
 TEST_CASE("nothing is predicted to beat the floor") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64)})
+  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64), backward_of(64, 64)})
     for (const Workload& workload : {Workload{1, 8, 64, false}, Workload{64, 32, 2048, false}}) {
       const double floor = floor_bytes(problem, workload, true) / gpu.copy_bandwidth;
       for (const Variant& one : some_variants(problem, gpu, 7))
@@ -80,11 +78,12 @@ TEST_CASE("the model's choice is legal and meant for the class, for small work a
   for (const char* name : {"sm_86", "sm_90a"}) {
     const Architecture gpu = architecture(name);
     for (const Problem& problem : {chunk_of(128, 128), chunk_of(60, 100, DType::fp16, 4),
-                                   chunk_of(256, 512, DType::fp32), recurrent_of(128, 128)}) {
+                                   chunk_of(256, 512, DType::fp32), recurrent_of(128, 128),
+                                   backward_of(60, 100, DType::fp16, 4)}) {
       for (const Workload& workload :
            {Workload{1, 1, 1, false}, Workload{1, 4, 32768, false}, Workload{9, 16, 4096, true}}) {
         for (const Accuracy accuracy : {Accuracy::standard, Accuracy::fast}) {
-          const Variant choice = model_choice(problem, workload, accuracy, gpu);
+          const Variant choice = *model_choice(problem, workload, accuracy, gpu);
           INFO(name << ": " << to_string(problem) << ", " << to_string(workload) << ": "
                     << to_string(choice));
           CHECK(check(problem, gpu, choice).message() == "");
@@ -95,11 +94,15 @@ TEST_CASE("the model's choice is legal and meant for the class, for small work a
   }
 }
 
+TEST_CASE("the model has no choice where the architecture has no variant") {
+  CHECK_FALSE(model_choice(backward_of(512, 512, DType::fp32), {1, 1, 64, false}, Accuracy::fast, architecture("sm_86")));
+}
+
 TEST_CASE("no variant meant for the class is predicted faster than the model's choice") {
   const Architecture gpu = architecture("sm_90a");
   const Problem problem = chunk_of(128, 128);
   const Workload workload{2, 16, 8192, false};
-  const Variant choice = model_choice(problem, workload, Accuracy::standard, gpu);
+  const Variant choice = *model_choice(problem, workload, Accuracy::standard, gpu);
   const double least = predicted_seconds(problem, choice, workload, gpu);
   for (const Variant& one : space(problem, gpu))
     if (meant_for(problem, one, Accuracy::standard) && predicted_seconds(problem, one, workload, gpu) < least)
@@ -109,7 +112,7 @@ TEST_CASE("no variant meant for the class is predicted faster than the model's c
 TEST_CASE("few heads and many tokens are given to family segmented, many heads to family fused") {
   const Architecture gpu = architecture("sm_90a");
   const auto family = [&](const Workload& workload) {
-    return model_choice(chunk_of(128, 128), workload, Accuracy::standard, gpu).family;
+    return model_choice(chunk_of(128, 128), workload, Accuracy::standard, gpu)->family;
   };
   CHECK(family({1, 2, 65536, false}) == Family::segmented);
   CHECK(family({32, 32, 2048, false}) == Family::fused);
@@ -118,7 +121,7 @@ TEST_CASE("few heads and many tokens are given to family segmented, many heads t
 TEST_CASE("twice the work is never predicted to be faster") {
   const Architecture gpu = architecture("sm_90a");
   for (const Problem& problem :
-       {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4), recurrent_of(128, 128)}) {
+       {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4), recurrent_of(128, 128), backward_of(64, 128)}) {
     for (const Variant& one : some_variants(problem, gpu, 31)) {
       for (const bool packed : {false, true})
         for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 4)
@@ -136,7 +139,7 @@ TEST_CASE("twice the work is never predicted to be faster") {
 }
 
 TEST_CASE("the registers of a variant are estimated within what a thread can have") {
-  for (const Problem& problem : {chunk_of(256, 256), recurrent_of(512, 512)})
+  for (const Problem& problem : {chunk_of(256, 256), recurrent_of(512, 512), backward_of(256, 256)})
     for (const Variant& one : some_variants(problem, architecture("sm_80"), 1)) {
       const int registers = estimated_registers(problem, one);
       if (registers < 16 || registers > 255) FAIL_CHECK(to_string(one) << ": " << registers);

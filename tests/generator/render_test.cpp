@@ -26,6 +26,8 @@ const std::string kChunkParameters =
     " chunk=64 tile_v=64 warps_v=4 warps_k=1 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
     "producers=0 cluster=1 min_blocks=2";
 const std::string kDecode = "decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1";
+const std::string kWalkParameters =
+    " chunk=16 tile_k=32 tile_v=32 warps=2 stages=1 score_parts=2 state_parts=2 async_copy=1";
 
 /// The names between quotes or angle brackets after each #include.
 std::vector<std::string> includes(std::string_view text) {
@@ -64,6 +66,7 @@ void has_bounds(const Source& source, const std::vector<EntryShape>& shapes) {
 /// A variant of each family that serves the problem.
 std::vector<Variant> one_of_each_family(const Problem& problem) {
   if (problem.operation == Operation::recurrent_forward) return {variant(kDecode)};
+  if (problem.operation == Operation::chunk_backward) return {variant("walks segments=8" + kWalkParameters)};
   return {variant("fused" + kChunkParameters), variant("segmented segments=8" + kChunkParameters),
           variant(kDecode)};
 }
@@ -71,7 +74,7 @@ std::vector<Variant> one_of_each_family(const Problem& problem) {
 }  // namespace
 
 TEST_CASE("the same problem and variant give the same source") {
-  for (const Problem& problem : {chunk_of(128, 128), recurrent_of(60, 100)})
+  for (const Problem& problem : {chunk_of(128, 128), recurrent_of(60, 100), backward_of(60, 100)})
     for (const Variant& one : one_of_each_family(problem)) {
       CHECK(render(problem, one).text == render(problem, one).text);
       CHECK(render_tools(problem).text == render_tools(problem).text);
@@ -90,6 +93,19 @@ TEST_CASE(
   }
   const Variant segmented = variant("segmented segments=8" + kChunkParameters);
   CHECK(render(problem, segmented).text == render(problem, with(segmented, Parameter::segments, 32)).text);
+}
+
+TEST_CASE("walks over segments are other kernels than walks over whole sequences, whatever the number of segments") {
+  const Problem problem = backward_of(64, 64);
+  std::map<std::string, Variant> seen;
+  for (const Variant& one : space(problem, architecture("sm_80"))) {
+    const Variant kernel = with(one, Parameter::segments, std::min(one[Parameter::segments], 2));
+    const auto [at, is_new] = seen.emplace(render(problem, one).text, kernel);
+    if (!is_new && at->second != kernel)
+      FAIL_CHECK(to_string(one) << " has the text of " << to_string(at->second));
+  }
+  const Variant segmented = variant("walks segments=8" + kWalkParameters);
+  CHECK(render(problem, segmented).text == render(problem, with(segmented, Parameter::segments, 2)).text);
 }
 
 TEST_CASE("problems that share a variant have different text") {
@@ -119,6 +135,18 @@ TEST_CASE("the entries are the kernels of the source, in launch order and with t
         std::vector<std::string>{"chunk_segment_states", "chunk_segment_scan", "chunk_segment_outputs"});
   CHECK(render(problem, variants[2]).entries == std::vector<std::string>{"recurrent_decode"});
   for (const Variant& one : variants) has_bounds(render(problem, one), entry_shapes(problem, one));
+
+  const Problem backward = backward_of(128, 128);
+  const Variant whole = variant("walks segments=1" + kWalkParameters);
+  const Variant segmented = one_of_each_family(backward)[0];
+  CHECK(render(backward, whole).entries == std::vector<std::string>{"chunk_query_gradients", "chunk_key_gradients",
+                                                                    "chunk_value_gradients"});
+  CHECK(render(backward, segmented).entries ==
+        std::vector<std::string>{"chunk_segment_states", "chunk_segment_state_gradients", "chunk_segment_scan",
+                                 "chunk_segment_scan_back", "chunk_query_gradients", "chunk_key_gradients",
+                                 "chunk_value_gradients"});
+  for (const Variant& one : {whole, segmented})
+    has_bounds(render(backward, one), entry_shapes(backward, one));
 }
 
 TEST_CASE("the tools are fill, compare and naive, with the threads that tool_shapes() says") {
@@ -202,8 +230,10 @@ TEST_CASE("the templates of an operation are all that its variants include, and 
         for (const std::string& name : includes(render(problem, one).text)) CHECK(names.count(name) == 1);
     }
     CHECK(names.count("verification.cuh") == 0);
-    CHECK(names.count("chunk_gates.cuh") == (operation == Operation::chunk_forward ? 1 : 0));
+    CHECK(names.count("chunk_gates.cuh") == (operation == Operation::recurrent_forward ? 0 : 1));
+    CHECK(names.count("key_walk.cuh") == (operation == Operation::chunk_backward ? 1 : 0));
     CHECK(templates_hash(operation).size() == 16);
   }
   CHECK(templates_hash(Operation::chunk_forward) != templates_hash(Operation::recurrent_forward));
+  CHECK(templates_hash(Operation::chunk_forward) != templates_hash(Operation::chunk_backward));
 }

@@ -14,7 +14,7 @@ TableCandidate candidate(Table table, TableFit fit, std::string path = "h100.yam
 
 Choice choice(const Dispatcher& dispatcher, const Problem& problem, const Workload& workload,
               Accuracy accuracy = Accuracy::standard) {
-  return dispatcher.choose(dispatcher.route(problem, accuracy), problem, workload, accuracy);
+  return *dispatcher.choose(dispatcher.route(problem, accuracy), problem, workload, accuracy);
 }
 
 }  // namespace
@@ -95,6 +95,18 @@ TEST_CASE("the default class never gets a variant meant for fast") {
   const Dispatcher dispatcher(h100(), {candidate(table, TableFit::same_gpu)}, 0);
   CHECK(choice(dispatcher, chunk_problem(), {1, 96, 8192, false}).match == Match::model);
   CHECK(choice(dispatcher, chunk_problem(), {1, 96, 8192, false}, Accuracy::fast).match == Match::exact);
+}
+
+TEST_CASE("a problem that the architecture has no variant for is unsupported, by name") {
+  const Dispatcher dispatcher(h100(), {candidate(sample_table(), TableFit::same_gpu)}, 0);
+  Problem large = chunk_problem(512, 512);
+  large.operation = Operation::chunk_backward;
+  large.dtype = large.gate_dtype = DType::fp32;
+  const Result<Choice> chosen = dispatcher.choose(dispatcher.route(large, Accuracy::standard), large,
+                                                  {1, 96, 8192, false}, Accuracy::standard);
+  CHECK(chosen.status().code() == StatusCode::unsupported);
+  CHECK(chosen.status().message() ==
+        to_string(large) + " has no variant of accuracy default that fits sm_90a; smaller head dims have");
 }
 
 TEST_CASE("foreign and unreadable tables are never used") {

@@ -8,7 +8,6 @@
 
 #include "driver.h"
 #include "gla/generator/model.h"
-#include "gla/generator/render.h"
 #include "gla/generator/space.h"
 #include "table.h"
 
@@ -57,7 +56,6 @@ inline Table sample_table(const std::string& gpu = "NVIDIA H100 80GB HBM3", int 
   table.device = {gpu, "sm_90a", 90, multiprocessors, 85899345920, 3.03e12, "13.0"};
   table.origin = {
       "gla-tune 0.1.0", "13.0", {}, "2026-11-22T12:00:00Z", "gla-tune tune --note \"a: b\"", true};
-  for (const Operation operation : kOperations) table.origin.templates[operation] = templates_hash(operation);
   const std::vector<Variant> chunk = variants(chunk_problem());
   const std::vector<Variant> fast = variants(chunk_problem(), Accuracy::fast);
   table.problems.resize(2);
@@ -71,6 +69,7 @@ inline Table sample_table(const std::string& gpu = "NVIDIA H100 80GB HBM3", int 
   decode.problem = recurrent_problem();
   decode.tally = {40, 40, 40, 40, {}};
   decode.points = {point({64, 32, 1, false}, variants(recurrent_problem()).front())};
+  table.origin.templates = current_templates(table.problems);
   return table;
 }
 

@@ -5,6 +5,7 @@
 
 #include "catch.h"
 #include "files.h"
+#include "gla/generator/render.h"
 #include "sample_table.h"
 
 using namespace gla;

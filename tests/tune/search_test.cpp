@@ -30,7 +30,7 @@ TEST_CASE("the ranking holds each variant once and starts with the model's choic
   const auto order = ranked(problem, variants, workloads, architecture);
   CHECK(order.size() == variants.size());
   CHECK(std::set<Variant>(order.begin(), order.end()).size() == order.size());
-  const Variant favourite = model_choice(problem, workloads[0], Accuracy::standard, architecture);
+  const Variant favourite = *model_choice(problem, workloads[0], Accuracy::standard, architecture);
   CHECK(predicted_seconds(problem, order[0], workloads[0], architecture) ==
         predicted_seconds(problem, favourite, workloads[0], architecture));
 }
@@ -43,7 +43,7 @@ TEST_CASE("every workload's favourite is among the first few") {
   const auto order = ranked(problem, space(problem, architecture), workloads, architecture);
   for (const Workload& workload : workloads) {
     for (const Accuracy accuracy : {Accuracy::standard, Accuracy::fast}) {
-      const Variant favourite = model_choice(problem, workload, accuracy, architecture);
+      const Variant favourite = *model_choice(problem, workload, accuracy, architecture);
       const double least = predicted_seconds(problem, favourite, workload, architecture);
       const auto found = std::find_if(order.begin(), order.begin() + 16, [&](const Variant& variant) {
         return meant_for(problem, variant, accuracy) &&

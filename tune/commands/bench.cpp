@@ -166,7 +166,7 @@ int run_bench(const BenchCommandOptions& options) {
                                    .budget_seconds = options.seconds};
 
   const bool backward = std::any_of(shapes->begin(), shapes->end(),
-                                    [](const Shape& shape) { return is_backward(shape.problem); });
+                                    [](const Shape& shape) { return is_backward(shape.problem.operation); });
   using Align = TextTable::Align;
   TextTable table({{"shape"},
                    {"time", Align::right},

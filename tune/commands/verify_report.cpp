@@ -69,8 +69,8 @@ void VerifyReport::close(std::size_t subject) {
   const Problem& problem = subjects_[subject].problem;
   fmt::print("{}: {} of {} verified variants pass ({} in all), worst errors {} {:.2e}, {} {:.2e}\n",
              to_string(problem), passed, results.size(), subjects_[subject].variants.size(),
-             is_backward(problem) ? "of the tensors" : "o", worst_o,
-             is_backward(problem) ? "of the state" : "final state", worst_state);
+             is_backward(problem.operation) ? "of the tensors" : "o", worst_o,
+             is_backward(problem.operation) ? "of the state" : "final state", worst_state);
   if (form_ == Form::every_case) {
     for (const Verified& one : results) {
       fmt::print("  {}\n", to_string(one.variant));

@@ -38,8 +38,7 @@ TensorView dense(void* data, std::int64_t tokens, std::int64_t heads, std::int64
 /// absent. o may not overlap an input or a state, final_state nothing but the whole of initial_state. Limits:
 /// K, V up to 512, HQ / H up to 64, N * HQ under 2^31, T up to 2^40 (2^31 - 1 with int32 cu_seqlens);
 /// sequences without tokens are legal, and so are N = 0 and T = 0 (q, k, v and o may then be null). A variant
-/// whose grid for the call would exceed CUDA's 2^31 - 1 blocks is `unsupported`, and so are states of 2^31
-/// elements and more in chunk_forward: split the batch.
+/// whose grid for the call would exceed CUDA's 2^31 - 1 blocks is `unsupported`: split the batch.
 struct ForwardCall {
   TensorView q;                         ///< [B, T, HQ, K], HQ = G*H
   TensorView k;                         ///< [B, T, H, K]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "gla/generator/architecture.h"
 #include "gla/generator/problem.h"
@@ -30,8 +31,9 @@ int estimated_registers(const Problem& problem, const Variant& variant);
 double predicted_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                          const Architecture& architecture);
 
-/// The legal variant with the least predicted time among those meant for the accuracy class.
-Variant model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,
-                     const Architecture& architecture);
+/// The legal variant with the least predicted time among those meant for the accuracy class; none if the architecture has
+/// none, as for the backward operation at the largest head dims.
+std::optional<Variant> model_choice(const Problem& problem, const Workload& workload, Accuracy accuracy,
+                                    const Architecture& architecture);
 
 }  // namespace gla

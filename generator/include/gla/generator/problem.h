@@ -21,6 +21,12 @@ enum class Operation : std::uint8_t {
 };
 inline constexpr Operation kOperations[] = {Operation::chunk_forward, Operation::recurrent_forward,
                                             Operation::chunk_backward};
+
+/// Whether it takes the gradients of a forward operation's outputs and gives those of its inputs.
+constexpr bool is_backward(Operation operation) {
+  return operation == Operation::chunk_backward;
+}
+
 enum class DType : std::uint8_t { fp16, bf16, fp32 };
 
 /// How exact the output must be, relative to an fp64 recurrence (bars in verification.h of tune/, from
