@@ -9,11 +9,12 @@ namespace gla {
 /// Of KernelArgs, o and final_state are absent. A gradient whose `data` is null is not wanted, and dgk of 16 bits wants dk:
 /// what the first walk leaves of dgk for the second takes the memory of both (chunk_backward.cuh).
 struct BackwardArgs : KernelArgs {
-  Tensor d_o;                             ///< [B, T, HQ, V], the gradient of o
-  Tensor dq, dk, dv, dgk;                 ///< the shapes and dtypes of q, k, v and gk, written
-  const float* d_final_state = nullptr;   ///< the layout of initial_state, fp32; null: zero
-  float* d_initial_state = nullptr;       ///< the same; null: not wanted
-  float* flows = nullptr;  ///< [slots, H, K], one slot a sequence if not segmented: sum over V of S (.) dS behind the walk
+  Tensor d_o;                            ///< [B, T, HQ, V], the gradient of o
+  Tensor dq, dk, dv, dgk;                ///< the shapes and dtypes of q, k, v and gk, written
+  const float* d_final_state = nullptr;  ///< the layout of initial_state, fp32; null: zero
+  float* d_initial_state = nullptr;      ///< the same; null: not wanted
+  float* flows =
+      nullptr;  ///< [slots, H, K], one slot a sequence if not segmented: sum over V of S (.) dS behind the walk
 
   // Of segments (KernelArgs): their own gradients of the state before them, then that of the state behind them.
   float* segment_gradients = nullptr;        ///< [slots, H, K, V]

@@ -120,8 +120,7 @@ class ChunkForward {
     constexpr int kBytes = row_alignment(kShape.head_dim_v, sizeof(Element));
     const Index token = work.first + chunk * kChunk;
     copy_rows<Element, kChunk, kTileV, kBytes, kThreads, kShape.async_copy>(
-        to.raw_v(),
-        row_of<const Element>(args.v, work.sequence, token, of_head) + work.tile * kTileV,
+        to.raw_v(), row_of<const Element>(args.v, work.sequence, token, of_head) + work.tile * kTileV,
         args.v.stride_token, work.rows_of(chunk), work.valid_v, thread_index());
   }
 

@@ -219,12 +219,11 @@ struct ChunkGates {
   /// 2^0; going back it is the pivot, which the first gate alone may put anywhere.
   template <int Tokens, int Blocks>
   GLA_DEVICE static bool can_carry(const Channels<Tokens, Blocks>& channels) {
+    if constexpr (!kBack) return true;
     bool within = true;
-    if constexpr (kBack) {
-      GLA_UNROLL
-      for (int i = 0; i < 2 * Blocks; ++i)
-        within &= fabsf(channels.pivots[i / 2].pivot[i % 2]) <= kMaxRange / 2;
-    }
+    GLA_UNROLL
+    for (int i = 0; i < 2 * Blocks; ++i)
+      within &= fabsf(channels.pivots[i / 2].pivot[i % 2]) <= kMaxRange / 2;
     return !warp_any(!within);
   }
 

@@ -234,9 +234,8 @@ struct PipelineLayout {
     inbox = out + heads * v_plane / s.cluster;
     // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads, or going back, the
     // rest lies where outputs of chunks are staged, behind those of a sub-chunk.
-    sub_q = heads > 1 || s.value_gradients
-                ? out + v_panels * kSubChunk * kPanelRow
-                      : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
+    sub_q = heads > 1 || s.value_gradients ? out + v_panels * kSubChunk * kPanelRow
+                                           : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
     sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
     cumulative = sub_scores + s.score_operand_parts() * kSubChunk * kPanelRow;

@@ -180,9 +180,7 @@ class ChunkPipeline {
   GLA_DEVICE Index first_token_of_walk(int chunk) const { return Index{place_of(chunk)} * kChunk; }
 
   /// Whether a box of the chunk's tokens has tokens of another sequence, or of nobody.
-  GLA_DEVICE bool is_cut(int chunk) const {
-    return args.cu_seqlens != nullptr && rows_of(chunk) < kChunk;
-  }
+  GLA_DEVICE bool is_cut(int chunk) const { return args.cu_seqlens != nullptr && rows_of(chunk) < kChunk; }
 
   // ---- producers -------------------------------------------------------------------------------------------------
 

@@ -297,9 +297,10 @@ struct ChunkProducts {
         Bits32 b[kOwnParts][4];
         GLA_UNROLL
         for (int part = 0; part < kOwnParts; ++part)
-          load_b(b[part],
-                 kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
-                 State::first_k() + k, t);
+          load_b(
+              b[part],
+              kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
+              State::first_k() + k, t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kOwnParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -363,9 +364,10 @@ struct ChunkProducts {
         Bits32 b[kParts][4];
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          load_b_transposed(
-              b[part], kValueGradients ? tiles.template q<Tokens>(0, First + part) : tiles.template k<Tokens>(First + part),
-              t, State::first_k() + 8 * j);
+          load_b_transposed(b[part],
+                            kValueGradients ? tiles.template q<Tokens>(0, First + part)
+                                            : tiles.template k<Tokens>(First + part),
+                            t, State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);

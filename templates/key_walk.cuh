@@ -213,11 +213,13 @@ class KeyWalk {
   }
   /// v or dO from row0 on.
   GLA_DEVICE OperandTile values(int raw_offset, int parts_offset, int row0, int part) const {
-    unsigned char* base = kShape.element_is_bf16 ? stage() + raw_offset
-                                                 : shared + parts_offset + part * kLayout.value_plane;
+    unsigned char* base =
+        kShape.element_is_bf16 ? stage() + raw_offset : shared + parts_offset + part * kLayout.value_plane;
     return {base + row0 * kLayout.value_row, kChunk - row0, kPaddedV, kLayout.value_row};
   }
-  GLA_DEVICE OperandTile v(int row0, int part) const { return values(kLayout.v, kLayout.v_parts, row0, part); }
+  GLA_DEVICE OperandTile v(int row0, int part) const {
+    return values(kLayout.v, kLayout.v_parts, row0, part);
+  }
   GLA_DEVICE OperandTile d_o(int row0, int part) const {
     return values(kLayout.d_o, kLayout.d_o_parts, row0, part);
   }
@@ -231,7 +233,8 @@ class KeyWalk {
     return row_of<T>(tensor, sequence, token, of_head) + tile * kTileK;
   }
   template <class T, int Columns, int Channels, class Tile>
-  GLA_DEVICE void copy(const Tile& to, const T* from, const Tensor& tensor, int valid_rows, int columns) const {
+  GLA_DEVICE void copy(const Tile& to, const T* from, const Tensor& tensor, int valid_rows,
+                       int columns) const {
     copy_rows<T, kChunk, Columns, row_alignment(Channels, sizeof(T)), kShape.threads(), kShape.async_copy>(
         to, from, tensor.stride_token, valid_rows, columns, thread_index());
   }
@@ -251,8 +254,8 @@ class KeyWalk {
         copy<Element, kTileK, kK>(raw_q(), keys_of<const Element>(args.q, first_token, query_head), args.q,
                                   rows(), valid_channels());
       if constexpr (kKeys && kShape.element_is_bf16)
-        copy<Element, kPaddedV, kV>(v(0, 0), row_of<const Element>(args.v, sequence, first_token, head), args.v,
-                                    rows(), kV);
+        copy<Element, kPaddedV, kV>(v(0, 0), row_of<const Element>(args.v, sequence, first_token, head),
+                                    args.v, rows(), kV);
       if constexpr (kQueries && kShape.element_is_bf16)
         copy<Element, kPaddedV, kV>(d_o(0, 0),
                                     row_of<const Element>(args.d_o, sequence, first_token, query_head),
@@ -422,8 +425,7 @@ class KeyWalk {
       for (int t = 0; t < Tokens; t += 16) {
         Bits32 b[kPartsV][4];
         GLA_UNROLL
-        for (int part = 0; part < kPartsV; ++part)
-          load_b(b[part], tile_of(part), first_column() + 16 * j, t);
+        for (int part = 0; part < kPartsV; ++part) load_b(b[part], tile_of(part), first_column() + 16 * j, t);
         multiply_parts<kShape.state_parts>(sums[t / 8], sums[t / 8 + 1], a, b);
       }
     }
@@ -447,7 +449,8 @@ class KeyWalk {
 
   /// sums += k^T P^T, or with `kTransposed` q^T P, of tokens from 16 * First on, `Blocks` blocks of them.
   template <int Tokens, bool kTransposed, int First, int Blocks>
-  GLA_DEVICE void add_score_product(float (&sums)[2 * Blocks][4], const Words<Tokens>& words, int row0) const {
+  GLA_DEVICE void add_score_product(float (&sums)[2 * Blocks][4], const Words<Tokens>& words,
+                                    int row0) const {
     GLA_UNROLL
     for (int from = 0; from < Tokens / 16; ++from) {
       GLA_UNROLL
@@ -462,7 +465,8 @@ class KeyWalk {
             load_b(b[part], scores(part), row0 + 16 * from, row0 + 16 * to);
           }
         }
-        multiply_parts<kShape.score_parts>(sums[2 * (to - First)], sums[2 * (to - First) + 1], words[from], b);
+        multiply_parts<kShape.score_parts>(sums[2 * (to - First)], sums[2 * (to - First) + 1], words[from],
+                                           b);
       }
     }
   }
@@ -505,10 +509,10 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
   LaneValues<Tokens> of_q;     ///< log2 of q^ over scale q
   LaneValues<kSubChunk> of_k;  ///< of k^ over k, where it is not the negative of that: of a direct unit
   float before[2], middle[2], after[2];  ///< what the state takes, in the order of time
-  Words<Tokens> k_words;       ///< forward
-  Sums<Tokens> sums;           ///< dq^ of a query head, or dk^
-  LaneValues<kSubChunk> apart; ///< of a direct unit: what P adds to dk
-  LaneValues<Tokens> flows;    ///< x, or dg without x
+  Words<Tokens> k_words;                 ///< forward
+  Sums<Tokens> sums;                     ///< dq^ of a query head, or dk^
+  LaneValues<kSubChunk> apart;           ///< of a direct unit: what P adds to dk
+  LaneValues<Tokens> flows;              ///< x, or dg without x
 
   GLA_DEVICE float log_q(int o, int c, int e) const { return kGated ? of_q[o][c][e] : 0.0f; }
   GLA_DEVICE float log_k(int o, int c, int e) const {
@@ -750,7 +754,8 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
       const int o = i / 4, c = i / 2 % 2, e = i % 2;
-      flows[2 * Pair + o][c][e] += q[o][c][e] * sums[2 * Pair + o][2 * c + e] - k[o][c][e] * through[o][2 * c + e];
+      flows[2 * Pair + o][c][e] +=
+          q[o][c][e] * sums[2 * Pair + o][2 * c + e] - k[o][c][e] * through[o][2 * c + e];
     }
   }
 
@@ -825,7 +830,8 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2], low[2][2][2];
       if constexpr (kShape.gate_bytes == 2) {
-        load_octets<16>(x, walk.template raw_gates<bf16>(kLayout.carried), row0 + 16 * pair, first_channel(), 0);
+        load_octets<16>(x, walk.template raw_gates<bf16>(kLayout.carried), row0 + 16 * pair, first_channel(),
+                        0);
         load_octets<16>(low, walk.template raw_gates<bf16>(kLayout.carried_low), row0 + 16 * pair,
                         first_channel(), 0);
       } else {

@@ -31,14 +31,15 @@ struct KeyWalkShape {
 
 /// Byte offsets into the dynamic shared memory. Rows lie an odd multiple of 16 bytes apart (ChunkLayout).
 struct KeyWalkLayout {
-  int key_row, gate_row, value_row;  ///< bytes per row of key channels, gates, and bf16 value channels
+  int key_row, gate_row, value_row;      ///< bytes per row of key channels, gates, and bf16 value channels
   int q, k, gate, carried, carried_low;  ///< as loaded, within a stage
   int v, d_o;                            ///< there too, where they are bf16
   int stage_bytes, raw_bytes;            ///< raw_bytes: of all stages, which come first
   int value_plane, v_parts, d_o_parts;   ///< v and dO as bf16 parts, where they are not bf16 already
   int score_row, score_plane, scores;
-  int cumulative;                ///< fp32 [kSubChunk][tile_k]
-  int exchange, exchange_plane;  ///< sums of the warps that share key channels, a plane for each but the first
+  int cumulative;  ///< fp32 [kSubChunk][tile_k]
+  int exchange,
+      exchange_plane;  ///< sums of the warps that share key channels, a plane for each but the first
   int total;
 
   /// `backward`: of the walk that reads what the other one left of the gates' gradients.

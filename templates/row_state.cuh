@@ -62,15 +62,14 @@ struct RowState {
     for (int c = 0; c < 2; ++c) each_of_row(c, first, strides, valid_rows, valid_columns, use);
   }
   template <class T, class Use>
-  GLA_DEVICE void each_of_row(int c, T* first, StateStrides strides, int valid_rows,
-                              int valid_columns, Use use) {
+  GLA_DEVICE void each_of_row(int c, T* first, StateStrides strides, int valid_rows, int valid_columns,
+                              Use use) {
     const int row = lane_index() / 4 + 8 * c, column = lane_index() % 4 * 2;
     if (row >= valid_rows) return;
     GLA_UNROLL
     for (int n = 0; n < kColumns / 4; ++n) {
       const int at = column + n / 2 * 8 + n % 2;
-      if (at < valid_columns)
-        use(tiles[n / 2][2 * c + n % 2], first[row * strides.k + at * strides.v]);
+      if (at < valid_columns) use(tiles[n / 2][2 * c + n % 2], first[row * strides.k + at * strides.v]);
     }
   }
 };

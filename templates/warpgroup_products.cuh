@@ -125,7 +125,8 @@ struct WarpgroupScores {
     for (int part = 0; part < kShape.score_operand_parts(); ++part) {
       store(scores, head + part, row, 0);
       GLA_UNROLL
-      for (int i = 0; i < kChunk / 2; ++i) scores[i / 4][i % 4] -= to_float(from_float<bf16>(scores[i / 4][i % 4]));
+      for (int i = 0; i < kChunk / 2; ++i)
+        scores[i / 4][i % 4] -= to_float(from_float<bf16>(scores[i / 4][i % 4]));
     }
   }
 

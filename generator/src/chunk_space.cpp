@@ -333,7 +333,8 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
-  const Segments cut = cut_into_segments(variant, workload, std::max(shape.chunk, without_queries(shape).chunk));
+  const Segments cut =
+      cut_into_segments(variant, workload, std::max(shape.chunk, without_queries(shape).chunk));
   plan.segment_tokens = cut.tokens;
   plan.segments = cut.most;
   const std::int64_t slots = cut.slots;

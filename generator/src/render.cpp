@@ -48,9 +48,9 @@ void add_entry(Source& source, const KernelEntry& entry) {
   const std::string_view start =
       entry.waits_by_itself ? "" : "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n";
   const std::string clusters = entry.cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", entry.cluster);
-  source.text += fmt::format("GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n",
-                             clusters, entry.threads, entry.min_blocks, entry.name, qualifiers,
-                             entry.args_type, start, entry.call);
+  source.text += fmt::format(
+      "GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n", clusters,
+      entry.threads, entry.min_blocks, entry.name, qualifiers, entry.args_type, start, entry.call);
   source.entries.emplace_back(entry.name);
 }
 

@@ -22,9 +22,10 @@ struct KernelEntry {
   std::string_view name;
   int threads = 1, min_blocks = 1;
   std::string_view call;
-  std::string_view args_type = "KernelArgs";  ///< those with maps stay where they are passed: copies take the addresses
-  int cluster = 1;                            ///< blocks of one
-  bool waits_by_itself = false;               ///< for earlier kernels, with something to do before that
+  std::string_view args_type =
+      "KernelArgs";              ///< those with maps stay where they are passed: copies take the addresses
+  int cluster = 1;               ///< blocks of one
+  bool waits_by_itself = false;  ///< for earlier kernels, with something to do before that
 };
 void add_entry(Source& source, const KernelEntry& entry);
 

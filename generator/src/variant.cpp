@@ -9,8 +9,9 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kFamilies = {"fused", "segmented", "decode", "walks"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
-    "chunk",       "tile_v",     "warps_v",   "warps_k", "group_tile", "stages",  "segments", "score_parts",
-    "state_parts", "async_copy", "producers", "cluster", "min_blocks", "lanes_k", "rows_v",   "warps", "tile_k"};
+    "chunk",      "tile_v",      "warps_v",     "warps_k",    "group_tile", "stages",
+    "segments",   "score_parts", "state_parts", "async_copy", "producers",  "cluster",
+    "min_blocks", "lanes_k",     "rows_v",      "warps",      "tile_k"};
 
 using enum Parameter;
 constexpr std::array kFusedParameters = {chunk,      tile_v,    warps_v,     warps_k,
@@ -20,7 +21,8 @@ constexpr std::array kSegmentedParameters = {segments,   chunk,   tile_v,      w
                                              group_tile, stages,  score_parts, state_parts, async_copy,
                                              producers,  cluster, min_blocks};
 constexpr std::array kDecodeParameters = {lanes_k, rows_v, warps, stages, min_blocks};
-constexpr std::array kWalksParameters = {segments, chunk, tile_k, tile_v, warps, stages, score_parts, state_parts, async_copy, producers};
+constexpr std::array kWalksParameters = {segments, chunk,       tile_k,      tile_v,     warps,
+                                         stages,   score_parts, state_parts, async_copy, producers};
 
 /// Takes the text up to the next space off the front of `text`.
 std::string_view next_word(std::string_view& text) {

@@ -71,7 +71,8 @@ int value_registers(const ChunkShape& s) {
 /// No tile wastes 16 channels where a smaller one would do.
 Status check_tile(std::string_view name, int tile, std::string_view dim_name, int dim) {
   if (tile == 16 || tile - 16 < dim) return {};
-  return invalid_argument(fmt::format("{}={} wastes 16 or more channels of {}={}", name, tile, dim_name, dim));
+  return invalid_argument(
+      fmt::format("{}={} wastes 16 or more channels of {}={}", name, tile, dim_name, dim));
 }
 
 Status walks_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
@@ -79,7 +80,8 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   const int warps = keys.warps, tile_v = variant[Parameter::tile_v];
   if (Status status = check_tile("tile_k", keys.tile_k, "head_dim_k", keys.head_dim_k); !status.ok())
     return status;
-  if (Status status = check_tile("tile_v", tile_v, "head_dim_v", keys.head_dim_v); !status.ok()) return status;
+  if (Status status = check_tile("tile_v", tile_v, "head_dim_v", keys.head_dim_v); !status.ok())
+    return status;
   const bool has_producers = variant[Parameter::producers] != 0;
   for (const int tile : {keys.tile_k, has_producers ? 16 : tile_v}) {
     if (tile > 16 * warps) {
@@ -88,8 +90,8 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
     }
   }
   if (keys.padded_v() >= keys.head_dim_v + 16 * std::max(1, keys.split() / 2) && keys.split() > 1) {
-    return invalid_argument(fmt::format("warps={} with tile_k={} leave some warps none of head_dim_v={}", warps,
-                                        keys.tile_k, keys.head_dim_v));
+    return invalid_argument(fmt::format("warps={} with tile_k={} leave some warps none of head_dim_v={}",
+                                        warps, keys.tile_k, keys.head_dim_v));
   }
   const ChunkShape values = value_shape_of(problem, variant);
   if (has_producers) {
@@ -101,23 +103,23 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
     if (Status status = pipeline_constraints(values, 1); !status.ok()) return status;
   }
   if (values.padded_k() % (16 * values.warps_k) != 0) {
-    return invalid_argument(fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
-                                        values.head_dim_k, values.padded_k(), 16 * values.warps_k));
+    return invalid_argument(
+        fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
+                    values.head_dim_k, values.padded_k(), 16 * values.warps_k));
   }
   if (problem.group > 1 && keys.chunk != kSubChunk) {
     return invalid_argument(fmt::format("chunk={} with groups of {} query heads; accepted: {}", keys.chunk,
                                         problem.group, kSubChunk));
   }
-  const bool is_bf16 = problem.dtype == DType::bf16;
-  if (is_bf16 ? keys.state_parts > keys.score_parts : keys.state_parts != keys.score_parts) {
-    return invalid_argument(fmt::format("state_parts={} with score_parts={}; {} wants {}", keys.state_parts,
-                                        keys.score_parts, to_string(problem.dtype),
-                                        is_bf16 ? "no more of them" : "as many"));
+  if (keys.state_parts != keys.score_parts) {
+    return invalid_argument(fmt::format("state_parts={} with score_parts={}; accepted: as many",
+                                        keys.state_parts, keys.score_parts));
   }
   const bool words = copies_async(problem);
   if (words != keys.async_copy) {
-    return invalid_argument(fmt::format("async_copy={} with head dims {} and {}; 1 is for rows of whole 4-byte words",
-                                        int{keys.async_copy}, keys.head_dim_k, keys.head_dim_v));
+    return invalid_argument(
+        fmt::format("async_copy={} with head dims {} and {}; 1 is for rows of whole 4-byte words",
+                    int{keys.async_copy}, keys.head_dim_k, keys.head_dim_v));
   }
   if (!words && keys.stages > 1)
     return invalid_argument(fmt::format("stages={} with async_copy=0; accepted: 1", keys.stages));
@@ -154,7 +156,9 @@ std::string key_shape_text(const KeyWalkShape& s) {
 
 FamilySpace walks_family(const Problem& problem, const Architecture& architecture) {
   using Values = std::vector<std::int16_t>;
-  const Values parts = problem.dtype == DType::bf16 ? Values{1, 2} : Values{2, 3};
+  // One part of the state would be exact enough for dq and dk, but dgk is a difference of sums over all tokens behind a gate:
+  // 1 to 20 % off, whatever the gates.
+  const Values parts = problem.dtype == DType::bf16 ? Values{2} : Values{2, 3};
   return {Family::walks,
           {{Parameter::segments, {1, 2, 3, 4, 8, 16}},
            {Parameter::chunk, {16, 32, 64}},
@@ -178,7 +182,7 @@ namespace {
 struct WalkEntry {
   std::string_view name, function;
   std::string_view pass;  ///< its last template argument; of scans that is their threads
-  unsigned gradients;  ///< that it is for
+  unsigned gradients;     ///< that it is for
   enum Kind { keys_forward, keys_backward, scan, values } kind;
 };
 
@@ -195,16 +199,16 @@ constexpr unsigned kOfStateGradients = kGradientK | kGradientV | kGradientGk | k
 constexpr WalkEntry kSegmented[] = {
     {"chunk_segment_states", "query_gradients", "gla::Pass::segment_states", kOfStates,
      WalkEntry::keys_forward},
-    {"chunk_segment_state_gradients", "key_gradients", "gla::Pass::segment_states",
-     kOfStateGradients, WalkEntry::keys_backward},
+    {"chunk_segment_state_gradients", "key_gradients", "gla::Pass::segment_states", kOfStateGradients,
+     WalkEntry::keys_backward},
     {"chunk_segment_scan", "segment_scan", "", kOfStates, WalkEntry::scan},
     {"chunk_segment_scan_back", "segment_scan_back", "", kOfStateGradients, WalkEntry::scan},
     {"chunk_query_gradients", "query_gradients", "gla::Pass::segment_outputs", kOfStates,
      WalkEntry::keys_forward},
     {"chunk_key_gradients", "key_gradients", "gla::Pass::segment_outputs", kGradientK | kGradientGk,
      WalkEntry::keys_backward},
-    {"chunk_value_gradients", "value_gradients", "gla::Pass::segment_outputs",
-     kGradientV | kGradientState, WalkEntry::values},
+    {"chunk_value_gradients", "value_gradients", "gla::Pass::segment_outputs", kGradientV | kGradientState,
+     WalkEntry::values},
 };
 
 std::string call_of(const WalkEntry& entry, bool by_warpgroups, int threads) {
@@ -223,9 +227,8 @@ Source render_walks(const Problem& problem, const Variant& variant) {
   const KeyWalkShape keys = key_shape_of(problem, variant);
   std::vector<std::string_view> headers{"chunk_backward.cuh"};
   if (values.producers) headers.push_back("value_pipeline.cuh");
-  Source source{"chunk_backward.cu",
-                config_text(problem, headers, shape_text(values) + key_shape_text(keys)),
-                {}};
+  Source source{
+      "chunk_backward.cu", config_text(problem, headers, shape_text(values) + key_shape_text(keys)), {}};
   const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
   for (const WalkEntry& entry : entries_of(variant)) {
     const int threads = shapes[source.entries.size()].threads;
@@ -301,7 +304,8 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
 
 int estimated_walks_registers(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
-  return std::max(key_registers(key_shape_of(problem, variant)), values.producers ? 0 : value_registers(values));
+  return std::max(key_registers(key_shape_of(problem, variant)),
+                  values.producers ? 0 : value_registers(values));
 }
 
 double predicted_walks_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
@@ -315,11 +319,14 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
   const double c16 = variant[Parameter::chunk] / 16.0, triangle = c16 * (c16 + 1);
   const double tile_k = variant[Parameter::tile_k] / 16.0, tile_v = variant[Parameter::tile_v] / 16.0;
   const double k = problem.head_dim_k / 16.0, v = problem.head_dim_v / 16.0;
-  const double of_keys = group * (triangle * v + 4 * c16 * tile_k * v * state_parts + 2 * triangle * tile_k * parts);
-  const double of_values_products = group * (triangle * k * parts + 4 * c16 * k * tile_v * state_parts + triangle * tile_v * state_parts);
+  const double of_keys =
+      group * (triangle * v + 4 * c16 * tile_k * v * state_parts + 2 * triangle * tile_k * parts);
+  const double of_values_products =
+      group * (triangle * k * parts + 4 * c16 * k * tile_v * state_parts + triangle * tile_v * state_parts);
   const double per_scheduler = std::min<double>(variant[Parameter::warps], 4);
-  const double tokens = static_cast<double>(workload.tokens) /
-                        static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
+  const double tokens =
+      static_cast<double>(workload.tokens) /
+      static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
   const double chunks = std::ceil(tokens / variant[Parameter::segments] / variant[Parameter::chunk]);
   double seconds = 0;
   const LaunchPlan launches = plan_walks(problem, variant, workload);

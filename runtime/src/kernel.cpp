@@ -116,7 +116,8 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, C
   }
   if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
   BackwardTensorArgs with_maps{args, {}};
-  if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok()) return status;
+  if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok())
+    return status;
   return launch_raw(launches, &with_maps, stream);
 }
 

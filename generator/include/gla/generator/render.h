@@ -59,7 +59,7 @@ struct Launch {
   std::int64_t grid = 1;  ///< blocks, all along x
   int threads = 1;
   std::size_t shared_bytes = 0;
-  int cluster = 1;  ///< blocks of a cluster, which `grid` is a multiple of
+  int cluster = 1;         ///< blocks of a cluster, which `grid` is a multiple of
   unsigned gradients = 0;  ///< which it is for: left out where none of them is wanted; 0: always there
 
   bool operator==(const Launch&) const = default;
