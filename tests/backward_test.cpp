@@ -19,19 +19,23 @@ void expect_right(const Problem& problem, const KernelCase& c, const LaunchKerne
 
 TEST_CASE("gradients of every gate distribution") {
   const Problem problem = backward_of(32, 32);
-  for (const WalksChoice& choice : {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
+  for (const WalksChoice& choice :
+       {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
-    for (const Gates gates : kAllGates) expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
+    for (const Gates gates : kAllGates)
+      expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
   }
 }
 
 TEST_CASE("gradients of every type, with channels to spare on both sides") {
-  const KernelCase packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
+  const KernelCase packed{
+      .tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
   for (const DType dtype : kDTypes) {
     Problem problem = backward_of(56, 104, dtype);
     const int parts = dtype == DType::fp32 ? 3 : 2;
     // Four warps share the key channels' rows; two the value channels'.
-    const Variant chosen = walks_variant(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
+    const Variant chosen =
+        walks_variant(problem, {.tile_k = 16, .tile_v = 32, .score_parts = parts, .state_parts = parts});
     for (const bool v_first : {false, true}) {
       problem.state_v_first = v_first;
       problem.gate_dtype = v_first ? DType::fp32 : dtype;
@@ -52,14 +56,17 @@ TEST_CASE("gradients without gates, and of rows that are no whole words") {
   problem.gate_k = false;
   expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks_variant(problem, {})));
   const Problem odd = backward_of(33, 17);
-  expect_right(odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
-               kernel_of(odd, walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
+  expect_right(
+      odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
+      kernel_of(odd,
+                walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
 TEST_CASE("each gradient by itself") {
   const Problem problem = backward_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {}));
-  for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+  for (const unsigned wanted :
+       {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
     expect_right(problem, {.batch = 2, .tokens = 70, .gradients = wanted}, kernel);
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
@@ -80,8 +87,11 @@ TEST_CASE("gradients through segments") {
     }
   }
   Problem exact = backward_of(56, 104, DType::fp32);
-  expect_right(exact, packed, kernel_of(exact, walks_variant(exact, {.segments = 2, .tile_k = 16, .tile_v = 32,
-                                                             .score_parts = 3, .state_parts = 3})));
+  expect_right(
+      exact, packed,
+      kernel_of(exact,
+                walks_variant(
+                    exact, {.segments = 2, .tile_k = 16, .tile_v = 32, .score_parts = 3, .state_parts = 3})));
 }
 
 TEST_CASE("gradients of v by producers and warpgroups") {

@@ -181,7 +181,8 @@ TEST_CASE("chunk gradients are right for every dtype, state layout, packing and 
   expect_every_cell({Family::walks});
 }
 
-TEST_CASE("backward variants in which every two values of parameters and problem meet are right", "[backward]") {
+TEST_CASE("backward variants in which every two values of parameters and problem meet are right",
+          "[backward]") {
   expect_pairs_right(Operation::chunk_backward);
 }
 

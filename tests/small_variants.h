@@ -82,11 +82,9 @@ inline Variant one_variant(const Problem& problem, Family family) {
   }
   if (family == Family::walks) {
     const int parts = problem.dtype == DType::fp32 ? 3 : 2;
-    return walks_variant(problem, {.segments = 2,
-                                   .chunk = kSmallChunk,
-                                   .warps = 2,
-                                   .score_parts = parts,
-                                   .state_parts = parts});
+    return walks_variant(
+        problem,
+        {.segments = 2, .chunk = kSmallChunk, .warps = 2, .score_parts = parts, .state_parts = parts});
   }
   ChunkChoice choice{.chunk = kSmallChunk, .group_tile = problem.group};
   if (family == Family::segmented) choice.family = "segmented segments=2";

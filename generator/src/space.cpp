@@ -94,7 +94,8 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
     case DType::bf16:
       // Gates' gradients are small differences, which miss both classes where any operand has one part.
       if (variant.family == Family::walks) return score_parts >= 2 && state_parts >= 2;
-      return !standard || (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
+      return !standard ||
+             (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
     case DType::fp16:
       return score_parts >= 2 && state_parts >= 2;
     case DType::fp32:
