@@ -161,8 +161,8 @@ TEST_CASE(
     "arguments with tensor maps stay in the parameter, and their kernels wait for earlier ones by "
     "themselves") {
   Source source;
-  add_entry(source, "plain", 64, 1, "forward(args)");
-  add_entry(source, "mapped", 128, 2, "forward(args)", "TensorArgs");
+  add_entry(source, {"plain", 64, 1, "forward(args)"});
+  add_entry(source, {"mapped", 128, 2, "forward(args)", "TensorArgs"});
   CHECK(source.entries == std::vector<std::string>{"plain", "mapped"});
   CHECK(source.text ==
         "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n"
