@@ -162,7 +162,12 @@ TEST_CASE(
     "themselves") {
   Source source;
   add_entry(source, {"plain", 64, 1, "forward(args)"});
-  add_entry(source, {"mapped", 128, 2, "forward(args)", "TensorArgs"});
+  add_entry(source, {.name = "mapped",
+                     .threads = 128,
+                     .min_blocks = 2,
+                     .call = "forward(args)",
+                     .args_type = "TensorArgs",
+                     .waits_by_itself = true});
   CHECK(source.entries == std::vector<std::string>{"plain", "mapped"});
   CHECK(source.text ==
         "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n"
