@@ -52,23 +52,11 @@ inline Variant walks_variant(const Problem& problem, const WalksChoice& c) {
 /// Those of forward operations.
 inline constexpr Family kForwardFamilies[] = {Family::fused, Family::segmented, Family::decode};
 
-/// That the family serves first of all.
-inline Operation operation_of(Family family) {
-  switch (family) {
-    case Family::decode:
-      return Operation::recurrent_forward;
-    case Family::walks:
-      return Operation::chunk_backward;
-    case Family::fused:
-    case Family::segmented:
-      break;
-  }
-  return Operation::chunk_forward;
-}
-
 /// K = 32, V = 48 (a tile and a half), served by one_variant(); the gates have the dtype of q.
 inline Problem small_problem(Family family, DType dtype, bool state_v_first = false) {
-  Problem problem = problem_of(operation_of(family), 32, 48, dtype);
+  const bool decode = family == Family::decode;
+  Problem problem =
+      problem_of(decode ? Operation::recurrent_forward : Operation::chunk_forward, 32, 48, dtype);
   problem.state_v_first = state_v_first;
   return problem;
 }
@@ -79,12 +67,6 @@ inline constexpr int kSmallChunk = 32;
 inline Variant one_variant(const Problem& problem, Family family) {
   if (family == Family::decode) {
     return legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1");
-  }
-  if (family == Family::walks) {
-    const int parts = problem.dtype == DType::fp32 ? 3 : 2;
-    return walks_variant(
-        problem,
-        {.segments = 2, .chunk = kSmallChunk, .warps = 2, .score_parts = parts, .state_parts = parts});
   }
   ChunkChoice choice{.chunk = kSmallChunk, .group_tile = problem.group};
   if (family == Family::segmented) choice.family = "segmented segments=2";

@@ -92,8 +92,6 @@ bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy
   const bool standard = accuracy == Accuracy::standard;
   switch (problem.dtype) {  // DESIGN section 5, "Operand precision"
     case DType::bf16:
-      // Gates' gradients are small differences, which miss both classes where any operand has one part.
-      if (variant.family == Family::walks) return score_parts >= 2 && state_parts >= 2;
       return !standard ||
              (score_parts >= 2 && (state_parts >= 2 || variant[Parameter::chunk] > kSplitStateChunk));
     case DType::fp16:

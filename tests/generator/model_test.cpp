@@ -66,7 +66,7 @@ TEST_CASE("the floor of a backward problem is two walks over its inputs and its 
 
 TEST_CASE("nothing is predicted to beat the floor") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64), backward_of(64, 64)})
+  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64)})
     for (const Workload& workload : {Workload{1, 8, 64, false}, Workload{64, 32, 2048, false}}) {
       const double floor = floor_bytes(problem, workload, true) / gpu.copy_bandwidth;
       for (const Variant& one : some_variants(problem, gpu, 7))

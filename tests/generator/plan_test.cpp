@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "catch.h"
+#include "backward_args.h"
 #include "chunk_shape.h"
 #include "gla/generator/render.h"
 #include "gla/generator/space.h"
@@ -19,11 +20,19 @@ const std::string kChunkParameters =
     " chunk=32 tile_v=64 warps_v=2 warps_k=2 group_tile=1 stages=1 score_parts=2 state_parts=2 async_copy=1 "
     "producers=0 cluster=1 min_blocks=1";
 
+const std::string kWalkParameters =
+    " chunk=32 tile_k=64 tile_v=32 warps=4 stages=1 score_parts=2 state_parts=2 async_copy=1 producers=0";
+
 Variant fused() {
   return variant("fused" + kChunkParameters);
 }
 Variant segmented(int segments) {
   return variant("segmented segments=" + std::to_string(segments) + kChunkParameters);
+}
+
+/// Whether shape_of() says what it launches.
+bool is_chunk_forward(const Variant& one) {
+  return one.family == Family::fused || one.family == Family::segmented;
 }
 
 /// Every `step`th variant of a space.
@@ -39,7 +48,8 @@ std::vector<Problem> several_problems() {
   ungated.gate_k = false;
   Problem fp32_gates = chunk_of(256, 128, DType::bf16, 2);
   fp32_gates.gate_dtype = DType::fp32;
-  return {chunk_of(128, 128), chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256)};
+  return {chunk_of(128, 128), chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256),
+          backward_of(64, 100)};
 }
 
 /// First slot of sequence n as templates/sequence.cuh finds it.
@@ -175,6 +185,35 @@ TEST_CASE("segments are whole chunks, cover every token, and are at most as many
       }
 }
 
+TEST_CASE("family walks is three launches, each for some of the gradients") {
+  const LaunchPlan found = plan(backward_of(128, 200), variant("walks segments=1" + kWalkParameters), {3, 5, 1000, false});
+  REQUIRE(found.launches.size() == 3);
+  CHECK(found.launches[0].grid == 3 * 5 * 2);  // 128 key channels in tiles of 64
+  CHECK(found.launches[1].grid == 3 * 5 * 2);
+  CHECK(found.launches[2].grid == 3 * 5 * 7);  // 200 value channels in tiles of 32
+  CHECK(found.launches[0].gradients == (kGradientQ | kGradientGk));
+  CHECK(found.launches[1].gradients == (kGradientK | kGradientGk));
+  CHECK(found.launches[2].gradients == (kGradientV | kGradientState));
+  CHECK(found.segment_tokens == 0);
+  CHECK(found.workspace_bytes == 3 * 5 * 128 * 4);  // what flows through each gate behind the sequence
+}
+
+TEST_CASE("family walks over segments is walks for states and their gradients, two scans, and the walks for outputs") {
+  const LaunchPlan found = plan(backward_of(128, 200), variant("walks segments=8" + kWalkParameters), {3, 5, 1000, false});
+  REQUIRE(found.launches.size() == 7);
+  CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
+  CHECK(found.segments == 8);
+  for (const std::size_t walk : {0, 1, 4, 5}) CHECK(found.launches[walk].grid == 3 * 5 * 2 * 8);
+  for (const std::size_t scan : {2, 3}) CHECK(found.launches[scan].grid == 3 * 5 * 100);  // as of segmented
+  CHECK(found.launches[6].grid == 3 * 5 * 7 * 8);
+  constexpr std::size_t kVectors = 3 * 5 * 8 * 128 * 4, kStates = kVectors * 200;
+  CHECK(found.decays_offset == kStates);
+  CHECK(found.gradients_offset == kStates + kVectors);
+  CHECK(found.gradient_decays_offset == 2 * kStates + kVectors);
+  CHECK(found.flows_offset == 2 * (kStates + kVectors));
+  CHECK(found.workspace_bytes == 2 * (kStates + kVectors) + kVectors);
+}
+
 TEST_CASE("family decode gives each warp some value channels of one state") {
   const Variant one = variant("decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1");
   const LaunchPlan found = plan(recurrent_of(128, 100), one, {3, 5, 1, false});
@@ -219,7 +258,7 @@ TEST_CASE("the chunk kernels get the shared memory of their layout, within what 
   const Architecture gpu = architecture("sm_90a");
   for (const Problem& problem : several_problems())
     for (const Variant& one : some_variants(problem, 101)) {
-      if (one.family == Family::decode) continue;
+      if (!is_chunk_forward(one)) continue;
       INFO(to_string(problem) << ": " << to_string(one));
       const std::vector<EntryShape> shapes = entry_shapes(problem, one);
       const ChunkShape shape = shape_of(problem, one);
@@ -239,7 +278,7 @@ TEST_CASE("the chunk kernels get the shared memory of their layout, within what 
 TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multiples of 16") {
   for (const Problem& problem : several_problems())
     for (const Variant& one : some_variants(problem, 101)) {
-      if (one.family == Family::decode) continue;
+      if (!is_chunk_forward(one)) continue;
       const ChunkShape shape = shape_of(problem, one);
       if (shape.producers != 0) continue;
       const ChunkLayout layout(shape);

@@ -130,6 +130,27 @@ TEST_CASE("the chunk families serve every fp32 head dim up to 128 and every 16-b
       }
 }
 
+TEST_CASE("family walks serves every 16-bit head dim on large GPUs, and of others all but the largest") {
+  struct Reach {
+    const char* name;
+    int dim, fp32_dim;
+  };
+  for (const auto& [name, dim, fp32_dim] :
+       {Reach{"sm_80", 512, 256}, Reach{"sm_86", 256, 128}, Reach{"sm_90a", 512, 256}, Reach{"sm_100a", 512, 256}}) {
+    const Architecture gpu = architecture(name);
+    for (const int k : kHeadDims)
+      for (const int v : kHeadDims)
+        for (const DType dtype : kDTypes)
+          for (const int group : {1, 4}) {
+            if (std::max(k, v) > (dtype == DType::fp32 ? fp32_dim : dim)) continue;
+            const Problem problem = backward_of(k, v, dtype, group);
+            const std::vector<Variant> variants = space(problem, gpu);
+            for (const Accuracy accuracy : kClasses)
+              if (!serves(problem, variants, accuracy)) FAIL_CHECK(name << ": " << to_string(problem));
+          }
+  }
+}
+
 TEST_CASE("the default problems have hundreds of variants") {
   for (const char* name : {"sm_80", "sm_90a", "sm_100a"})
     for (const Operation operation : kOperations)
@@ -142,7 +163,7 @@ TEST_CASE("the default problems have hundreds of variants") {
 
 TEST_CASE("a space holds each legal combination of parameters once, and no other") {
   for (const Problem& problem :
-       {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64)}) {
+       {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64), backward_of(100, 60)}) {
     const Architecture gpu = architecture("sm_80");
     const std::vector<Variant> listed = space(problem, gpu);
     const std::set<Variant> legal(listed.begin(), listed.end());
@@ -204,6 +225,7 @@ TEST_CASE("a family that does not serve the operation is refused, and so is anot
   const Architecture gpu = architecture("sm_90a");
   const Variant fused = first_of(chunk_of(64, 64), gpu, Family::fused);
   CHECK(check(recurrent_of(64, 64), gpu, fused).message() == "family fused does not serve recurrent_forward");
+  CHECK(check(backward_of(64, 64), gpu, fused).message() == "family fused does not serve chunk_backward");
   refused(chunk_of(64, 64), fused, segments, 4, "variant sets a parameter that family fused does not have");
   refused(recurrent_of(64, 64), first_of(recurrent_of(64, 64), gpu, Family::decode), chunk, 64,
           "variant sets a parameter that family decode does not have");
@@ -270,6 +292,26 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 37 and 64"});
   says(refusals(chunk_of(64, 37), gpu, Family::segmented),
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 64 and 37"});
+}
+
+TEST_CASE("each constraint of family walks refuses in its own words what breaks only it") {
+  const Architecture gpu = architecture("sm_90a");
+  const std::set<std::string> plain = refusals(backward_of(64, 64), gpu, Family::walks);
+  says(plain, {"tile_k=128 wastes 16 or more channels of head_dim_k=64"});
+  says(plain, {"tile_v=128 wastes 16 or more channels of head_dim_v=64"});
+  says(plain, {"tiles of 64 channels with warps=2; accepted: 16 for each of the warps"});
+  says(plain, {"async_copy=0 with head dims 64 and 64; 1 is for rows of whole 4-byte words"});
+  says(plain, {"producers=4 needs 16 channels of tile_v for each of 4 or 8 warps_v"});
+  says(refusals(backward_of(64, 40), gpu, Family::walks),
+       {"warps=8 with tile_k=16 leave some warps none of head_dim_v=40"});
+  says(refusals(backward_of(100, 64), gpu, Family::walks),
+       {"head_dim_k=100, padded to 112, is not a multiple of 16*warps/(tile_v/16)=32"});
+  says(refusals(backward_of(64, 64, DType::bf16, 4), gpu, Family::walks),
+       {"chunk=32 with groups of 4 query heads; accepted: 16"});
+  says(refusals(backward_of(64, 64, DType::fp16), gpu, Family::walks), {"state_parts=3 with score_parts=2"});
+  says(refusals(backward_of(37, 64), gpu, Family::walks), {"stages=2 with async_copy=0; accepted: 1"});
+  says(refusals(backward_of(256, 512), gpu, Family::walks), {"needs ", " bytes of shared memory; a block has 232448"});
+  says(refusals(backward_of(256, 512), gpu, Family::walks), {"needs about ", " registers in each of "});
 }
 
 TEST_CASE("pipelines of warpgroups, and clusters of them, are for sm_90a alone") {
