@@ -2,7 +2,6 @@
 #pragma once
 
 #include "args.h"
-#include "device/platform.cuh"
 
 namespace gla {
 
@@ -25,19 +24,5 @@ struct BackwardArgs : KernelArgs {
 struct BackwardTensorArgs : BackwardArgs {
   TensorMaps maps;
 };
-
-/// The arguments with which what goes forward in time elsewhere goes back, from the gradient of the final state to that of the
-/// initial one: dO for v, and dv for o.
-GLA_HOST_DEVICE inline KernelArgs turned(const BackwardArgs& args) {
-  KernelArgs back = args;
-  back.v = args.d_o;
-  back.o = args.dv;
-  back.initial_state = args.d_final_state;
-  back.final_state = args.d_initial_state;
-  back.segment_states = args.segment_gradients;
-  back.segment_decays = args.segment_gradient_decays;
-  back.path_counts = nullptr;
-  return back;
-}
 
 }  // namespace gla

@@ -3,6 +3,7 @@
 
 #include "backward_args.h"
 #include "chunk_pipeline.cuh"
+#include "turned_args.h"
 
 namespace gla {
 

@@ -15,6 +15,7 @@
 #include "kernel.h"
 #include "tensor_map.h"
 #include "tensor_maps.h"
+#include "turned_args.h"
 #include "verification.cuh"
 
 namespace gla {

@@ -45,7 +45,8 @@ Status Tools::naive(const BackwardArgs& args) const {
   const std::int64_t states = args.sequences * args.heads;
   const std::int64_t dim_k = problem_.head_dim_k, dim_v = problem_.head_dim_v;
   // A warp per value channel of a state, of a backward problem also one per key channel.
-  if (is_backward(problem_.operation)) return launch(kNaive, divide_up(states * (dim_k + dim_v), warps), args);
+  if (is_backward(problem_.operation))
+    return launch(kNaive, divide_up(states * (dim_k + dim_v), warps), args);
   return launch(kNaive, divide_up(states * dim_v, warps), static_cast<const KernelArgs&>(args));
 }
 

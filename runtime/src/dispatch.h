@@ -51,7 +51,8 @@ class Dispatcher {
 
  private:
   std::vector<Site> legal_sites(const TableProblem& entry, const Problem& problem, Accuracy accuracy) const;
-  std::optional<Variant> model_variant(const Problem& problem, const Workload& workload, Accuracy accuracy) const;
+  std::optional<Variant> model_variant(const Problem& problem, const Workload& workload,
+                                       Accuracy accuracy) const;
   const TableProblem* relative(const Table& table, const Problem& problem, Accuracy accuracy) const;
 
   Architecture architecture_;

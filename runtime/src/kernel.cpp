@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tensor_maps.h"
+#include "turned_args.h"
 
 namespace gla {
 namespace {

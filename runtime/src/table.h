@@ -44,8 +44,9 @@ struct Point {
   double noise = 0;           ///< relative: median absolute deviation / median
   double floor_share = 0;     ///< floor / seconds
   double fallback_share = 0;  ///< share of chunks off the fast path
-  double error_o = 0;         ///< relative error in verification, worst gates: of o, or the worst of dq, dk, dv and dgk
-  double error_state = 0;     ///< of final_state, or of the gradient of initial_state
+  double error_o =
+      0;  ///< relative error in verification, worst gates: of o, or the worst of dq, dk, dv and dgk
+  double error_state = 0;  ///< of final_state, or of the gradient of initial_state
 };
 
 /// What happened to the variants of the space: nothing is dropped silently.

@@ -77,9 +77,9 @@ TEST_CASE("nothing is predicted to beat the floor") {
 TEST_CASE("the model's choice is legal and meant for the class, for small work and large") {
   for (const char* name : {"sm_86", "sm_90a"}) {
     const Architecture gpu = architecture(name);
-    for (const Problem& problem : {chunk_of(128, 128), chunk_of(60, 100, DType::fp16, 4),
-                                   chunk_of(256, 512, DType::fp32), recurrent_of(128, 128),
-                                   backward_of(60, 100, DType::fp16, 4)}) {
+    for (const Problem& problem :
+         {chunk_of(128, 128), chunk_of(60, 100, DType::fp16, 4), chunk_of(256, 512, DType::fp32),
+          recurrent_of(128, 128), backward_of(60, 100, DType::fp16, 4)}) {
       for (const Workload& workload :
            {Workload{1, 1, 1, false}, Workload{1, 4, 32768, false}, Workload{9, 16, 4096, true}}) {
         for (const Accuracy accuracy : {Accuracy::standard, Accuracy::fast}) {
@@ -95,7 +95,8 @@ TEST_CASE("the model's choice is legal and meant for the class, for small work a
 }
 
 TEST_CASE("the model has no choice where the architecture has no variant") {
-  CHECK_FALSE(model_choice(backward_of(512, 512, DType::fp32), {1, 1, 64, false}, Accuracy::fast, architecture("sm_86")));
+  CHECK_FALSE(model_choice(backward_of(512, 512, DType::fp32), {1, 1, 64, false}, Accuracy::fast,
+                           architecture("sm_86")));
 }
 
 TEST_CASE("no variant meant for the class is predicted faster than the model's choice") {
@@ -120,8 +121,8 @@ TEST_CASE("few heads and many tokens are given to family segmented, many heads t
 
 TEST_CASE("twice the work is never predicted to be faster") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem :
-       {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4), recurrent_of(128, 128), backward_of(64, 128)}) {
+  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4),
+                                 recurrent_of(128, 128), backward_of(64, 128)}) {
     for (const Variant& one : some_variants(problem, gpu, 31)) {
       for (const bool packed : {false, true})
         for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 4)

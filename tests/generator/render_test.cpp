@@ -95,7 +95,9 @@ TEST_CASE(
   CHECK(render(problem, segmented).text == render(problem, with(segmented, Parameter::segments, 32)).text);
 }
 
-TEST_CASE("walks over segments are other kernels than walks over whole sequences, whatever the number of segments") {
+TEST_CASE(
+    "walks over segments are other kernels than walks over whole sequences, whatever the number of "
+    "segments") {
   const Problem problem = backward_of(64, 64);
   std::map<std::string, Variant> seen;
   for (const Variant& one : space(problem, architecture("sm_80"))) {
@@ -139,12 +141,12 @@ TEST_CASE("the entries are the kernels of the source, in launch order and with t
   const Problem backward = backward_of(128, 128);
   const Variant whole = variant("walks segments=1" + kWalkParameters);
   const Variant segmented = one_of_each_family(backward)[0];
-  CHECK(render(backward, whole).entries == std::vector<std::string>{"chunk_query_gradients", "chunk_key_gradients",
-                                                                    "chunk_value_gradients"});
+  CHECK(render(backward, whole).entries ==
+        std::vector<std::string>{"chunk_query_gradients", "chunk_key_gradients", "chunk_value_gradients"});
   CHECK(render(backward, segmented).entries ==
-        std::vector<std::string>{"chunk_segment_states", "chunk_segment_state_gradients", "chunk_segment_scan",
-                                 "chunk_segment_scan_back", "chunk_query_gradients", "chunk_key_gradients",
-                                 "chunk_value_gradients"});
+        std::vector<std::string>{"chunk_segment_states", "chunk_segment_state_gradients",
+                                 "chunk_segment_scan", "chunk_segment_scan_back", "chunk_query_gradients",
+                                 "chunk_key_gradients", "chunk_value_gradients"});
   for (const Variant& one : {whole, segmented})
     has_bounds(render(backward, one), entry_shapes(backward, one));
 }

@@ -47,7 +47,8 @@ TEST_CASE("a variant is written as its family and each of the family's parameter
 }
 
 TEST_CASE("every variant of a space reads back from its line, and no two share one") {
-  for (const Problem& problem : {chunk_of(256, 256, DType::bf16, 4), recurrent_of(64, 64), backward_of(64, 64)}) {
+  for (const Problem& problem :
+       {chunk_of(256, 256, DType::bf16, 4), recurrent_of(64, 64), backward_of(64, 64)}) {
     std::set<std::string> lines;
     for (const Variant& written : space(problem, architecture("sm_90a"))) {
       const std::string line = to_string(written);
@@ -65,9 +66,10 @@ TEST_CASE("the order of parameters and the number of spaces do not matter") {
 TEST_CASE("an unknown family or parameter is refused with the names that exist") {
   refused("prepared chunk=64", "family is 'prepared'; accepted: fused, segmented, decode, walks");
   refused("", "family is ''; accepted: fused, segmented, decode, walks");
-  refused(kDecode + " tile_q=64",
-          "parameter is 'tile_q'; accepted: chunk, tile_v, warps_v, warps_k, group_tile, stages, segments, "
-          "score_parts, state_parts, async_copy, producers, cluster, min_blocks, lanes_k, rows_v, warps, tile_k");
+  refused(
+      kDecode + " tile_q=64",
+      "parameter is 'tile_q'; accepted: chunk, tile_v, warps_v, warps_k, group_tile, stages, segments, "
+      "score_parts, state_parts, async_copy, producers, cluster, min_blocks, lanes_k, rows_v, warps, tile_k");
 }
 
 TEST_CASE("a missing parameter is named, whichever it is") {

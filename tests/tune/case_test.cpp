@@ -44,7 +44,8 @@ TEST_CASE("the full set covers gates, states and packings for every operation") 
         },
         [](const VerificationCase& one) { return one.scale != 0; }};
     for (const auto predicate : wanted) CHECK(some(cases, predicate));
-    CHECK(some(cases, [](const VerificationCase& one) { return one.in_place; }) == !is_backward(problem.operation));
+    CHECK(some(cases, [](const VerificationCase& one) { return one.in_place; }) ==
+          !is_backward(problem.operation));
     for (const VerificationCase& one : cases) {
       CHECK(check(one.problem).ok());
       if (!one.cu_seqlens.empty()) CHECK(one.cu_seqlens.back() == one.tokens);
