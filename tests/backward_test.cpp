@@ -7,16 +7,6 @@
 using namespace gla;
 using namespace gla::test;
 
-namespace {
-
-/// Small outputs are small samples, so they are held to the looser class.
-void expect_right(const Problem& problem, const KernelCase& c, const LaunchKernel& kernel) {
-  INFO(to_string(problem) << ", " << to_string(c.gates) << ", T=" << c.tokens);
-  CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, c.gates, Accuracy::fast)) == "");
-}
-
-}  // namespace
-
 TEST_CASE("gradients of every gate distribution") {
   const Problem problem = backward_of(32, 32);
   for (const WalksChoice& choice :
@@ -27,7 +17,7 @@ TEST_CASE("gradients of every gate distribution") {
   }
 }
 
-TEST_CASE("gradients of every type, with channels to spare on both sides") {
+TEST_CASE("gradients of every type, with channels to spare on both sides", "[wide]") {
   const KernelCase packed{
       .tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
   for (const DType dtype : kDTypes) {
@@ -84,7 +74,7 @@ TEST_CASE("gradients through segments, all and each by itself") {
   }
 }
 
-TEST_CASE("gradients of v by producers and warpgroups") {
+TEST_CASE("gradients of v by producers and warpgroups", "[wide]") {
   const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
   const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));

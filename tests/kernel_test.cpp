@@ -12,16 +12,6 @@
 using namespace gla;
 using namespace gla::test;
 
-namespace {
-
-/// Small outputs are small samples, so they are held to the looser class; see the test of the standard bars.
-void expect_right(const Problem& problem, const KernelCase& c, const LaunchKernel& kernel) {
-  INFO(to_string(problem) << ", " << to_string(c.gates) << ", T=" << c.tokens);
-  CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, c.gates, Accuracy::fast)) == "");
-}
-
-}  // namespace
-
 TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for", "[standard]") {
   const Problem bf16 = chunk_of(128, 128);
   const Problem fp16 = chunk_of(128, 128, DType::fp16);
