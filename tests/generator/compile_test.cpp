@@ -156,16 +156,14 @@ std::vector<Case> covering_set() {
       {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
        walks,
        {{segments, 2}, {score_parts, 3}}},
-      {changed(backward_of(37, 100, DType::fp32), [](Problem& p) { p.state_v_first = true; }),
+      {changed(backward_of(37, 60, DType::fp32), [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
        walks,
-       {{segments, 2}, {score_parts, 3}}},
-      {changed(backward_of(64, 256), [](Problem& p) { p.gate_k = false; }),
-       walks,
-       {{segments, 1}, {score_parts, 2}, {state_parts, 2}, {chunk, 64}}},
+       {{segments, 1}, {score_parts, 3}}},
   };
 }
 
-/// What sm_90a alone has: pipelines, with all numbers of producers and of warpgroups, gates of two dtypes, a cluster.
+/// What sm_90a alone has: pipelines, with all numbers of producers and of warpgroups, gates of two dtypes, a cluster, and of
+/// the gradients of v.
 std::vector<Case> pipeline_set() {
   using enum Family;
   using enum Parameter;
@@ -175,7 +173,8 @@ std::vector<Case> pipeline_set() {
           {chunk_of(64, 64), fused, {{producers, 12}, {stages, 4}}},
           {chunk_of(256, 256),
            fused,
-           {{chunk, 32}, {tile_v, 256}, {stages, 3}, {score_parts, 2}, {producers, 4}, {cluster, 2}}}};
+           {{chunk, 32}, {tile_v, 256}, {stages, 3}, {score_parts, 2}, {producers, 4}, {cluster, 2}}},
+          {backward_of(64, 128), walks, {{segments, 2}, {tile_v, 128}, {producers, 8}}}};
 }
 
 /// Of the space of `name`; the smallest architecture's variants are legal on all.
