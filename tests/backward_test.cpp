@@ -19,9 +19,11 @@ void expect_right(const Problem& problem, const KernelCase& c, const LaunchKerne
 
 TEST_CASE("gradients of every gate distribution") {
   const Problem problem = backward_of(32, 32);
-  for (const WalksChoice& choice : {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
+  for (const WalksChoice& choice :
+       {WalksChoice{}, WalksChoice{.chunk = 64, .tile_k = 16, .tile_v = 16, .warps = 2, .stages = 1}}) {
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
-    for (const Gates gates : kAllGates) expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
+    for (const Gates gates : kAllGates)
+      expect_right(problem, {.batch = 2, .tokens = 150, .gates = gates}, kernel);
   }
 }
 
@@ -51,14 +53,17 @@ TEST_CASE("gradients without gates, and of rows that are no whole words") {
   problem.gate_k = false;
   expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks_variant(problem, {})));
   const Problem odd = backward_of(33, 17);
-  expect_right(odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
-               kernel_of(odd, walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
+  expect_right(
+      odd, {.tokens = 70, .heads = 2, .gates = Gates::growth},
+      kernel_of(odd,
+                walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
 TEST_CASE("each gradient by itself") {
   const Problem problem = backward_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {}));
-  for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+  for (const unsigned wanted :
+       {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
     expect_right(problem, {.batch = 2, .tokens = 70, .gradients = wanted}, kernel);
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
@@ -73,7 +78,8 @@ TEST_CASE("gradients through segments, all and each by itself") {
         kernel_of(problem, walks_variant(problem, {.segments = 3, .chunk = group == 1 ? 32 : 16}));
     expect_right(problem, dense, kernel);
     expect_right(problem, packed, kernel);
-    for (const unsigned wanted : {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+    for (const unsigned wanted :
+         {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
       expect_right(problem, {.tokens = 150, .final_state = false, .gradients = wanted}, kernel);
   }
 }

@@ -176,7 +176,8 @@ TEST_CASE("decode kernels are right for every dtype, state layout and packing", 
   expect_every_cell({Family::decode});
 }
 
-TEST_CASE("backward variants in which every two values of parameters and problem meet are right", "[backward]") {
+TEST_CASE("backward variants in which every two values of parameters and problem meet are right",
+          "[backward]") {
   expect_pairs_right(Operation::chunk_backward);
 }
 

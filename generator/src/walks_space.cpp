@@ -350,7 +350,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
     seconds += waves * chunks * walk * stalls * (states_only ? kShareOfStates : 1.0);
   }
-  return seconds;
+  return std::max(seconds, floor_bytes(problem, workload, false) / architecture.copy_bandwidth);
 }
 
 }  // namespace gla

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "catch.h"
 #include "backward_args.h"
+#include "catch.h"
 #include "chunk_shape.h"
 #include "gla/generator/render.h"
 #include "gla/generator/space.h"
@@ -48,7 +48,7 @@ std::vector<Problem> several_problems() {
   ungated.gate_k = false;
   Problem fp32_gates = chunk_of(256, 128, DType::bf16, 2);
   fp32_gates.gate_dtype = DType::fp32;
-  return {chunk_of(128, 128), chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256),
+  return {chunk_of(128, 128),  chunk_of(60, 100, DType::fp32, 4), ungated, fp32_gates, recurrent_of(128, 256),
           backward_of(64, 100)};
 }
 
@@ -186,7 +186,8 @@ TEST_CASE("segments are whole chunks, cover every token, and are at most as many
 }
 
 TEST_CASE("family walks is three launches, each for some of the gradients") {
-  const LaunchPlan found = plan(backward_of(128, 200), variant("walks segments=1" + kWalkParameters), {3, 5, 1000, false});
+  const LaunchPlan found =
+      plan(backward_of(128, 200), variant("walks segments=1" + kWalkParameters), {3, 5, 1000, false});
   REQUIRE(found.launches.size() == 3);
   CHECK(found.launches[0].grid == 3 * 5 * 2);  // 128 key channels in tiles of 64
   CHECK(found.launches[1].grid == 3 * 5 * 2);
@@ -198,8 +199,11 @@ TEST_CASE("family walks is three launches, each for some of the gradients") {
   CHECK(found.workspace_bytes == 3 * 5 * 128 * 4);  // what flows through each gate behind the sequence
 }
 
-TEST_CASE("family walks over segments is walks for states and their gradients, two scans, and the walks for outputs") {
-  const LaunchPlan found = plan(backward_of(128, 200), variant("walks segments=8" + kWalkParameters), {3, 5, 1000, false});
+TEST_CASE(
+    "family walks over segments is walks for states and their gradients, two scans, and the walks for "
+    "outputs") {
+  const LaunchPlan found =
+      plan(backward_of(128, 200), variant("walks segments=8" + kWalkParameters), {3, 5, 1000, false});
   REQUIRE(found.launches.size() == 7);
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);

@@ -135,8 +135,8 @@ TEST_CASE("family walks serves every 16-bit head dim on large GPUs, and of other
     const char* name;
     int dim, fp32_dim;
   };
-  for (const auto& [name, dim, fp32_dim] :
-       {Reach{"sm_80", 512, 256}, Reach{"sm_86", 256, 128}, Reach{"sm_90a", 512, 256}, Reach{"sm_100a", 512, 256}}) {
+  for (const auto& [name, dim, fp32_dim] : {Reach{"sm_80", 512, 256}, Reach{"sm_86", 256, 128},
+                                            Reach{"sm_90a", 512, 256}, Reach{"sm_100a", 512, 256}}) {
     const Architecture gpu = architecture(name);
     for (const int k : kHeadDims)
       for (const int v : kHeadDims)
@@ -310,7 +310,8 @@ TEST_CASE("each constraint of family walks refuses in its own words what breaks 
        {"chunk=32 with groups of 4 query heads; accepted: 16"});
   says(refusals(backward_of(64, 64, DType::fp16), gpu, Family::walks), {"state_parts=3 with score_parts=2"});
   says(refusals(backward_of(37, 64), gpu, Family::walks), {"stages=2 with async_copy=0; accepted: 1"});
-  says(refusals(backward_of(256, 512), gpu, Family::walks), {"needs ", " bytes of shared memory; a block has 232448"});
+  says(refusals(backward_of(256, 512), gpu, Family::walks),
+       {"needs ", " bytes of shared memory; a block has 232448"});
   says(refusals(backward_of(256, 512), gpu, Family::walks), {"needs about ", " registers in each of "});
 }
 
