@@ -125,7 +125,9 @@ emulator::Toolchain toolchain_of(const std::optional<Site>& site) {
 std::string objection_to_run(const Problem& problem, const ReferenceInput& in, const KernelCase& c,
                              const LaunchKernel& kernel) {
   try {
-    return complaint(judge(in, run_kernel(in, c, kernel)), accuracy_bar(problem, c.gates, Accuracy::fast));
+    const ReferenceLoss loss = make_loss(in, c);
+    return complaint(judge(in, run_kernel(in, c, kernel, loss), loss),
+                     accuracy_bar(problem, c.gates, Accuracy::fast));
   } catch (const emulator::Fault& fault) {
     return fault.what();
   }
@@ -178,6 +180,24 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
   return {};
 }
 
+/// What objects to a kernel of family walks: warps that share key channels, all paths, a ring of copies that turns, groups,
+/// segments, values in several parts.
+std::string objection_to_walks(const emulator::Toolchain& toolchain) {
+  const std::pair<Problem, WalksChoice> kernels[] = {
+      {backward_of(32, 32), {}},
+      {backward_of(32, 32, DType::bf16, 2), {.chunk = 16, .warps = 2}},
+      {backward_of(32, 32, DType::fp16), {.segments = 2, .warps = 2}}};
+  for (const auto& [problem, choice] : kernels) {
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice), toolchain);
+    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
+      const KernelCase c{.tokens = 150, .gates = gates};
+      if (std::string found = objection_to_run(problem, make_inputs(problem, c), c, kernel); !found.empty())
+        return found;
+    }
+  }
+  return {};
+}
+
 /// What objects to the tool that sums squared errors.
 std::string objection_to_tools(const emulator::Toolchain& toolchain) {
   const Source source = render_tools({});
@@ -205,8 +225,9 @@ std::string objection_to_tools(const emulator::Toolchain& toolchain) {
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
   static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh",
                                              "warpgroup_products.cuh"};
-  return file == "verification.cuh" ? objection_to_tools(toolchain)
-                                    : objection_to_chunks(toolchain, kPipelines.count(file) != 0);
+  if (file == "verification.cuh") return objection_to_tools(toolchain);
+  if (file == "key_walk.cuh") return objection_to_walks(toolchain);
+  return objection_to_chunks(toolchain, kPipelines.count(file) != 0);
 }
 
 /// Rows of the table in docs/testing.md: how many mutants each file has, by primitive.
@@ -242,6 +263,7 @@ TEST_CASE("of a call nothing is left, of a vote the thread's own value, of a clu
 
 TEST_CASE("nobody objects to the templates as they are") {
   CHECK(objection_to_chunks(toolchain_of({}), false) == "");
+  CHECK(objection_to_walks(toolchain_of({})) == "");
   CHECK(objection_to_tools(toolchain_of({})) == "");
 }
 
