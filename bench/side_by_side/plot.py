@@ -12,7 +12,7 @@ from .row import Row
 
 DARK, LIGHT, GREY = "#3a7d44", "#a9cfae", "#b9bfc4"
 BAR = 0.38  # of the height that a row has
-ROW_INCHES, HEAD_INCHES, FOOT_INCHES, WIDTH_INCHES = 0.42, 1.2, 1.1, 13.0
+ROW_INCHES, HEAD_INCHES, FOOT_INCHES, WIDTH_INCHES = 0.42, 1.4, 1.3, 13.0
 CAPTION_WIDTH = 190  # characters
 
 
@@ -35,12 +35,15 @@ def plot(rows: Sequence[Row], source: Path) -> list[Path]:
     _draw_speedups(speedups, placed.rows)
     _draw_shares(shares, placed.rows)
     speedups.set_ylim(placed.height - 0.5, -0.8)
-    speedups.set_yticks([item.y for item in placed.rows], [_label(item.row) for item in placed.rows])
+    usual = placed.rows[0].row
+    speedups.set_yticks([item.y for item in placed.rows], [_label(item.row, usual) for item in placed.rows])
     for title in placed.titles:
         place = {"transform": speedups.get_yaxis_transform(), "ha": "right", "va": "center"}
         speedups.text(-0.02, title.y, title.text, weight="bold", **place)
-    figure.suptitle(f"gla-tune beside flash-linear-attention on {placed.rows[0].row.device}", weight="bold")
-    figure.text(0.02, 0.02, _caption([item.row for item in placed.rows], source), fontsize=8, va="bottom")
+    title = f"gla-tune beside flash-linear-attention on {usual.device}"
+    figure.text(0.5, 1 - 0.3 / height, title, weight="bold", ha="center", va="top", fontsize=12)
+    caption = _caption([item.row for item in placed.rows], source)
+    figure.text(0.02, 0.1 / height, caption, fontsize=8, va="bottom")
     targets = [source.with_suffix(suffix) for suffix in (".png", ".svg")]
     for target in targets:
         figure.savefig(target, dpi=150)
@@ -70,7 +73,8 @@ def _placed(rows: Sequence[Row]) -> _Placed:
     """One line per row, and one for the name of each operation above its rows."""
     placed = _Placed([], [], 0)
     y, op = 0, None
-    for row in rows:
+    operations = list(dict.fromkeys(row.op for row in rows))
+    for row in sorted(rows, key=lambda row: operations.index(row.op)):
         if row.op != op:
             placed.titles.append(_Title(y, row.op))
             y, op = y + 1, row.op
@@ -122,8 +126,14 @@ def _legend(axes, entries) -> None:
     axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2, fontsize=8, frameon=False)
 
 
-def _label(row: Row) -> str:
-    return f"{row.shape.replace('_', ' ')}, {row.mode}"
+def _label(row: Row, usual: Row) -> str:
+    """What the caption does not say of the row."""
+    unusual = [
+        value
+        for value, common in ((row.dtype, usual.dtype), (row.gates, usual.gates), (row.lengths, usual.lengths))
+        if value != common
+    ]
+    return ", ".join([row.shape.replace("_", " "), row.mode, *unusual])
 
 
 def _caption(rows: Sequence[Row], source: Path) -> str:
@@ -140,7 +150,8 @@ def _caption(rows: Sequence[Row], source: Path) -> str:
         )
         if version
     )
-    settings = ", ".join(sorted({f"{row.dtype}, gates {row.gates}" for row in rows}))
+    others = any((row.dtype, row.gates) != (first.dtype, first.gates) for row in rows)
+    settings = f"{first.dtype}, gates {first.gates}" + (" where nothing else is said" if others else "")
     text = (
         f"{first.device}, {' to '.join({dates[0]: None, dates[-1]: None})}; {settings}; {versions}; "
         f"commit {first.commit or 'unknown'}. "

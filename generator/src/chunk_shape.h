@@ -6,6 +6,7 @@
 #include <string>
 
 #include "chunk_layout.h"
+#include "gla/generator/architecture.h"
 #include "gla/generator/problem.h"
 #include "gla/generator/render.h"
 #include "gla/generator/status.h"
@@ -81,5 +82,11 @@ inline std::int64_t scan_grid(const Problem& problem, const Workload& workload) 
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
   return workload.sequences * workload.heads * divided_up(elements, kScanThreads);
 }
+
+// What chunk_cost.cpp and chunk_space.cpp know of each other.
+LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload);
+int estimated_chunk_registers(const Problem& problem, const Variant& variant);
+double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
+                               const Architecture& architecture);
 
 }  // namespace gla

@@ -272,6 +272,8 @@ FamilySpace chunk_family(const Problem& problem, const Architecture& architectur
   return space;
 }
 
+namespace {
+
 Source render_chunk(const Problem& problem, const Variant& variant) {
   const ChunkShape shape = shape_of(problem, variant);
   const int blocks = variant[Parameter::min_blocks];
@@ -309,6 +311,8 @@ std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant
   states.shared_bytes = static_cast<std::size_t>(shared_bytes(without_queries(shape)));
   return {states, EntryShape{kScanThreads, 0, 1}, walk};
 }
+
+}  // namespace
 
 TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape) {
   if (shape.producers == 0) return {};
@@ -361,6 +365,12 @@ int estimated_chunk_registers(const Problem& problem, const Variant& variant) {
   const int operands = shape.producers ? std::min(shape.padded_k() / 4, rows > 1 ? 16 : 32)
                                        : 4 * (rows * shape.state_parts + shape.operand_parts());
   return state + outputs + operands + addressing;
+}
+
+const FamilyKernels& chunk_kernels() {
+  static constexpr FamilyKernels kKernels{render_chunk, plan_chunk, chunk_entry_shapes,
+                                          estimated_chunk_registers, predicted_chunk_seconds};
+  return kKernels;
 }
 
 }  // namespace gla

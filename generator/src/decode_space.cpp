@@ -26,6 +26,14 @@ int lane_keys(const Problem& problem, const Variant& variant) {
   return (problem.head_dim_k + step - 1) / step * 4;
 }
 
+int estimated_decode_registers(const Problem& problem, const Variant& variant) {
+  constexpr int kAddressing = 32;
+  const int keys = lane_keys(problem, variant);
+  const int rows = variant[Parameter::rows_v];
+  const int inputs = keys * (problem.gate_k ? 2 : 1) + rows * (problem.gate_v ? 2 : 1);
+  return keys * rows + inputs * variant[Parameter::stages] + rows + kAddressing;
+}
+
 Status decode_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   const int lanes_k = variant[Parameter::lanes_k];
   if (lanes_k > 1 && 2 * lanes_k >= problem.head_dim_k) {
@@ -63,6 +71,8 @@ FamilySpace decode_family(const Problem& problem, const Architecture& architectu
           }};
 }
 
+namespace {
+
 Source render_decode(const Problem& problem, const Variant& variant) {
   const std::string parameters =
       fmt::format("  static constexpr int lanes_k = {}, rows_v = {}, warps = {}, stages = {};\n",
@@ -84,14 +94,6 @@ LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Wor
   LaunchPlan plan;
   plan.launches.add({0, (warps + per_block - 1) / per_block, threads_of(variant), 0});
   return plan;
-}
-
-int estimated_decode_registers(const Problem& problem, const Variant& variant) {
-  constexpr int kAddressing = 32;
-  const int keys = lane_keys(problem, variant);
-  const int rows = variant[Parameter::rows_v];
-  const int inputs = keys * (problem.gate_k ? 2 : 1) + rows * (problem.gate_v ? 2 : 1);
-  return keys * rows + inputs * variant[Parameter::stages] + rows + kAddressing;
 }
 
 double predicted_decode_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
@@ -118,6 +120,14 @@ double predicted_decode_seconds(const Problem& problem, const Variant& variant, 
   const double step = (kMemoryLatency / variant[Parameter::stages] +
                        0.5e-9 * lane_keys(problem, variant) * variant[Parameter::rows_v] * problem.group);
   return std::max(memory, waves * tokens * step) + 2e-6;
+}
+
+}  // namespace
+
+const FamilyKernels& decode_kernels() {
+  static constexpr FamilyKernels kKernels{render_decode, plan_decode, decode_entry_shapes,
+                                          estimated_decode_registers, predicted_decode_seconds};
+  return kKernels;
 }
 
 }  // namespace gla

@@ -1,5 +1,5 @@
 // One family's part of a space, declared in one place: the values of each parameter, the constraints between them, and
-// how a variant is launched. chunk_space.cpp and decode_space.cpp hold one declaration each.
+// how a variant is launched. A family or two have a file each, *_space.cpp.
 #pragma once
 
 #include <functional>
@@ -48,31 +48,16 @@ struct FamilyKernels {
 };
 const FamilyKernels& kernels_of(Family family);
 
-// chunk_space.cpp; the last in chunk_cost.cpp
+// chunk_space.cpp
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family);
-Source render_chunk(const Problem& problem, const Variant& variant);
-LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload);
-std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant& variant);
-int estimated_chunk_registers(const Problem& problem, const Variant& variant);
-double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
-                               const Architecture& architecture);
+const FamilyKernels& chunk_kernels();
 
 // decode_space.cpp
 FamilySpace decode_family(const Problem& problem, const Architecture& architecture);
-Source render_decode(const Problem& problem, const Variant& variant);
-LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Workload& workload);
-std::vector<EntryShape> decode_entry_shapes(const Problem& problem, const Variant& variant);
-int estimated_decode_registers(const Problem& problem, const Variant& variant);
-double predicted_decode_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
-                                const Architecture& architecture);
+const FamilyKernels& decode_kernels();
 
 // walks_space.cpp
 FamilySpace walks_family(const Problem& problem, const Architecture& architecture);
-Source render_walks(const Problem& problem, const Variant& variant);
-LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload);
-std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant);
-int estimated_walks_registers(const Problem& problem, const Variant& variant);
-double predicted_walks_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
-                               const Architecture& architecture);
+const FamilyKernels& walks_kernels();
 
 }  // namespace gla

@@ -34,22 +34,16 @@ std::vector<FamilySpace> families_of(const Problem& problem, const Architecture&
 }
 
 const FamilyKernels& kernels_of(Family family) {
-  static constexpr FamilyKernels kChunk{render_chunk, plan_chunk, chunk_entry_shapes,
-                                        estimated_chunk_registers, predicted_chunk_seconds};
-  static constexpr FamilyKernels kDecode{render_decode, plan_decode, decode_entry_shapes,
-                                         estimated_decode_registers, predicted_decode_seconds};
-  static constexpr FamilyKernels kWalks{render_walks, plan_walks, walks_entry_shapes,
-                                        estimated_walks_registers, predicted_walks_seconds};
   switch (family) {
     case Family::decode:
-      return kDecode;
+      return decode_kernels();
     case Family::walks:
-      return kWalks;
+      return walks_kernels();
     case Family::fused:
     case Family::segmented:
       break;
   }
-  return kChunk;
+  return chunk_kernels();
 }
 
 Status check(const Problem& problem, const Architecture& architecture, const Variant& variant) {

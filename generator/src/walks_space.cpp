@@ -13,7 +13,7 @@
 namespace gla {
 namespace {
 
-constexpr int kMostStages = 2;
+constexpr int kMostKeyStages = 2;
 // Of the gradients of v with producers, whose chunks the variant's do not bound; sm_90a is all that has them.
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
 
@@ -137,7 +137,7 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   return {};
 }
 
-bool is_hopeless(const Variant& variant, Parameter parameter) {
+bool is_hopeless_walk(const Variant& variant, Parameter parameter) {
   return parameter == Parameter::warps && variant[Parameter::tile_k] > 16 * variant[Parameter::warps];
 }
 
@@ -165,7 +165,7 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
            {Parameter::tile_k, {16, 32, 64, 128}},
            {Parameter::tile_v, {16, 32, 64, 128}},
            {Parameter::warps, {1, 2, 4, 8}},
-           {Parameter::stages, {1, kMostStages}},
+           {Parameter::stages, {1, kMostKeyStages}},
            {Parameter::score_parts, parts},
            {Parameter::state_parts, parts},
            {Parameter::async_copy, {0, 1}},
@@ -173,7 +173,7 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
           [problem, architecture](const Variant& variant) {
             return walks_constraints(problem, architecture, variant);
           },
-          is_hopeless};
+          is_hopeless_walk};
 }
 
 namespace {
@@ -220,28 +220,6 @@ std::span<const WalkEntry> entries_of(const Variant& variant) {
   return variant[Parameter::segments] > 1 ? std::span<const WalkEntry>(kSegmented) : kWhole;
 }
 
-}  // namespace
-
-Source render_walks(const Problem& problem, const Variant& variant) {
-  const ChunkShape values = value_shape_of(problem, variant);
-  const KeyWalkShape keys = key_shape_of(problem, variant);
-  std::vector<std::string_view> headers{"chunk_backward.cuh"};
-  if (values.producers) headers.push_back("value_pipeline.cuh");
-  Source source{
-      "chunk_backward.cu", config_text(problem, headers, shape_text(values) + key_shape_text(keys)), {}};
-  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
-  for (const WalkEntry& entry : entries_of(variant)) {
-    const int threads = shapes[source.entries.size()].threads;
-    const bool by_warpgroups = values.producers != 0 && entry.kind == WalkEntry::values;
-    add_entry(source, {.name = entry.name,
-                       .threads = threads,
-                       .call = call_of(entry, by_warpgroups, threads),
-                       .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
-                       .waits_by_itself = by_warpgroups});
-  }
-  return source;
-}
-
 std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant) {
   const KeyWalkShape keys = key_shape_of(problem, variant);
   const ChunkShape values = value_shape_of(problem, variant);
@@ -261,6 +239,26 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
     }
   }
   return shapes;
+}
+
+Source render_walks(const Problem& problem, const Variant& variant) {
+  const ChunkShape values = value_shape_of(problem, variant);
+  const KeyWalkShape keys = key_shape_of(problem, variant);
+  std::vector<std::string_view> headers{"chunk_backward.cuh"};
+  if (values.producers) headers.push_back("value_pipeline.cuh");
+  Source source{
+      "chunk_backward.cu", config_text(problem, headers, shape_text(values) + key_shape_text(keys)), {}};
+  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
+  for (const WalkEntry& entry : entries_of(variant)) {
+    const int threads = shapes[source.entries.size()].threads;
+    const bool by_warpgroups = values.producers != 0 && entry.kind == WalkEntry::values;
+    add_entry(source, {.name = entry.name,
+                       .threads = threads,
+                       .call = call_of(entry, by_warpgroups, threads),
+                       .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
+                       .waits_by_itself = by_warpgroups});
+  }
+  return source;
 }
 
 LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
@@ -350,7 +348,15 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
     seconds += waves * chunks * walk * stalls * (states_only ? kShareOfStates : 1.0);
   }
-  return seconds;
+  return std::max(seconds, floor_bytes(problem, workload, false) / architecture.copy_bandwidth);
+}
+
+}  // namespace
+
+const FamilyKernels& walks_kernels() {
+  static constexpr FamilyKernels kKernels{render_walks, plan_walks, walks_entry_shapes,
+                                          estimated_walks_registers, predicted_walks_seconds};
+  return kKernels;
 }
 
 }  // namespace gla

@@ -141,9 +141,9 @@ _active = None
 def patch_fla() -> Patch:
     """Makes flash-linear-attention (FLA), models included, use gla_tune where it can, until the result is undone.
 
-    What gla_tune cannot do (recurrent gradients, CPU tensors, ...) stays with FLA. The result counts both: report() and
-    str(). While FLA is patched, patch_fla returns the same patch. GLA_TUNE_PATCH_FLA=1 in the environment patches FLA
-    in any Python program when it imports it.
+    What gla_tune cannot do (recurrent gradients, CPU tensors, ...) stays with FLA. The result counts both: report()
+    and str(). While FLA is patched, patch_fla returns the same patch. GLA_TUNE_PATCH_FLA=1 in the environment patches
+    FLA in any Python program when it imports it.
 
     Example::
 
