@@ -6,7 +6,7 @@
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
-// `after` of a chunk and `before` of the next are one factor. A chunk that may not have one pivot, or no such factor, is
+// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of it). A chunk that may not have one pivot, or no such factor, is
 // loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
 #pragma once
 
@@ -84,6 +84,9 @@ class ChunkPipeline {
   Work work;
   int chunks = 0;
 
+  /// The gradients of v may be unwanted where that of the initial state is not.
+  GLA_DEVICE bool stores() const { return !kShape.value_gradients || args.o.data != nullptr; }
+
   /// A chunk's place in time; everything else counts chunks as they are walked.
   GLA_DEVICE int place_of(int chunk) const { return kShape.value_gradients ? chunks - 1 - chunk : chunk; }
 
@@ -97,7 +100,7 @@ class ChunkPipeline {
       prefetch_map(maps.k);
       prefetch_map(maps.v);
       if constexpr (kOutputs) prefetch_map(maps.q);
-      if constexpr (kOutputs) prefetch_map(maps.o);
+      if (kOutputs && stores()) prefetch_map(maps.o);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);
@@ -291,11 +294,11 @@ class ChunkPipeline {
       } else {
         const Index token = first_token_of_walk(chunk);
         walk_sub_chunks(products, chunk, reloads++ % 2, [&](const SubChunkSums& sums, int head, int row0) {
-          products.template put_outputs<kSubChunk>(sums, head, token + row0);
+          if (stores()) products.template put_outputs<kSubChunk>(sums, head, token + row0);
         });
       }
       show_staged();
-      if (kOutputs && (kSends || whole)) store_staged(products, chunk);
+      if (kOutputs && (kSends || whole) && stores()) store_staged(products, chunk);
       start_loads(chunk + kStages);
     }
     if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);

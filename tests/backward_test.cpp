@@ -1,4 +1,7 @@
 // chunk_backward on the emulator: every gradient, held to the fp64 reference.
+#include <cmath>
+#include <limits>
+
 #include "catch.h"
 #include "gla/generator/space.h"
 #include "kernel_case.h"
@@ -79,6 +82,11 @@ TEST_CASE("gradients of v by producers and warpgroups", "[wide]") {
   const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
     expect_right(problem, packed, kernel);
+    expect_right(problem, {.tokens = 100, .gradients = kGradientState}, kernel);
+    KernelCase of_state = packed;
+    of_state.gates = Gates::ten;
+    of_state.gradients = kGradientState;
+    expect_right(problem, of_state, kernel);
     KernelCase of_values{.tokens = 200, .heads = 2, .gradients = kGradientV | kGradientState};
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth}) {
       of_values.gates = gates;
@@ -90,6 +98,19 @@ TEST_CASE("gradients of v by producers and warpgroups", "[wide]") {
   unlike.gate_dtype = DType::fp32;
   tested(unlike, {.tile_v = 64, .producers = 4});
   tested(backward_of(56, 120), {.segments = 2, .tile_v = 128, .producers = 8});
+}
+
+TEST_CASE("a gradient that is NaN does not reach the gates behind it") {
+  // Key channels to spare, whose staged outputs are NaN too.
+  const Problem problem = backward_of(20, 32);
+  const KernelCase c{.tokens = 160};
+  const ReferenceInput in = make_inputs(problem, c);
+  ReferenceLoss loss = make_loss(in, c);
+  const std::vector<double> expected = naive_backward(in, loss).gk;
+  loss.o[10 * 32] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> found = run_kernel(in, c, kernel_of(problem, walks_variant(problem, {})), loss).dgk;
+  for (std::size_t i = 32 * 20; i < found.size(); ++i)
+    if (!(std::abs(found[i] - expected[i]) <= 0.05)) FAIL_CHECK("token " << i / 20 << ", channel " << i % 20 << ": " << found[i] << " for " << expected[i]);
 }
 
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {
