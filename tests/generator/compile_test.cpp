@@ -156,7 +156,8 @@ std::vector<Case> covering_set() {
       {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
        walks,
        {{segments, 2}, {score_parts, 3}}},
-      {changed(backward_of(37, 60, DType::fp32), [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
+      {changed(backward_of(37, 60, DType::fp32),
+               [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
        walks,
        {{segments, 1}, {score_parts, 3}}},
   };
