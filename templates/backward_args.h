@@ -6,7 +6,7 @@
 namespace gla {
 
 /// Of KernelArgs, o and final_state are absent. A gradient whose `data` is null is not wanted, and dgk of 16 bits wants dk:
-/// what the first walk leaves of dgk for the second takes the memory of both (chunk_backward.cuh).
+/// what the first walk leaves of dgk for the second takes the memory of both (key_walk.cuh).
 struct BackwardArgs : KernelArgs {
   Tensor d_o;                            ///< [B, T, HQ, V], the gradient of o
   Tensor dq, dk, dv, dgk;                ///< the shapes and dtypes of q, k, v and gk, written

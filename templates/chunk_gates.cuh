@@ -216,7 +216,7 @@ struct ChunkGates {
   static constexpr float kMostScaling = 126;
 
   /// What is carried is divided out again where sub-chunks have used it. Going forward it is within half a chunk's range of
-  /// 2^0; going back it is the pivot, which the first gate alone may put anywhere.
+  /// 2^0; going back it is the pivot, which the first gate alone may put anywhere: a chunk that begins with a reset has no one pivot.
   template <int Tokens, int Blocks>
   GLA_DEVICE static bool can_carry(const Channels<Tokens, Blocks>& channels) {
     if constexpr (!kBack) return true;
@@ -272,7 +272,8 @@ struct ChunkGates {
       for (int c = 0; c < 2; ++c) {
         const float exponent =
             entry[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
-        // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with.
+        // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with. (Going back the pivot is
+        // what is carried, within bounds.)
         within &= fabsf(exponent) <= kMostScaling || entry[n][c] < -kMostScaling;
         before[c] = exp2_fast(exponent);
       }

@@ -218,10 +218,10 @@ class KeyWalk {
     return {base + row0 * kLayout.value_row, kChunk - row0, kPaddedV, kLayout.value_row};
   }
   GLA_DEVICE OperandTile v(int row0, int part) const {
-    return values(kLayout.v, kLayout.v_parts, row0, part);
+    return values(kLayout.v, kLayout.v_operand, row0, part);
   }
   GLA_DEVICE OperandTile d_o(int row0, int part) const {
-    return values(kLayout.d_o, kLayout.d_o_parts, row0, part);
+    return values(kLayout.d_o, kLayout.d_o_operand, row0, part);
   }
   GLA_DEVICE OperandTile scores(int part) const {
     return {shared + kLayout.scores + part * kLayout.score_plane, kChunk, kChunk, kLayout.score_row};
@@ -324,6 +324,7 @@ class KeyWalk {
   // ---- the walk --------------------------------------------------------------------------------------------------
 
   /// Where outputs lie staged: dq in the place of q, what is for dgk in that of gates, dk or the low part of x in that of k.
+  /// What a thread stores there it loads anew by itself, so no barrier stands between.
   GLA_DEVICE void walk_chunk(Index step, Index steps) {
     prepare(step, steps);
     if (!walk_unit<kChunk>(0)) {
@@ -337,7 +338,6 @@ class KeyWalk {
     if constexpr (kOutputs) {
       store_keys();
       if constexpr (kForward) store_queries(head);
-      block_sync();
     }
     start_loads(step + kShape.stages, steps);
   }
@@ -367,7 +367,6 @@ class KeyWalk {
       if constexpr (kOutputs) {
         if constexpr (kForward) store_queries(head * kHeads + query);
         if (query == kHeads - 1) store_keys();
-        block_sync();
       }
       start_loads(step + query + kShape.stages, steps);
       open(step + query, steps);
@@ -471,9 +470,15 @@ class KeyWalk {
     }
   }
 
-  /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's.
+  /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's. Where there are no channels no load
+  /// writes, and what must stay zero may be NaN here.
   template <class T>
-  GLA_DEVICE void stage_octets(const float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
+  GLA_DEVICE void stage_octets(float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
+    if constexpr (kK % 16 != 0) {
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i)
+        if (lane_channel(i / 2 % 2) >= valid_rows()) x[i / 4][i / 2 % 2][i % 2] = 0;
+    }
     if constexpr (sizeof(T) == 2) {
       Bits32 words[4];
       GLA_UNROLL
@@ -762,7 +767,6 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
   /// x, of the sums from each token to the unit's last.
   GLA_DEVICE void stage_flows(const Walk& walk) {
     float behind[2] = {};
-    warp_sync();
     GLA_UNROLL
     for (int pair = kPairs - 1; pair >= 0; --pair) {
       float x[2][2][2], rest[2][2][2];

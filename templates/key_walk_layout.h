@@ -31,11 +31,11 @@ struct KeyWalkShape {
 
 /// Byte offsets into the dynamic shared memory. Rows lie an odd multiple of 16 bytes apart (ChunkLayout).
 struct KeyWalkLayout {
-  int key_row, gate_row, value_row;      ///< bytes per row of key channels, gates, and bf16 value channels
-  int q, k, gate, carried, carried_low;  ///< as loaded, within a stage
-  int v, d_o;                            ///< there too, where they are bf16
-  int stage_bytes, raw_bytes;            ///< raw_bytes: of all stages, which come first
-  int value_plane, v_parts, d_o_parts;   ///< v and dO as bf16 parts, where they are not bf16 already
+  int key_row, gate_row, value_row;         ///< bytes per row of key channels, gates, and bf16 value channels
+  int q, k, gate, carried, carried_low;     ///< as loaded, within a stage
+  int v, d_o;                               ///< there too, where they are bf16
+  int stage_bytes, raw_bytes;               ///< raw_bytes: of all stages, which come first
+  int value_plane, v_operand, d_o_operand;  ///< v and dO as bf16 parts, where they are not bf16 already
   int score_row, score_plane, scores;
   int cumulative;  ///< fp32 [kSubChunk][tile_k]
   int exchange,
@@ -57,11 +57,11 @@ struct KeyWalkLayout {
         stage_bytes(d_o + (s.element_is_bf16 ? s.chunk * value_row : 0)),
         raw_bytes(s.stages * stage_bytes),
         value_plane(s.element_is_bf16 ? 0 : s.chunk * value_row),
-        v_parts(raw_bytes),
-        d_o_parts(v_parts + s.v_parts() * value_plane),
+        v_operand(raw_bytes),
+        d_o_operand(v_operand + s.v_parts() * value_plane),
         score_row(ChunkLayout::odd_16(2 * s.chunk)),
         score_plane(s.chunk * score_row),
-        scores(d_o_parts + s.v_parts() * value_plane),
+        scores(d_o_operand + s.v_parts() * value_plane),
         cumulative(scores + s.score_parts * score_plane),
         exchange(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
         exchange_plane(4 * 16 * s.chunk),

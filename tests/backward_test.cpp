@@ -108,9 +108,11 @@ TEST_CASE("a gradient that is NaN does not reach the gates behind it") {
   ReferenceLoss loss = make_loss(in, c);
   const std::vector<double> expected = naive_backward(in, loss).gk;
   loss.o[10 * 32] = std::numeric_limits<float>::quiet_NaN();
-  const std::vector<float> found = run_kernel(in, c, kernel_of(problem, walks_variant(problem, {})), loss).dgk;
+  const std::vector<float> found =
+      run_kernel(in, c, kernel_of(problem, walks_variant(problem, {})), loss).dgk;
   for (std::size_t i = 32 * 20; i < found.size(); ++i)
-    if (!(std::abs(found[i] - expected[i]) <= 0.05)) FAIL_CHECK("token " << i / 20 << ", channel " << i % 20 << ": " << found[i] << " for " << expected[i]);
+    if (!(std::abs(found[i] - expected[i]) <= 0.05))
+      FAIL_CHECK("token " << i / 20 << ", channel " << i % 20 << ": " << found[i] << " for " << expected[i]);
 }
 
 TEST_CASE("NaN gates stay in their sequence and head, going back too") {

@@ -321,7 +321,8 @@ TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape) {
           .head_dim_v = problem.head_dim_v,
           .group = problem.group,
           .element_bytes = shape.element_bytes,
-          .gate_bytes = shape.gate_bytes};
+          .gate_bytes = shape.gate_bytes,
+          .turned = shape.value_gradients};
 }
 
 LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload) {

@@ -89,7 +89,7 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
           fmt::format("tiles of {} channels with warps={}; accepted: 16 for each of the warps", tile, warps));
     }
   }
-  if (keys.padded_v() >= keys.head_dim_v + 16 * std::max(1, keys.split() / 2) && keys.split() > 1) {
+  if ((keys.split() - 1) * (keys.padded_v() / keys.split()) >= keys.head_dim_v) {
     return invalid_argument(fmt::format("warps={} with tile_k={} leave some warps none of head_dim_v={}",
                                         warps, keys.tile_k, keys.head_dim_v));
   }

@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Optional
 import torch
 
 from . import _abi
-from ._arguments import Options, Shape, Tensors, aligned_state, readable
+from ._arguments import ArgumentError, Options, Shape, Tensors, aligned_state, readable
 from ._forward import Plan, plan_of
 
 
@@ -41,6 +41,14 @@ def _incoming(plan: BackwardPlan, d_o: Optional[torch.Tensor]) -> torch.Tensor:
     return zeros.expand(plan.output_shape)  # one row, which libgla reads for all
 
 
+def _check(name: str, gradient: Optional[torch.Tensor], shape, device: torch.device) -> None:
+    """Of a direct call: autograd's gradients are like the outputs that they are of."""
+    if gradient is not None and (gradient.shape != torch.Size(shape) or gradient.device != device):
+        raise ArgumentError(
+            f"{name} is {list(gradient.shape)} on {gradient.device}; accepted: {list(shape)} on {device}, as its output"
+        )
+
+
 def backward(
     tensors: Tensors,
     options: Options,
@@ -62,6 +70,9 @@ def backward(
         for name, asked in computed._asdict().items()
         if asked
     }
+    _check("d_o", d_o, plan.output_shape, plan.device)
+    if options.output_final_state:
+        _check("d_final_state", d_final_state, plan.state_shape, plan.device)
     call = plan.gradients
     d_o = _incoming(plan, d_o)
     _abi.set_tensor(call, "d_o", d_o)

@@ -116,9 +116,13 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, C
     if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
   }
   if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
+  constexpr unsigned kWithMaps =
+      kGradientV | kGradientState;  // what a walk by boxes makes; all take the struct
   BackwardTensorArgs with_maps{args, {}};
-  if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok())
-    return status;
+  if ((wanted & kWithMaps) != 0) {
+    if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok())
+      return status;
+  }
   return launch_raw(launches, &with_maps, stream);
 }
 

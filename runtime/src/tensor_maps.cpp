@@ -80,9 +80,11 @@ std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, const Kerne
   return {{
       {"q", &TensorMaps::q, geometry(args.q, boxes.head_dim_k, query_heads, boxes.element_bytes)},
       {"k", &TensorMaps::k, geometry(args.k, boxes.head_dim_k, heads, boxes.element_bytes)},
-      {"v", &TensorMaps::v, geometry(args.v, boxes.head_dim_v, heads, boxes.element_bytes)},
+      {boxes.turned ? "d_o" : "v", &TensorMaps::v,
+       geometry(args.v, boxes.head_dim_v, heads, boxes.element_bytes)},
       {"gk", &TensorMaps::gk, geometry(gk, boxes.head_dim_k, heads, boxes.gate_bytes)},
-      {"o", &TensorMaps::o, geometry(args.o, boxes.head_dim_v, query_heads, boxes.element_bytes)},
+      {boxes.turned ? "dv" : "o", &TensorMaps::o,
+       geometry(args.o, boxes.head_dim_v, query_heads, boxes.element_bytes)},
   }};
 }
 
