@@ -52,7 +52,7 @@ TEST_CASE("gradients without gates, and of rows that are no whole words") {
                 walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
-TEST_CASE("each gradient by itself") {
+TEST_CASE("each gradient by itself", "[wide]") {
   const Problem problem = backward_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {}));
   for (const unsigned wanted :
@@ -61,14 +61,14 @@ TEST_CASE("each gradient by itself") {
   expect_right(problem, {.batch = 2, .tokens = 70, .initial_state = false, .final_state = false}, kernel);
 }
 
-TEST_CASE("gradients through segments, all and each by itself") {
+TEST_CASE("gradients through segments, all and each by itself", "[wide]") {
   const KernelCase dense{.batch = 2, .tokens = 150, .heads = 2};
   const KernelCase packed{.tokens = 250, .heads = 2, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::ten};
   for (const int group : {1, 2}) {
     Problem problem = backward_of(32, 32, DType::bf16, group);
     problem.state_v_first = group > 1;
     const LaunchKernel kernel =
-        kernel_of(problem, walks_variant(problem, {.segments = 3, .chunk = group == 1 ? 32 : 16}));
+        kernel_of(problem, walks_variant(problem, {.segments = 4, .chunk = group == 1 ? 32 : 16}));
     expect_right(problem, dense, kernel);
     expect_right(problem, packed, kernel);
     for (const unsigned wanted :
@@ -96,7 +96,7 @@ TEST_CASE("gradients of v by producers and warpgroups", "[wide]") {
   Problem unlike = backward_of(64, 64);
   unlike.state_v_first = true;
   unlike.gate_dtype = DType::fp32;
-  tested(unlike, {.tile_v = 64, .producers = 4});
+  tested(unlike, {.tile_k = 64, .tile_v = 64, .producers = 4});
   tested(backward_of(56, 120), {.segments = 2, .tile_v = 128, .producers = 8});
 }
 

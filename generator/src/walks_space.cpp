@@ -68,6 +68,14 @@ int value_registers(const ChunkShape& s) {
          kAddressing;
 }
 
+// Below this a walk makes P, or operands, anew for each tile more than it has to, and a multiprocessor's four schedulers have
+// nothing to do: for small head dims, and for those whose tiles must be small to fit.
+constexpr int kLeastTile = 64, kLeastWarps = 4, kMostRoomyDim = 256;
+
+bool is_roomy(int dim_k, int dim_v) {
+  return std::min(dim_k, dim_v) >= kLeastTile && std::max(dim_k, dim_v) <= kMostRoomyDim;
+}
+
 /// No tile wastes 16 channels where a smaller one would do.
 Status check_tile(std::string_view name, int tile, std::string_view dim_name, int dim) {
   if (tile == 16 || tile - 16 < dim) return {};
@@ -82,6 +90,12 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
     return status;
   if (Status status = check_tile("tile_v", tile_v, "head_dim_v", keys.head_dim_v); !status.ok())
     return status;
+  if (is_roomy(keys.head_dim_k, keys.head_dim_v) &&
+      (warps < kLeastWarps || keys.tile_k < kLeastTile || tile_v < kLeastTile)) {
+    return invalid_argument(fmt::format(
+        "warps={}, tile_k={}, tile_v={} with head dims {} and {}; accepted from {}, {}, {} on", warps,
+        keys.tile_k, tile_v, keys.head_dim_k, keys.head_dim_v, kLeastWarps, kLeastTile, kLeastTile));
+  }
   const bool has_producers = variant[Parameter::producers] != 0;
   for (const int tile : {keys.tile_k, has_producers ? 16 : tile_v}) {
     if (tile > 16 * warps) {
@@ -160,7 +174,7 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
   // 1 to 20 % off, whatever the gates.
   const Values parts = problem.dtype == DType::bf16 ? Values{2} : Values{2, 3};
   return {Family::walks,
-          {{Parameter::segments, {1, 2, 3, 4, 8, 16}},
+          {{Parameter::segments, {1, 2, 4, 8, 16}},
            {Parameter::chunk, {16, 32, 64}},
            {Parameter::tile_k, {16, 32, 64, 128}},
            {Parameter::tile_v, {16, 32, 64, 128}},

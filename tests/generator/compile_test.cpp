@@ -152,14 +152,9 @@ std::vector<Case> covering_set() {
       {changed(recurrent_of(128, 37), [](Problem& p) { p.gate_k = false, p.gate_v = true; }),
        decode,
        {{rows_v, 1}, {warps, 4}}},
-      {backward_of(128, 128), walks, {{segments, 1}, {score_parts, 2}, {state_parts, 2}, {stages, 2}}},
       {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
        walks,
        {{segments, 2}, {score_parts, 3}}},
-      {changed(backward_of(37, 60, DType::fp32),
-               [](Problem& p) { p.gate_k = false, p.state_v_first = true; }),
-       walks,
-       {{segments, 1}, {score_parts, 3}}},
   };
 }
 
