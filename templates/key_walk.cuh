@@ -685,7 +685,7 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
       } else {
         walk.template add_score_product<Tokens, false, 0, kPairs>(sums, k_words, row0);
         if (walk.wants_flows()) add_flows(walk, q_words);
-        stage_gradient(walk, walk.raw_q(), nullptr);
+        stage_gradient(walk, walk.raw_q());
       }
     } else {
       make_q(q_words, walk);
@@ -708,7 +708,7 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
     } else {
       walk.state.scale(before);
       if (!kOutputs || !leads()) return;
-      stage_gradient(walk, walk.raw_k(), &apart);
+      stage_gradient(walk, walk.raw_k());
       if (walk.wants_flows()) stage_gate_gradients(walk);
     }
   }
@@ -718,9 +718,8 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
     for (int i = 0; i < Tokens / 2; ++i) sums[i / 4][i % 4] = 0;
   }
 
-  /// dq = scale exp2(log q) dq^, or dk = exp2(log k) dk^; `more` is what P adds in a direct unit.
-  GLA_DEVICE void stage_gradient(const Walk& walk, const RawTile<Element>& to,
-                                 [[maybe_unused]] const LaneValues<kSubChunk>* more) const {
+  /// dq = scale exp2(log q) dq^, or dk = exp2(log k) dk^ and in a direct unit what P adds.
+  GLA_DEVICE void stage_gradient(const Walk& walk, const RawTile<Element>& to) const {
     warp_sync();  // others still read what is overwritten
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
@@ -732,7 +731,7 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
         float value = sums[o][2 * c + e];
         if constexpr (kGated) value *= exp2_fast(log);
         if constexpr (kForward) value *= walk.args.scale;
-        if constexpr (kMayBeDirect && !kForward) value += (*more)[i / 4][c][e];
+        if constexpr (kMayBeDirect && !kForward) value += apart[i / 4][c][e];
         x[i / 4][c][e] = value;
       }
       walk.stage_octets(x, to, row0 + 16 * pair);
@@ -868,7 +867,7 @@ struct KeyWalk<Config, kForward, kPass>::Unit {
     return to_float(*reinterpret_cast<const T*>(tile.at(row, channel)));
   }
 
-  /// sums += what P adds to dk (`kOfKeys`) or dq of each token, element by element; `diagonal`: its own too.
+  /// to += what P adds to dk (`kOfKeys`) or dq of each token, element by element; `diagonal`: its own too.
   template <bool kOfKeys>
   GLA_DEVICE void add_direct(LaneValues<kSubChunk>& to, const Walk& walk, bool diagonal) const {
     GLA_UNROLL_BY(1)

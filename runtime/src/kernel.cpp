@@ -116,8 +116,8 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, C
     if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
   }
   if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
-  constexpr unsigned kWithMaps =
-      kGradientV | kGradientState;  // what a walk by boxes makes; all take the struct
+  // All kernels of such a plan take the struct; those that make these copy by its maps.
+  constexpr unsigned kWithMaps = kGradientV | kGradientState;
   BackwardTensorArgs with_maps{args, {}};
   if ((wanted & kWithMaps) != 0) {
     if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok())
