@@ -1,0 +1,105 @@
+// The products of chunk_backward's walks over key channels by mma.sync: a warp's 16 rows of the state, and of the operands
+// that it has in registers, times tiles that all read.
+#pragma once
+
+#include "device/tile.cuh"
+#include "key_work.cuh"
+
+namespace gla {
+
+template <class Config, bool kForward, Pass kPass>
+struct KeyProducts : KeyWork<Config, kForward, kPass> {
+  using Work = KeyWork<Config, kForward, kPass>;
+  using Work::Work;
+  using Work::kColumns, Work::kHeads, Work::kK, Work::kOutputs, Work::kPaddedV, Work::kShape, Work::state;
+  using typename Work::Element;
+  static constexpr int kParts = kShape.operand_parts(), kPartsV = kShape.v_parts();
+  template <int Tokens>
+  using Sums = float[Tokens / 8][4];  ///< of 16 key channels and these tokens, as an MMA leaves them
+  template <int Tokens>
+  using Words = Bits32[Tokens / 16][kParts][4];  ///< an operand of the same
+
+  /// sums += rows of the state times those of a tile of value channels: S dO^T or dU V^T, of the warp's columns.
+  template <int Tokens, class TileOf>
+  GLA_DEVICE void add_state_product(Sums<Tokens>& sums, TileOf tile_of) const {
+    GLA_UNROLL
+    for (int j = 0; j < kColumns / 16; ++j) {
+      Bits32 a[kShape.state_parts][4];
+      state.operand(a, j);
+      GLA_UNROLL
+      for (int t = 0; t < Tokens; t += 16) {
+        Bits32 b[kPartsV][4];
+        GLA_UNROLL
+        for (int part = 0; part < kPartsV; ++part)
+          load_b(b[part], tile_of(part), Work::first_column() + 16 * j, t);
+        multiply_parts<kShape.state_parts>(sums[t / 8], sums[t / 8 + 1], a, b);
+      }
+    }
+  }
+
+  /// state += operand times the rows of a tile of value channels: k^T V or q^T dO, of the warp's columns.
+  template <int Tokens, class TileOf>
+  GLA_DEVICE void add_to_state(const Words<Tokens>& words, TileOf tile_of) {
+    GLA_UNROLL
+    for (int j = 0; j < kColumns / 16; ++j) {
+      GLA_UNROLL
+      for (int t = 0; t < Tokens; t += 16) {
+        Bits32 b[kPartsV][4];
+        GLA_UNROLL
+        for (int part = 0; part < kPartsV; ++part)
+          load_b_transposed(b[part], tile_of(part), t, Work::first_column() + 16 * j);
+        multiply_parts<kShape.state_parts>(state.tiles[2 * j], state.tiles[2 * j + 1], words[t / 16], b);
+      }
+    }
+  }
+
+  /// sums += k^T P^T, or going back q^T P, of the scores of tokens from row0 on.
+  template <int Tokens, class TileOf>
+  GLA_DEVICE void add_score_product(Sums<Tokens>& sums, const Words<Tokens>& words, TileOf scores,
+                                    int row0) const {
+    GLA_UNROLL
+    for (int from = 0; from < Tokens / 16; ++from) {
+      GLA_UNROLL
+      for (int to = 0; to < Tokens / 16; ++to) {
+        if (kForward ? from > to : from < to) continue;
+        Bits32 b[kShape.score_parts][4];
+        GLA_UNROLL
+        for (int part = 0; part < kShape.score_parts; ++part) {
+          if constexpr (kForward) {
+            load_b(b[part], scores(part), row0 + 16 * from, row0 + 16 * to);
+          } else {
+            load_b_transposed(b[part], scores(part), row0 + 16 * from, row0 + 16 * to);
+          }
+        }
+        multiply_parts<kShape.score_parts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+      }
+    }
+  }
+
+  /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's. Where there are no channels no load
+  /// writes, and what must stay zero may be NaN here.
+  template <class T>
+  GLA_DEVICE void stage_octets(float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
+    if constexpr (kK % 16 != 0) {
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i)
+        if (lane_channel(i / 2 % 2) >= Work::valid_rows()) x[i / 4][i / 2 % 2][i % 2] = 0;
+    }
+    if constexpr (sizeof(T) == 2) {
+      Bits32 words[4];
+      GLA_UNROLL
+      for (int word = 0; word < 4; ++word)
+        words[word] = pack<T>(x[word / 2][word % 2][0], x[word / 2][word % 2][1]);
+      store_a_transposed(words, to.operand(), Work::first_channel(), row0);
+    } else {
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int row = row0 + TokenMap<16>::token(i / 4, i % 2);
+        *reinterpret_cast<T*>(to.at(row, Work::first_channel() + lane_channel(i / 2 % 2))) =
+            from_float<T>(x[i / 4][i / 2 % 2][i % 2]);
+      }
+    }
+  }
+};
+
+}  // namespace gla

@@ -1,0 +1,387 @@
+// Tokens of a walk over key channels that have one pivot, or a direct sub-chunk: what a warp makes of its 16 channels of
+// them, in the layout of LaneValues<16> (chunk_sums.cuh), 16 tokens after 16.
+//
+// A direct unit differs: its factors are exp2 of sums that are never above 0 for gates of at most 0, the state takes
+// exp2(b_C) between the product and the addition, and P's products are made element by element.
+//
+// Gates' gradients are flows through the gates, unit by unit and not as one long sum. With ^in the part of dq and dk that
+// comes through the state, D the sum over V of S (.) dS at a unit's border, and the unit's tokens from first to last,
+//   D_before = D_behind - sum of k dk^in + sum of q dq^in
+//   dg_first = D_before      dg_t = D_behind + x_t - sum over s >= t of k_s dk_s      x_t = sum over s >= t of q_s dq_s
+// The walk forward leaves x for the one back, and in the place of the first token's, which nobody needs, the sum of q dq^in:
+// what P adds to both sides is the same, and what rounding leaves of its difference would grow from unit to unit in D.
+#pragma once
+
+#include "chunk_gates.cuh"
+#include "chunk_sums.cuh"
+
+namespace gla {
+
+template <class Walk, int Tokens>
+struct KeyUnit {
+  static constexpr bool kForward = Walk::kGoesForward, kOutputs = Walk::kOutputs, kGated = Walk::kGated;
+  static constexpr int kParts = Walk::kParts, kPairs = Tokens / 16;
+  static constexpr bool kMayBeDirect = Tokens == kSubChunk && kGated;
+  /// Query heads of a group meet in a unit, which is a sub-chunk then.
+  static constexpr bool kOneHead = Walk::kHeads == 1;
+  static_assert(kOneHead || Tokens == kSubChunk);
+  /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
+  static constexpr bool kKeepsFactors = kGated && kOutputs && Tokens > kSubChunk;
+  using Gates = typename Walk::Gates;
+  using Gate = typename Walk::Gate;
+  using Words = typename Walk::template Words<Tokens>;
+
+  int row0;
+  bool direct = false;
+  LaneValues<Tokens> of_q;     ///< log2 of q^ over scale q
+  LaneValues<kSubChunk> of_k;  ///< of k^ over k, where it is not the negative of that: of a direct unit
+  float before[2], middle[2], after[2];   ///< what the state takes, in the order of time
+  Words words;                            ///< of what the state takes up: k^, going back q^ of a query head
+  typename Walk::template Sums<Tokens> sums;  ///< dq^ of a query head, or dk^
+  float inflow[2] = {};                   ///< the lane's sum of q dq^in, or k dk^in
+  LaneValues<kSubChunk> apart;  ///< of a direct unit: what P adds to a gradient, but for a token's own term
+  LaneValues<kSubChunk> own;    ///< which is in the flows of both walks, and left out of both
+  LaneValues<Tokens> flows;     ///< q dq of all heads, or k dk, then x or dg
+
+  /// False if the tokens of a chunk may not have one pivot; a sub-chunk's that may not are direct.
+  GLA_DEVICE bool find_factors(Walk& walk, int first_row) {
+    row0 = first_row;
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) before[c] = middle[c] = after[c] = 1;
+    if constexpr (kGated) {
+      SumRange range;
+      const RawTile<Gate> gates = walk.raw_gates();
+      if (warp_any(sum_in_order(range, gates))) widen<Tokens>(range, of_q);
+      typename Gates::Pivots pivots;
+      const bool within = walk.template agree<Tokens>(Gates::find_pivots(pivots, range));
+      if (!within && Tokens != kSubChunk) return false;
+      direct = !within;
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        if (direct) {
+          middle[c] = exp2_fast(kLog2E * range.last[c]);
+        } else {
+          before[c] = exp2_fast(pivots.pivot[c]);
+          after[c] = exp2_fast(pivots.after(c));
+        }
+        walk.decay[c] += kLog2E * range.last[c];
+        GLA_UNROLL
+        for (int i = 0; i < Tokens / 4; ++i) {
+          float& sum = of_q[i / 2][c][i % 2];
+          sum = kLog2E * sum - (direct ? 0.0f : pivots.pivot[c]);
+        }
+      }
+      if (kMayBeDirect && direct) keep_sums(walk, gates);
+      count_path(walk);
+    }
+    return true;
+  }
+
+  /// What needs nothing but the warp's own tiles.
+  GLA_DEVICE void make_operands(const Walk& walk) {
+    if constexpr (kForward) {
+      make_words<false>(walk);
+    } else if constexpr (kOneHead) {
+      make_words<true>(walk);
+    }
+    if constexpr (kKeepsFactors) {
+      GLA_UNROLL
+      for (int i = 0; i < Tokens / 2; ++i) {
+        float& value = of_q[i / 4][i / 2 % 2][i % 2];
+        value = kForward ? walk.args.scale * exp2_fast(value) : exp2_fast(-value);
+      }
+    }
+  }
+
+  GLA_DEVICE void enter(Walk& walk) {
+    if constexpr (kForward) {
+      walk.state.scale(before);
+      clear(flows);
+    } else {
+      walk.state.scale(after);
+      if constexpr (kOutputs) {
+        find_state_product(walk);
+        if constexpr (kMayBeDirect) {
+          clear(apart);
+          clear(own);
+        }
+      }
+      walk.state.scale(middle);
+    }
+  }
+
+  GLA_DEVICE void add_queries(Walk& walk) {
+    if constexpr (kForward) {
+      find_state_product(walk);
+      if constexpr (kOneHead) walk.state.scale(middle);
+      if constexpr (kMayBeDirect) {
+        clear(apart);
+        clear(own);
+      }
+    } else if constexpr (!kOneHead) {
+      make_words<true>(walk);
+    }
+    const bool by_products = kOutputs && walk.leads() && !(kMayBeDirect && direct);
+    walk.template add_products<Tokens>(sums, words, row0, by_products, !kForward || kOneHead);
+    if (!kOutputs || !walk.leads()) return;
+    if (kMayBeDirect && direct) add_direct(walk);
+    if constexpr (kForward) stage_gradient(walk, walk.raw_q());
+  }
+
+  GLA_DEVICE void leave(Walk& walk) {
+    if constexpr (kForward) {
+      if constexpr (!kOneHead || !kOutputs) {
+        walk.state.scale(middle);
+        walk.template add_products<Tokens>(sums, words, row0, false, true);
+      }
+      if (kOutputs && walk.wants_flows() && walk.leads()) stage_flows(walk);
+      walk.template finish_update<Tokens>();
+      walk.state.scale(after);
+    } else {
+      if (kOutputs && walk.leads()) {
+        clear(flows);
+        stage_gradient(walk, walk.raw_k());
+        if (walk.wants_flows()) stage_gate_gradients(walk);
+      }
+      walk.template finish_update<Tokens>();
+      walk.state.scale(before);
+    }
+  }
+
+ private:
+  GLA_DEVICE float log_q(int o, int c, int e) const { return kGated ? of_q[o][c][e] : 0.0f; }
+  GLA_DEVICE float log_k(int o, int c, int e) const {
+    if constexpr (!kGated) return 0.0f;
+    if (kMayBeDirect && direct) return of_k[o % 2][c][e];
+    return -of_q[o][c][e];
+  }
+  /// Of dq over dq^, or dk over dk^.
+  GLA_DEVICE float factor(const Walk& walk, int o, int c, int e) const {
+    if constexpr (kKeepsFactors) return of_q[o][c][e];
+    if constexpr (!kGated) return kForward ? walk.args.scale : 1.0f;
+    return kForward ? walk.args.scale * exp2_fast(log_q(o, c, e)) : exp2_fast(log_k(o, c, e));
+  }
+
+  /// Inclusive sums of the gates, in nats, as sum_gates() makes them in another order of tokens.
+  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<Gate>& gates) {
+    Most<Gate> most;
+    float total[2] = {};
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      LaneValues<16> part;
+      load_gates<16>(part, most.value, gates, row0 + 16 * pair, Walk::first_channel(), 0);
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        if (pair == 0) range.most[c] = sum_quad(lane_index() % 4 == 0 ? part[0][c][0] : 0.0f);
+        const float all = sum_tokens<16>(part, c);
+        GLA_UNROLL
+        for (int i = 0; i < 4; ++i) of_q[2 * pair + i / 2][c][i % 2] = total[c] + part[i / 2][c][i % 2];
+        total[c] += all;
+        range.last[c] = range.least[c] = total[c];
+      }
+    }
+    return most.rises();
+  }
+
+  /// Of a direct unit: sums from its end, because those from the beginning may be large, and all where every lane finds them.
+  GLA_DEVICE void keep_sums(Walk& walk, const RawTile<Gate>& gates) {
+    sum_gates_after(of_k, gates, row0, Walk::first_channel());
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int o = i / 4, c = i / 2 % 2, e = i % 2;
+      of_k[o][c][e] *= kLog2E;
+      if (walk.leads())
+        walk.cumulative()[TokenMap<16>::token(o, e) * Walk::kTileK + Walk::first_channel() +
+                          lane_channel(c)] = of_q[o][c][e];
+    }
+    warp_sync();
+  }
+
+  GLA_DEVICE void count_path(const Walk& walk) const {
+    if (kForward && kOutputs && walk.args.path_counts != nullptr && thread_index() == 0 && walk.tile == 0)
+      atomic_add(walk.args.path_counts + (direct ? 2 : Tokens == Walk::kChunk ? 0 : 1), 1);
+  }
+
+  /// q^ or k^ as operands, of the only query head's tile or that of the one at hand.
+  template <bool kOfQueries>
+  GLA_DEVICE void make_words(const Walk& walk) {
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2];
+      load_octets<16>(x, kOfQueries ? walk.raw_q() : walk.raw_k(), row0 + 16 * pair, Walk::first_channel(),
+                      0);
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
+        float& value = x[i / 4][c][e];
+        if constexpr (kGated) value *= exp2_fast(kOfQueries ? log_q(o, c, e) : log_k(o, c, e));
+        if constexpr (kOfQueries) value *= walk.args.scale;
+      }
+      Gates::template split<kParts>(words[pair], x);
+    }
+  }
+
+  template <int N>
+  GLA_DEVICE static void clear(float (&values)[N][2][2]) {
+    GLA_UNROLL
+    for (int i = 0; i < 4 * N; ++i) values[i / 4][i / 2 % 2][i % 2] = 0;
+  }
+
+  /// The gradient's own tile, of q or k.
+  GLA_DEVICE static auto subject(const Walk& walk) { return kForward ? walk.raw_q() : walk.raw_k(); }
+
+  /// sums = what comes through the state.
+  GLA_DEVICE void find_state_product(Walk& walk) {
+    GLA_UNROLL
+    for (int i = 0; i < Tokens / 2; ++i) sums[i / 4][i % 4] = 0;
+    walk.template add_state_product<Tokens>(sums, row0);
+    walk.add_members(sums);
+    if (!walk.wants_flows() || !walk.leads()) return;
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2];
+      load_octets<16>(x, subject(walk), row0 + 16 * pair, Walk::first_channel(), 0);
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
+        inflow[c] += factor(walk, o, c, e) * x[i / 4][c][e] * sums[o][2 * c + e];
+      }
+    }
+  }
+
+  /// dq or dk, in the place of q or k; flows += each times its gradient.
+  template <class Tile>
+  GLA_DEVICE void stage_gradient(const Walk& walk, const Tile& to) {
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2];
+      load_octets<16>(x, to, row0 + 16 * pair, Walk::first_channel(), 0);
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
+        float& value = x[i / 4][c][e];
+        float gradient = factor(walk, o, c, e) * sums[o][2 * c + e];
+        if constexpr (kMayBeDirect) gradient += apart[i / 4][c][e];
+        flows[o][c][e] += value * gradient;
+        if constexpr (kMayBeDirect) gradient += own[i / 4][c][e];
+        value = gradient;
+      }
+      warp_sync();  // others still read what is overwritten
+      walk.stage_octets(x, to, row0 + 16 * pair);
+    }
+  }
+
+  /// Values become the sums from each token to the unit's last.
+  GLA_DEVICE static void sum_from_behind(LaneValues<Tokens>& values) {
+    float behind[2] = {};
+    GLA_UNROLL
+    for (int o = Tokens / 8 - 1; o >= 0; --o) {
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        float(&two)[2] = values[o][c];
+        float others;
+        const float all = scan_quad<true>(others, two[0] + two[1]);
+        two[1] += behind[c] + others;
+        two[0] += two[1];
+        behind[c] += all;
+      }
+    }
+  }
+  /// Whether element e of octet o is of the unit's first token.
+  GLA_DEVICE static bool is_first(int o, int e) { return o == 0 && e == 0 && lane_index() % 4 == 0; }
+
+  GLA_DEVICE void stage_flows(const Walk& walk) {
+    sum_from_behind(flows);
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      const float all = sum_quad(inflow[c]);
+      if (is_first(0, 0)) flows[0][c][0] = all;
+    }
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2], rest[2][2][2];
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        x[o][c][e] = flows[2 * pair + o][c][e];
+        rest[o][c][e] = x[o][c][e] - to_float(from_float<bf16>(x[o][c][e]));
+      }
+      if constexpr (Walk::kShape.gate_bytes == 2) {
+        walk.stage_octets(x, walk.template raw_gates<bf16>(), row0 + 16 * pair);
+        walk.stage_octets(rest, walk.low_flows(), row0 + 16 * pair);
+      } else {
+        walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
+      }
+    }
+  }
+
+  GLA_DEVICE void stage_gate_gradients(Walk& walk) {
+    walk.wait_for_carried();
+    sum_from_behind(flows);
+    float behind[2];
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      behind[c] = walk.flow[c];
+      walk.flow[c] -= sum_quad(inflow[c]);
+    }
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2], low[2][2][2];
+      if constexpr (Walk::kShape.gate_bytes == 2) {
+        load_octets<16>(x, walk.template carried<bf16>(), row0 + 16 * pair, Walk::first_channel(), 0);
+        load_octets<16>(low, walk.carried_low(), row0 + 16 * pair, Walk::first_channel(), 0);
+      } else {
+        load_octets<16>(x, walk.carried(), row0 + 16 * pair, Walk::first_channel(), 0);
+      }
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        float& value = x[o][c][e];
+        if constexpr (Walk::kShape.gate_bytes == 2) value += low[o][c][e];
+        if (pair == 0 && o == 0 && e == 0) walk.flow[c] += sum_quad(is_first(o, e) ? value : 0.0f);
+        value = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + value - flows[2 * pair + o][c][e];
+      }
+      walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
+    }
+  }
+
+  // ---- direct ----------------------------------------------------------------------------------------------------
+
+  GLA_DEVICE static float score(const Walk& walk, int i, int j) {
+    float sum = 0;
+    GLA_UNROLL
+    for (int part = 0; part < Walk::kShape.score_parts; ++part)
+      sum += to_float(*reinterpret_cast<const bf16*>(walk.scores(part).at(i, j)));
+    return sum;
+  }
+  template <class T>
+  GLA_DEVICE static float element(const RawTile<T>& tile, int row, int channel) {
+    return to_float(*reinterpret_cast<const T*>(tile.at(row, channel)));
+  }
+
+  /// What P adds to dq or dk of each token, element by element.
+  GLA_DEVICE void add_direct(const Walk& walk) {
+    const auto others = kForward ? walk.raw_k() : walk.raw_q();
+    GLA_UNROLL_BY(1)
+    for (int other = 0; other < kSubChunk; ++other) {
+      GLA_UNROLL
+      for (int n = 0; n < 8; ++n) {
+        const int o = n / 4, c = n / 2 % 2, e = n % 2;
+        const int token = TokenMap<16>::token(o, e), channel = Walk::first_channel() + lane_channel(c);
+        const int i = kForward ? token : other, j = kForward ? other : token;
+        if (j > i) continue;
+        const float* cumulative = walk.cumulative() + channel;
+        const float decay = exp2_fast(cumulative[i * Walk::kTileK] - cumulative[j * Walk::kTileK]);
+        const float value = walk.args.scale * score(walk, row0 + i, row0 + j) * decay *
+                            element(others, row0 + other, channel);
+        if (i == j) {
+          own[o][c][e] += value;
+        } else {
+          apart[o][c][e] += value;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace gla

@@ -1,0 +1,175 @@
+// What a block and a warp have of chunk_backward's walks over key channels: tokens, channels, their rows of the state, and
+// what the walks leave in memory for each other. The warps that walk are the block's first; each owns 16 key channels, with
+// nobody but the warps that have other value channels of the same.
+#pragma once
+
+#include "backward_args.h"
+#include "chunk_gates.cuh"
+#include "chunk_work.cuh"
+#include "key_walk_layout.h"
+#include "row_state.cuh"
+#include "sequence.cuh"
+#include "team.cuh"
+
+namespace gla {
+
+template <class Config, bool kForward, Pass kPass>
+struct KeyWork {
+  static constexpr KeyWalkShape kShape = Config::key_walk;
+  static constexpr bool kGoesForward = kForward;
+  static constexpr int kChunk = kShape.chunk, kTileK = kShape.tile_k, kSplit = kShape.split();
+  static constexpr int kK = kShape.head_dim_k, kV = kShape.head_dim_v, kPaddedV = kShape.padded_v();
+  static constexpr int kColumns = kPaddedV / kSplit;  // value channels of a warp
+  static constexpr bool kOutputs = kPass != Pass::segment_states;
+  /// Which side is loaded: what goes into the state, and for outputs both.
+  static constexpr bool kQueries = !kForward || kOutputs;
+  static constexpr bool kKeys = kForward || kOutputs;
+  static constexpr int kHeads = kQueries ? Config::group : 1;
+  static constexpr bool kGated = kShape.gate_bytes != 0;
+  static_assert(kTileK % 16 == 0 && 16 * kShape.warps % kTileK == 0);
+  using Element = typename Config::Element;
+  using Gate = typename Config::Gate;
+  using Team = gla::Team<0, kShape.warps, 0>;  ///< the warps that walk
+  using Gates = ChunkGates<Config, ChunkTiles<Config::shape, Element, Gate>, Team>;
+
+  const BackwardArgs& args;
+  unsigned char* const shared = shared_memory();
+  Sequence sequence{};
+  Index n = 0, walk_slot = 0;  ///< of the states between passes
+  int head = 0, tile = 0;
+  Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
+  Index first_token = 0;        ///< of the chunk
+  bool is_last = true;          ///< in time
+  RowState<kColumns> state;
+  float flow[2] = {};   ///< D of the lane's channels
+  float decay[2] = {};  ///< of the walk, log2
+
+  GLA_DEVICE explicit KeyWork(const BackwardArgs& backward_args) : args(backward_args) {}
+
+  /// False if there is none for this block.
+  GLA_DEVICE bool find_work() {
+    constexpr int kTiles = (kK + kTileK - 1) / kTileK;
+    Index block = block_index();
+    tile = static_cast<int>(block % kTiles);
+    block /= kTiles;
+    head = static_cast<int>(block % args.heads);
+    block /= args.heads;
+    Segment segment{static_cast<int>(block), 0};
+    if constexpr (kPass != Pass::whole) segment = segment_of(args, block);
+    n = segment.n;
+    sequence = sequence_of(args, n);
+    tokens = sequence.length;
+    walk_slot = n;
+    if constexpr (kPass != Pass::whole) {
+      walk_slot = first_segment_slot(args, n) + segment.index;
+      first = Index{segment.index} * args.segment_tokens;
+      is_last = first + args.segment_tokens >= sequence.length;
+      if (segment.index > 0 && first >= sequence.length) return false;
+      // Nothing follows what the walk would leave behind.
+      if (!kOutputs && (kForward ? is_last : segment.index == 0)) return false;
+      tokens = is_last ? sequence.length - first : args.segment_tokens;
+    }
+    return true;
+  }
+  GLA_DEVICE Index chunks() const { return (tokens + kChunk - 1) / kChunk; }
+  /// Makes the chunk that is walked as number `step` of all the current one.
+  GLA_DEVICE void open_chunk(Index step, Index of_all) {
+    first_token = first + (kForward ? step : of_all - 1 - step) * kChunk;
+  }
+  GLA_DEVICE int rows() const {
+    const Index left = first + tokens - first_token;
+    return left < kChunk ? static_cast<int>(left) : kChunk;
+  }
+
+  GLA_DEVICE static int member() { return warp_index() % kSplit; }
+  GLA_DEVICE static bool leads() { return kSplit == 1 || member() == 0; }
+  /// Within the tile.
+  GLA_DEVICE static int first_channel() { return warp_index() / kSplit * 16; }
+  GLA_DEVICE static int first_column() { return member() * kColumns; }
+  GLA_DEVICE int first_row() const { return tile * kTileK + first_channel(); }
+  GLA_DEVICE int valid_rows() const { return kK - first_row(); }
+  GLA_DEVICE static int valid_columns() { return kV - first_column(); }
+  /// Of the tile.
+  GLA_DEVICE int valid_channels() const {
+    const int left = kK - tile * kTileK;
+    return left < kTileK ? left : kTileK;
+  }
+  template <class T>
+  GLA_DEVICE T* keys_of(const Tensor& tensor, Index of_head) const {
+    return row_of<T>(tensor, sequence, first_token, of_head) + tile * kTileK;
+  }
+
+  // ---- the state, and what stands for it between walks and passes --------------------------------------------------
+
+  /// The warp's part of a state in memory.
+  struct StatePart {
+    float* first;
+    StateStrides strides;
+  };
+  /// Of what the caller gave, which may be nothing.
+  GLA_DEVICE StatePart callers(const void* states) const {
+    return part_of(states, n, state_strides(kK, kV, Config::state_v_first));
+  }
+  /// Of those between passes.
+  GLA_DEVICE StatePart segments_own(float* states) const {
+    return part_of(states, walk_slot, state_strides(kK, kV, false));
+  }
+  GLA_DEVICE StatePart part_of(const void* states, Index at, StateStrides strides) const {
+    if (states == nullptr) return {nullptr, strides};
+    return {const_cast<float*>(static_cast<const float*>(states)) + (at * args.heads + head) * (kK * kV) +
+                first_row() * strides.k + first_column() * strides.v,
+            strides};
+  }
+
+  /// What the walk begins with, and what it leaves behind.
+  GLA_DEVICE void begin() {
+    StatePart from{nullptr, {}};
+    if constexpr (kPass == Pass::whole) from = callers(kForward ? args.initial_state : args.d_final_state);
+    if constexpr (kPass == Pass::segment_outputs)
+      from = segments_own(kForward ? args.segment_states : args.segment_gradients);
+    state.load(from.first, from.strides, valid_rows(), valid_columns());
+    if constexpr (!kForward && kOutputs) {
+      if (!has_flow()) return;
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c)
+        if (lane_channel(c) < valid_rows()) flow[c] = channels_of(args.flows)[lane_channel(c)];
+    }
+  }
+  /// `add_up` adds sums of the warps that share key channels up in the first of them.
+  template <class AddUp>
+  GLA_DEVICE void end(AddUp add_up) {
+    if constexpr (!kOutputs) {
+      const StatePart to = segments_own(kForward ? args.segment_states : args.segment_gradients);
+      state.store(to.first, to.strides, valid_rows(), valid_columns());
+      if (leads()) store_channels(kForward ? args.segment_decays : args.segment_gradient_decays, decay);
+    } else if constexpr (kForward) {
+      if (!has_flow()) return;
+      const StatePart behind =
+          kPass == Pass::whole ? callers(args.d_final_state) : segments_own(args.segment_gradients);
+      float lane_sums[2] = {}, sums[1][4] = {};
+      state.add_products(lane_sums, behind.first, behind.strides, valid_rows(), valid_columns());
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) sums[0][c] = sum_quad(lane_sums[c]);
+      add_up(sums);
+      if (leads()) store_channels(args.flows, {sums[0][0], sums[0][1]});
+    }
+  }
+  /// The lane's channels of a vector [slots, H, K].
+  GLA_DEVICE float* channels_of(float* vectors) const {
+    return vectors + (walk_slot * args.heads + head) * kK + first_row();
+  }
+  GLA_DEVICE void store_channels(float* vectors, const float (&values)[2]) const {
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c)
+      if (lane_index() % 4 == 0 && lane_channel(c) < valid_rows())
+        channels_of(vectors)[lane_channel(c)] = values[c];
+  }
+
+  GLA_DEVICE bool wants_flows() const { return kGated && args.dgk.data != nullptr; }
+  /// Whether there is a D behind the walk: not where no gradient of the final state is given.
+  GLA_DEVICE bool has_flow() const {
+    return wants_flows() && (kPass != Pass::whole || args.d_final_state != nullptr);
+  }
+};
+
+}  // namespace gla
