@@ -2,6 +2,7 @@
 #pragma once
 
 #include "args.h"
+#include "device/platform.cuh"
 
 namespace gla {
 
@@ -20,9 +21,20 @@ struct BackwardArgs : KernelArgs {
   float* segment_gradient_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 };
 
-/// Arguments of backward kernels that copy tensors by their maps, which are those of turned().
+/// Whether there are walks forward in time, which those back that run beside them have ahead of them.
+GLA_HOST_DEVICE constexpr bool walks_forward(const BackwardArgs& args) {
+  return args.dq.data != nullptr || args.dgk.data != nullptr;
+}
+
+/// Maps of what BackwardArgs has besides the tensors of turned(), as TensorMaps has them.
+struct GradientMaps {
+  TensorMap v, dq, dk, dgk;
+};
+
+/// Arguments of backward kernels that copy tensors by their maps.
 struct BackwardTensorArgs : BackwardArgs {
-  TensorMaps maps;
+  TensorMaps maps;  ///< of turned()'s tensors: v is dO, and o dv
+  GradientMaps gradient_maps;
 };
 
 }  // namespace gla

@@ -37,6 +37,16 @@ class ChunkPipeline {
     prepare_shared();
     let_next_kernel_start();
     wait_for_earlier_kernels();
+    walk_all();
+  }
+  /// The same for those that order kernels otherwise.
+  GLA_DEVICE void run_beside(bool beside) {
+    prepare_shared();
+    gla::run_beside(beside, [this] { walk_all(); });
+  }
+
+ private:
+  GLA_DEVICE void walk_all() {
     if (!work.find()) return;
     chunks = static_cast<int>(work.chunks());
     if (warp_any(thread_index() >= Consumers::kThreads)) {
@@ -48,7 +58,6 @@ class ChunkPipeline {
     }
   }
 
- private:
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr PipelineLayout kLayout{kShape};
   static constexpr int kStages = kShape.stages;
@@ -172,9 +181,13 @@ class ChunkPipeline {
     GLA_UNROLL
     for (int head = 0; head < kHeads; ++head) {
       GLA_UNROLL
-      for (int v = 0; v < kShape.out_v(); v += kPanelColumns)
-        tensor_store(&maps.o, tiles.template out<kRows>().at(head * kChunk, v), work.first_out_v() + v,
-                     first_token(chunk), work.first_query_head + head, static_cast<int>(work.sequence.batch));
+      for (int v = 0; v < kShape.out_v(); v += kPanelColumns) {
+        GLA_UNROLL
+        for (int row = 0; row < kChunk; row += Config::box_rows)
+          tensor_store(&maps.o, tiles.template out<kRows>().at(head * kChunk + row, v),
+                       work.first_out_v() + v, first_token(chunk) + row, work.first_query_head + head,
+                       static_cast<int>(work.sequence.batch));
+      }
     }
     bulk_commit();
   }

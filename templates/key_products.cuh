@@ -10,9 +10,9 @@ namespace gla {
 template <class Config, bool kForward, Pass kPass>
 struct KeyProducts : KeyWork<Config, kForward, kPass> {
   using Work = KeyWork<Config, kForward, kPass>;
-  using Work::Work;
-  using Work::kColumns, Work::kHeads, Work::kK, Work::kOutputs, Work::kPaddedV, Work::kShape, Work::state;
   using typename Work::Element;
+  using Work::kColumns, Work::kHeads, Work::kK, Work::kOutputs, Work::kPaddedV, Work::kShape, Work::state;
+  using Work::Work;
   static constexpr int kParts = kShape.operand_parts(), kPartsV = kShape.v_parts();
   template <int Tokens>
   using Sums = float[Tokens / 8][4];  ///< of 16 key channels and these tokens, as an MMA leaves them

@@ -25,6 +25,9 @@ struct KeyUnit {
   /// Query heads of a group meet in a unit, which is a sub-chunk then.
   static constexpr bool kOneHead = Walk::kHeads == 1;
   static_assert(kOneHead || Tokens == kSubChunk);
+  /// Operands are made as late as they can be, to spare registers while the state is multiplied; but before the first of the
+  /// warps that share key channels overwrites what they are made of.
+  static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kSplit == 1;
   /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
   static constexpr bool kKeepsFactors = kGated && kOutputs && Tokens > kSubChunk;
   using Gates = typename Walk::Gates;
@@ -35,10 +38,10 @@ struct KeyUnit {
   bool direct = false;
   LaneValues<Tokens> of_q;     ///< log2 of q^ over scale q
   LaneValues<kSubChunk> of_k;  ///< of k^ over k, where it is not the negative of that: of a direct unit
-  float before[2], middle[2], after[2];   ///< what the state takes, in the order of time
-  Words words;                            ///< of what the state takes up: k^, going back q^ of a query head
+  float before[2], middle[2], after[2];  ///< what the state takes, in the order of time
+  Words words;                           ///< of what the state takes up: k^, going back q^ of a query head
   typename Walk::template Sums<Tokens> sums;  ///< dq^ of a query head, or dk^
-  float inflow[2] = {};                   ///< the lane's sum of q dq^in, or k dk^in
+  float inflow[2] = {};                       ///< the lane's sum of q dq^in, or k dk^in
   LaneValues<kSubChunk> apart;  ///< of a direct unit: what P adds to a gradient, but for a token's own term
   LaneValues<kSubChunk> own;    ///< which is in the flows of both walks, and left out of both
   LaneValues<Tokens> flows;     ///< q dq of all heads, or k dk, then x or dg
@@ -77,23 +80,8 @@ struct KeyUnit {
     return true;
   }
 
-  /// What needs nothing but the warp's own tiles.
-  GLA_DEVICE void make_operands(const Walk& walk) {
-    if constexpr (kForward) {
-      make_words<false>(walk);
-    } else if constexpr (kOneHead) {
-      make_words<true>(walk);
-    }
-    if constexpr (kKeepsFactors) {
-      GLA_UNROLL
-      for (int i = 0; i < Tokens / 2; ++i) {
-        float& value = of_q[i / 4][i / 2 % 2][i % 2];
-        value = kForward ? walk.args.scale * exp2_fast(value) : exp2_fast(-value);
-      }
-    }
-  }
-
   GLA_DEVICE void enter(Walk& walk) {
+    if constexpr (!kMakesLate && (kForward || kOneHead)) make_operands(walk);
     if constexpr (kForward) {
       walk.state.scale(before);
       clear(flows);
@@ -107,6 +95,8 @@ struct KeyUnit {
         }
       }
       walk.state.scale(middle);
+      if constexpr (kMakesLate) make_operands(walk);
+      if constexpr (kOutputs) add_inflow(walk);
     }
   }
 
@@ -114,12 +104,14 @@ struct KeyUnit {
     if constexpr (kForward) {
       find_state_product(walk);
       if constexpr (kOneHead) walk.state.scale(middle);
+      if constexpr (kMakesLate) make_operands(walk);
+      add_inflow(walk);
       if constexpr (kMayBeDirect) {
         clear(apart);
         clear(own);
       }
     } else if constexpr (!kOneHead) {
-      make_words<true>(walk);
+      make_operands(walk);
     }
     const bool by_products = kOutputs && walk.leads() && !(kMayBeDirect && direct);
     walk.template add_products<Tokens>(sums, words, row0, by_products, !kForward || kOneHead);
@@ -135,7 +127,7 @@ struct KeyUnit {
         walk.template add_products<Tokens>(sums, words, row0, false, true);
       }
       if (kOutputs && walk.wants_flows() && walk.leads()) stage_flows(walk);
-      walk.template finish_update<Tokens>();
+      walk.template finish_update<Tokens>(words);
       walk.state.scale(after);
     } else {
       if (kOutputs && walk.leads()) {
@@ -143,7 +135,7 @@ struct KeyUnit {
         stage_gradient(walk, walk.raw_k());
         if (walk.wants_flows()) stage_gate_gradients(walk);
       }
-      walk.template finish_update<Tokens>();
+      walk.template finish_update<Tokens>(words);
       walk.state.scale(before);
     }
   }
@@ -202,20 +194,22 @@ struct KeyUnit {
       atomic_add(walk.args.path_counts + (direct ? 2 : Tokens == Walk::kChunk ? 0 : 1), 1);
   }
 
-  /// q^ or k^ as operands, of the only query head's tile or that of the one at hand.
-  template <bool kOfQueries>
-  GLA_DEVICE void make_words(const Walk& walk) {
+  /// The words of k^, or going back of the q^ of a query head.
+  GLA_DEVICE void make_operands(const Walk& walk) {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, kOfQueries ? walk.raw_q() : walk.raw_k(), row0 + 16 * pair, Walk::first_channel(),
-                      0);
+      load_octets<16>(x, kForward ? walk.raw_k() : walk.raw_q(), row0 + 16 * pair, Walk::first_channel(), 0);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
-        if constexpr (kGated) value *= exp2_fast(kOfQueries ? log_q(o, c, e) : log_k(o, c, e));
-        if constexpr (kOfQueries) value *= walk.args.scale;
+        if constexpr (kGated) value *= exp2_fast(kForward ? log_k(o, c, e) : log_q(o, c, e));
+        if constexpr (!kForward) value *= walk.args.scale;
+        if constexpr (kKeepsFactors) {
+          float& log = of_q[o][c][e];
+          log = kForward ? walk.args.scale * exp2_fast(log) : exp2_fast(-log);
+        }
       }
       Gates::template split<kParts>(words[pair], x);
     }
@@ -236,6 +230,10 @@ struct KeyUnit {
     for (int i = 0; i < Tokens / 2; ++i) sums[i / 4][i % 4] = 0;
     walk.template add_state_product<Tokens>(sums, row0);
     walk.add_members(sums);
+  }
+
+  /// What the sums bring to the flows so far.
+  GLA_DEVICE void add_inflow(Walk& walk) {
     if (!walk.wants_flows() || !walk.leads()) return;
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {

@@ -33,7 +33,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     zero_shared<kShape.threads()>(shared, kLayout.raw_bytes);
     block_sync();
     this->begin();
-    const Index steps = this->chunks() * kHeads;
+    const Index steps = this->count_chunks() * kHeads;
     for (Index step = 0; step < kShape.stages; ++step) start_loads(step, steps);
     for (Index step = 0; step < steps; step += kHeads) {
       if constexpr (kHeads == 1) {
@@ -211,7 +211,6 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE bool walk_unit(int row0) {
     KeyUnit<KeyWalk, Tokens> unit;
     if (!unit.find_factors(*this, row0)) return false;
-    unit.make_operands(*this);
     unit.enter(*this);
     if constexpr (kQueries) unit.add_queries(*this);
     unit.leave(*this);
@@ -225,7 +224,6 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       prepare(step + query, steps);
       if (query == 0) {
         unit.find_factors(*this, 0);
-        unit.make_operands(*this);
         unit.enter(*this);
       }
       unit.add_queries(*this);
@@ -278,7 +276,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
           words, [this, row0](int part) { return kForward ? v(row0, part) : d_o(row0, part); });
   }
   template <int Tokens>
-  GLA_DEVICE static void finish_update() {}
+  GLA_DEVICE static void finish_update(typename Products::template Words<Tokens>&) {}
   /// Adds the sums of the warps that share key channels up in the first of them.
   template <int Tiles>
   GLA_DEVICE void add_members(float (&sums)[Tiles][4]) const {

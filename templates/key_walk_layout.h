@@ -14,15 +14,20 @@ struct KeyWalkShape {
   bool element_is_bf16;  ///< then v and dO are MMA operands as they lie
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
+  int producers;  ///< 0: every warp does everything (key_walk.cuh); else key_pipeline.cuh's warps for copies and P
 
   /// Warps that hold the state of 16 key channels, each for its share of the value channels.
   GLA_HOST_DEVICE constexpr int split() const { return 16 * warps / tile_k; }
-  /// Value channels, those of each warp a multiple of 16.
+  /// Value channels, those of each warp a multiple of 16; of a warpgroup's products whole panels.
   GLA_HOST_DEVICE constexpr int padded_v() const {
-    const int unit = 16 * split();
+    const int unit = producers ? 64 : 16 * split();
     return (head_dim_v + unit - 1) / unit * unit;
   }
-  GLA_HOST_DEVICE constexpr int threads() const { return 32 * warps; }
+  GLA_HOST_DEVICE constexpr int threads() const { return 32 * (warps + producers); }
+  /// Registers per thread of producers, which give some to the warps that walk, and of those: of a multiprocessor's for one
+  /// block of 12 warps, or two of 8.
+  GLA_HOST_DEVICE constexpr int producer_registers() const { return 72; }
+  GLA_HOST_DEVICE constexpr int consumer_registers() const { return warps == 8 ? 216 : 184; }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -67,5 +72,60 @@ struct KeyWalkLayout {
         exchange_plane(4 * 16 * s.chunk),
         total(exchange + s.tile_k / 16 * (s.split() - 1) * exchange_plane) {}
 };
+
+/// The same of key_pipeline.cuh's kernels: panels as wgmma and tensor copies have them (device/warpgroup.cuh), in a ring of
+/// `stages` stages. Outputs are staged in the place of what was loaded.
+struct KeyPipelineLayout {
+  static constexpr int kPanelRow = PipelineLayout::kPanelRow;
+
+  int panel;                                  ///< bytes from one panel to the next
+  int key_panels, gate_panels, value_panels;  ///< of 128 bytes of channels
+  int q, k, gate, d_o, v;  ///< within a stage; a product's 64 rows of a chunk of 32 reach from dO into v
+  int stage_bytes;
+  int carried, carried_low;    ///< what the other walk left of the gates' gradients, of one chunk
+  int score_plane, scores;     ///< bytes per part
+  int cumulative;              ///< fp32 [kSubChunk][tile_k]
+  int loaded, made, finished;  ///< barriers, one per stage each
+  int used, carried_loaded;    ///< one more each
+  int total;
+
+  /// `backward`: of the walk that reads what the other one left of the gates' gradients.
+  GLA_HOST_DEVICE constexpr KeyPipelineLayout(const KeyWalkShape& s, bool backward)
+      : panel(s.chunk * kPanelRow),
+        key_panels(PipelineLayout::panels(2 * s.tile_k)),
+        gate_panels(PipelineLayout::panels(s.gate_bytes * s.tile_k)),
+        value_panels(PipelineLayout::panels(2 * s.padded_v())),
+        q(0),
+        k(q + key_panels * panel),
+        gate(k + key_panels * panel),
+        d_o(gate + gate_panels * panel),
+        v(d_o + value_panels * panel),
+        stage_bytes(v + value_panels * panel),
+        carried(s.stages * stage_bytes),
+        carried_low(carried + (backward ? gate_panels * panel : 0)),
+        score_plane(panel),
+        scores(carried_low + (backward && s.gate_bytes == 2 ? gate_panels * panel : 0)),
+        cumulative(scores + s.score_parts * score_plane),
+        loaded(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
+        made(loaded + 8 * s.stages),
+        finished(made + 8 * s.stages),
+        used(finished + 8 * s.stages),
+        carried_loaded(used + 8),
+        total(carried_loaded + 8) {}
+};
+
+/// Dynamic shared memory in bytes.
+GLA_HOST_DEVICE constexpr int shared_bytes(const KeyWalkShape& shape, bool backward) {
+  return shape.producers ? KeyPipelineLayout(shape, backward).total : KeyWalkLayout(shape, backward).total;
+}
+
+/// Blocks of a walk by producers that a multiprocessor of 228 KB is to have; 1 KB of each is the system's.
+GLA_HOST_DEVICE constexpr int blocks_of_pipeline(const KeyWalkShape& shape) {
+  return shape.warps == 4 && 2 * (shared_bytes(shape, true) + 1024) <= 228 * 1024 ? 2 : 1;
+}
+/// Whether its producers give registers away: where an even share would not do.
+GLA_HOST_DEVICE constexpr bool moves_registers(const KeyWalkShape& shape) {
+  return shape.warps == 8 || blocks_of_pipeline(shape) > 1;
+}
 
 }  // namespace gla

@@ -71,7 +71,7 @@ struct KeyWork {
     }
     return true;
   }
-  GLA_DEVICE Index chunks() const { return (tokens + kChunk - 1) / kChunk; }
+  GLA_DEVICE Index count_chunks() const { return (tokens + kChunk - 1) / kChunk; }
   /// Makes the chunk that is walked as number `step` of all the current one.
   GLA_DEVICE void open_chunk(Index step, Index of_all) {
     first_token = first + (kForward ? step : of_all - 1 - step) * kChunk;

@@ -1,4 +1,4 @@
-// A walk forward in time as one backwards, for the host, which makes maps of its tensors, and the device.
+// A walk forward in time as one backwards.
 #pragma once
 
 #include "backward_args.h"
@@ -8,7 +8,7 @@ namespace gla {
 
 /// The arguments with which what goes forward in time elsewhere goes back, from the gradient of the final state to that of the
 /// initial one: dO for v, and dv for o.
-GLA_HOST_DEVICE inline KernelArgs turned(const BackwardArgs& args) {
+GLA_DEVICE KernelArgs turned(const BackwardArgs& args) {
   KernelArgs back = args;
   back.v = args.d_o;
   back.o = args.dv;

@@ -7,11 +7,17 @@
 
 namespace gla {
 
-/// dv, and the gradient of the initial state.
+/// Tensor maps have boxes for all walks.
+template <class Config, Pass kPass>
+struct BackConfig : PassConfig<Config, kPass> {
+  static constexpr int box_rows = Config::box_rows;
+};
+
+/// dv, and the gradient of the initial state, beside dq.
 template <class Config, Pass kPass>
 GLA_DEVICE void value_pipeline(const BackwardTensorArgs& args) {
   const KernelArgs back = turned(args);
-  ChunkPipeline<PassConfig<Config, kPass>, kPass>(back, args.maps).run();
+  ChunkPipeline<BackConfig<Config, kPass>, kPass>(back, args.maps).run_beside(walks_forward(args));
 }
 
 }  // namespace gla

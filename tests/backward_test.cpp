@@ -77,27 +77,34 @@ TEST_CASE("gradients through segments, all and each by itself", "[wide]") {
   }
 }
 
-TEST_CASE("gradients of v by producers and warpgroups", "[wide]") {
+TEST_CASE("gradients by producers and warpgroups", "[wide]") {
   const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
   const auto tested = [&](const Problem& problem, const WalksChoice& choice) {
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
     expect_right(problem, packed, kernel);
-    expect_right(problem, {.tokens = 100, .gradients = kGradientState}, kernel);
     KernelCase of_state = packed;
     of_state.gates = Gates::ten;
     of_state.gradients = kGradientState;
     expect_right(problem, of_state, kernel);
-    KernelCase of_values{.tokens = 200, .heads = 2, .gradients = kGradientV | kGradientState};
-    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth}) {
-      of_values.gates = gates;
-      expect_right(problem, of_values, kernel);
-    }
+    for (const unsigned wanted : {+kGradientQ, +kGradientK, kGradientGk | kGradientK})
+      expect_right(problem, {.tokens = 100, .gradients = wanted}, kernel);
+    for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::resets, Gates::growth})
+      expect_right(problem, {.tokens = 200, .heads = 2, .gates = gates}, kernel);
   };
   Problem unlike = backward_of(64, 64);
   unlike.state_v_first = true;
   unlike.gate_dtype = DType::fp32;
   tested(unlike, {.tile_k = 64, .tile_v = 64, .producers = 4});
-  tested(backward_of(56, 120), {.segments = 2, .tile_v = 128, .producers = 8});
+  tested(backward_of(56, 120), {.segments = 2, .chunk = 64, .tile_k = 64, .tile_v = 128, .producers = 8});
+}
+
+TEST_CASE("gradients by two warpgroups of key channels, which choose their paths by themselves", "[wide]") {
+  const Problem problem = backward_of(128, 64);
+  const LaunchKernel kernel = kernel_of(
+      problem,
+      walks_variant(problem, {.chunk = 64, .tile_k = 128, .tile_v = 64, .warps = 8, .producers = 4}));
+  for (const Gates gates : {Gates::one, Gates::resets})
+    expect_right(problem, {.tokens = 150, .gates = gates}, kernel);
 }
 
 TEST_CASE("a gradient that is NaN does not reach the gates behind it") {

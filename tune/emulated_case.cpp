@@ -15,7 +15,6 @@
 #include "kernel.h"
 #include "tensor_map.h"
 #include "tensor_maps.h"
-#include "turned_args.h"
 #include "verification.cuh"
 
 namespace gla {
@@ -43,16 +42,18 @@ GuardedMemory cumulative_lengths(const std::vector<std::int64_t>& lengths, bool 
   return memory;
 }
 
-/// A call's tensor maps in the emulator's encoding.
-TensorMaps emulated_maps(const TensorBoxes& boxes, const KernelArgs& args) {
-  TensorMaps maps{};
+/// The arguments with the maps of a call's tensors in the emulator's encoding.
+template <class Args, class CallArgs>
+Args with_maps(const TensorBoxes& boxes, const CallArgs& call) {
+  Args args{};
+  static_cast<CallArgs&>(args) = call;
   for (const MappedTensor& each : mapped_tensors(boxes, args)) {
     if (!each.geometry) continue;
     const auto& [data, sizes, stride_bytes, box, element_bytes] = *each.geometry;
     emulator::encode_tensor_map(
-        &(maps.*each.map), {data, sizes, stride_bytes, box, element_bytes, emulator::Swizzle::bytes_128});
+        each.map, {data, sizes, stride_bytes, box, element_bytes, emulator::Swizzle::bytes_128});
   }
-  return maps;
+  return args;
 }
 
 /// Tokens that belong to a sequence.
@@ -303,8 +304,7 @@ KernelOutcome run_case(const Problem& problem, const KernelCase& c, const Launch
 void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
               const LaunchPlan& plan, const KernelArgs& args, const emulator::Options& options) {
   if (plan.boxes.rows > 0)
-    run_launches(program, entries, plan, kAllGradients, TensorArgs{args, emulated_maps(plan.boxes, args)},
-                 options);
+    run_launches(program, entries, plan, kAllGradients, with_maps<TensorArgs>(plan.boxes, args), options);
   else
     run_launches(program, entries, plan, kAllGradients, args, options);
 }
@@ -313,7 +313,7 @@ void run_plan(const emulator::Program& program, const std::vector<std::string>& 
               const LaunchPlan& plan, const BackwardArgs& args, const emulator::Options& options) {
   if (plan.boxes.rows > 0)
     run_launches(program, entries, plan, wanted_gradients(args),
-                 BackwardTensorArgs{args, emulated_maps(plan.boxes, turned(args))}, options);
+                 with_maps<BackwardTensorArgs>(plan.boxes, args), options);
   else
     run_launches(program, entries, plan, wanted_gradients(args), args, options);
 }

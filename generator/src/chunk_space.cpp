@@ -321,8 +321,7 @@ TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape) {
           .head_dim_v = problem.head_dim_v,
           .group = problem.group,
           .element_bytes = shape.element_bytes,
-          .gate_bytes = shape.gate_bytes,
-          .turned = shape.value_gradients};
+          .gate_bytes = shape.gate_bytes};
 }
 
 LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload) {

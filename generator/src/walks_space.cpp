@@ -16,6 +16,8 @@ namespace {
 constexpr int kMostKeyStages = 2;
 // Of the gradients of v with producers, whose chunks the variant's do not bound; sm_90a is all that has them.
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
+// Of walks over key channels, a warpgroup that starts copies and makes P.
+constexpr int kKeyProducers = 4;
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
   return {.head_dim_k = problem.head_dim_k,
@@ -29,7 +31,8 @@ KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
           .element_bytes = static_cast<int>(size_of(problem.dtype)),
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
-          .async_copy = variant[Parameter::async_copy] != 0};
+          .async_copy = variant[Parameter::async_copy] != 0,
+          .producers = variant[Parameter::producers] ? kKeyProducers : 0};
 }
 
 /// The walk of the gradients of v is one of chunk_forward's. Its warps first share out the tile's value channels; with
@@ -52,10 +55,16 @@ ChunkShape value_shape_of(const Problem& problem, const Variant& variant) {
 }
 
 std::size_t key_shared_bytes(const KeyWalkShape& shape, bool backward) {
-  return static_cast<std::size_t>(KeyWalkLayout(shape, backward).total);
+  return static_cast<std::size_t>(shared_bytes(shape, backward));
+}
+
+/// Tokens of a tensor map's boxes, which all walks share.
+int box_rows(const KeyWalkShape& keys, const ChunkShape& values) {
+  return std::min(keys.chunk, values.chunk);
 }
 
 int key_registers(const KeyWalkShape& s) {
+  if (s.producers) return std::min(255, 65536 / blocks_of_pipeline(s) / s.threads());  // what there is
   constexpr int kAddressing = 40;
   const int state = s.padded_v() / s.split() / 2;
   // A lane's gates, sums and flows of a chunk, and of q^ and k^ what is at hand.
@@ -81,6 +90,24 @@ Status check_tile(std::string_view name, int tile, std::string_view dim_name, in
   if (tile == 16 || tile - 16 < dim) return {};
   return invalid_argument(
       fmt::format("{}={} wastes 16 or more channels of {}={}", name, tile, dim_name, dim));
+}
+
+/// Of the walks over key channels by producers and warpgroups, each of which has 64 of them.
+Status key_pipeline_constraints(const KeyWalkShape& s) {
+  if (s.tile_k != 16 * s.warps || s.warps % 4 != 0) {
+    return invalid_argument(
+        fmt::format("tile_k={} with warps={} and producers; accepted: 64 channels for each four of the warps",
+                    s.tile_k, s.warps));
+  }
+  if (s.chunk < 32 || s.stages != 2) {
+    return invalid_argument(fmt::format("chunk={}, stages={} with producers; accepted: chunks of 32 or 64, 2",
+                                        s.chunk, s.stages));
+  }
+  const int v = s.padded_v();
+  if (v != 64 && v != 128 && v != 256)
+    return invalid_argument(
+        fmt::format("head_dim_v={} with producers; accepted: up to 128, and from 193 to 256", s.head_dim_v));
+  return {};
 }
 
 Status walks_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
@@ -115,6 +142,7 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
           variant[Parameter::producers], problem.group, values.head_dim_k));
     }
     if (Status status = pipeline_constraints(values, 1); !status.ok()) return status;
+    if (Status status = key_pipeline_constraints(keys); !status.ok()) return status;
   }
   if (values.padded_k() % (16 * values.warps_k) != 0) {
     return invalid_argument(
@@ -160,10 +188,10 @@ std::string key_shape_text(const KeyWalkShape& s) {
       R"(  static constexpr KeyWalkShape key_walk = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_k = {},
                                              .warps = {}, .stages = {}, .score_parts = {}, .state_parts = {},
                                              .element_bytes = {}, .element_is_bf16 = {}, .gate_bytes = {},
-                                             .async_copy = {}}};
+                                             .async_copy = {}, .producers = {}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_k, s.warps, s.stages, s.score_parts, s.state_parts,
-      s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy);
+      s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.producers);
 }
 
 }  // namespace
@@ -192,41 +220,43 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
 
 namespace {
 
-/// A kernel of a variant, in launch order.
+/// A kernel of a variant, in launch order. By warpgroups, the gradients of v start beside those of q, which come right ahead
+/// of them, and the gradients of segments' states beside the states (run_beside in templates/device/launch.cuh).
 struct WalkEntry {
   std::string_view name, function;
-  std::string_view pass;  ///< its last template argument; of scans that is their threads
-  unsigned gradients;     ///< that it is for
+  std::string_view by_warpgroups;  ///< the function where there are producers
+  std::string_view pass;           ///< its last template argument; of scans that is their threads
+  unsigned gradients;              ///< that it is for
   enum Kind { keys_forward, keys_backward, scan, values } kind;
 };
 
 constexpr WalkEntry kWhole[] = {
-    {"chunk_query_gradients", "query_gradients", "gla::Pass::whole", kGradientQ | kGradientGk,
-     WalkEntry::keys_forward},
-    {"chunk_key_gradients", "key_gradients", "gla::Pass::whole", kGradientK | kGradientGk,
+    {"chunk_query_gradients", "query_gradients", "query_pipeline", "gla::Pass::whole",
+     kGradientQ | kGradientGk, WalkEntry::keys_forward},
+    {"chunk_value_gradients", "value_gradients", "value_pipeline", "gla::Pass::whole",
+     kGradientV | kGradientState, WalkEntry::values},
+    {"chunk_key_gradients", "key_gradients", "key_pipeline", "gla::Pass::whole", kGradientK | kGradientGk,
      WalkEntry::keys_backward},
-    {"chunk_value_gradients", "value_gradients", "gla::Pass::whole", kGradientV | kGradientState,
-     WalkEntry::values},
 };
 constexpr unsigned kOfStates = kGradientQ | kGradientGk;
 constexpr unsigned kOfStateGradients = kGradientK | kGradientV | kGradientGk | kGradientState;
 constexpr WalkEntry kSegmented[] = {
-    {"chunk_segment_states", "query_gradients", "gla::Pass::segment_states", kOfStates,
+    {"chunk_segment_states", "query_gradients", "query_pipeline", "gla::Pass::segment_states", kOfStates,
      WalkEntry::keys_forward},
-    {"chunk_segment_state_gradients", "key_gradients", "gla::Pass::segment_states", kOfStateGradients,
-     WalkEntry::keys_backward},
-    {"chunk_segment_scan", "segment_scan", "", kOfStates, WalkEntry::scan},
-    {"chunk_segment_scan_back", "segment_scan_back", "", kOfStateGradients, WalkEntry::scan},
-    {"chunk_query_gradients", "query_gradients", "gla::Pass::segment_outputs", kOfStates,
+    {"chunk_segment_state_gradients", "key_gradients", "key_pipeline", "gla::Pass::segment_states",
+     kOfStateGradients, WalkEntry::keys_backward},
+    {"chunk_segment_scan", "segment_scan", "", "", kOfStates, WalkEntry::scan},
+    {"chunk_segment_scan_back", "segment_scan_back", "", "", kOfStateGradients, WalkEntry::scan},
+    {"chunk_query_gradients", "query_gradients", "query_pipeline", "gla::Pass::segment_outputs", kOfStates,
      WalkEntry::keys_forward},
-    {"chunk_key_gradients", "key_gradients", "gla::Pass::segment_outputs", kGradientK | kGradientGk,
-     WalkEntry::keys_backward},
-    {"chunk_value_gradients", "value_gradients", "gla::Pass::segment_outputs", kGradientV | kGradientState,
-     WalkEntry::values},
+    {"chunk_value_gradients", "value_gradients", "value_pipeline", "gla::Pass::segment_outputs",
+     kGradientV | kGradientState, WalkEntry::values},
+    {"chunk_key_gradients", "key_gradients", "key_pipeline", "gla::Pass::segment_outputs",
+     kGradientK | kGradientGk, WalkEntry::keys_backward},
 };
 
 std::string call_of(const WalkEntry& entry, bool by_warpgroups, int threads) {
-  return fmt::format("{}<gla::Config, {}>(args)", by_warpgroups ? "value_pipeline" : entry.function,
+  return fmt::format("{}<gla::Config, {}>(args)", by_warpgroups ? entry.by_warpgroups : entry.function,
                      entry.kind == WalkEntry::scan ? std::to_string(threads) : std::string(entry.pass));
 }
 
@@ -242,7 +272,8 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
     switch (entry.kind) {
       case WalkEntry::keys_forward:
       case WalkEntry::keys_backward:
-        shapes.push_back({keys.threads(), key_shared_bytes(keys, entry.kind == WalkEntry::keys_backward), 1});
+        shapes.push_back({keys.threads(), key_shared_bytes(keys, entry.kind == WalkEntry::keys_backward),
+                          keys.producers ? blocks_of_pipeline(keys) : 1});
         break;
       case WalkEntry::scan:
         shapes.push_back({kScanThreads, 0, 1});
@@ -259,15 +290,19 @@ Source render_walks(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
   const KeyWalkShape keys = key_shape_of(problem, variant);
   std::vector<std::string_view> headers{"chunk_backward.cuh"};
-  if (values.producers) headers.push_back("value_pipeline.cuh");
-  Source source{
-      "chunk_backward.cu", config_text(problem, headers, shape_text(values) + key_shape_text(keys)), {}};
+  std::string config = shape_text(values) + key_shape_text(keys);
+  if (values.producers) {
+    headers.insert(headers.end(), {"key_pipeline.cuh", "value_pipeline.cuh"});
+    config += fmt::format("  static constexpr int box_rows = {};\n", box_rows(keys, values));
+  }
+  Source source{"chunk_backward.cu", config_text(problem, headers, config), {}};
   const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
   for (const WalkEntry& entry : entries_of(variant)) {
-    const int threads = shapes[source.entries.size()].threads;
-    const bool by_warpgroups = values.producers != 0 && entry.kind == WalkEntry::values;
+    const auto [threads, bytes, min_blocks] = shapes[source.entries.size()];
+    const bool by_warpgroups = values.producers != 0 && entry.kind != WalkEntry::scan;
     add_entry(source, {.name = entry.name,
                        .threads = threads,
+                       .min_blocks = min_blocks,
                        .call = call_of(entry, by_warpgroups, threads),
                        .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
                        .waits_by_itself = by_warpgroups});
@@ -277,10 +312,12 @@ Source render_walks(const Problem& problem, const Variant& variant) {
 
 LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
   LaunchPlan plan;
-  plan.boxes = boxes_of(problem, value_shape_of(problem, variant));
+  const ChunkShape values = value_shape_of(problem, variant);
+  plan.boxes = boxes_of(problem, values);
+  if (values.producers) plan.boxes.rows = box_rows(key_shape_of(problem, variant), values);
   std::int64_t slots = workload.sequences;
   if (variant[Parameter::segments] > 1) {
-    const int chunk = std::max<int>(variant[Parameter::chunk], value_shape_of(problem, variant).chunk);
+    const int chunk = std::max<int>(variant[Parameter::chunk], values.chunk);
     const Segments cut = cut_into_segments(variant, workload, chunk);
     plan.segment_tokens = cut.tokens;
     plan.segments = cut.most;
@@ -356,7 +393,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double waves = std::ceil(static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
-    const double share = of_values && variant[Parameter::producers] ? kShareOfWarpgroups : 1.0;
+    const double share = variant[Parameter::producers] ? kShareOfWarpgroups : 1.0;
     const double walk =
         share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;

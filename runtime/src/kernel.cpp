@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "tensor_maps.h"
-#include "turned_args.h"
 
 namespace gla {
 namespace {
@@ -105,7 +104,7 @@ LoadedKernels::~LoadedKernels() {
 Status LoadedKernels::launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const {
   if (plan.boxes.rows == 0) return launch_raw(plan.launches, &args, stream);
   TensorArgs with_maps{args, {}};
-  if (Status status = encode_maps(*api_, plan.boxes, args, with_maps.maps); !status.ok()) return status;
+  if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;
   return launch_raw(plan.launches, &with_maps, stream);
 }
 
@@ -116,13 +115,8 @@ Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, C
     if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
   }
   if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
-  // All kernels of such a plan take the struct; those that make these copy by its maps.
-  constexpr unsigned kWithMaps = kGradientV | kGradientState;
-  BackwardTensorArgs with_maps{args, {}};
-  if ((wanted & kWithMaps) != 0) {
-    if (Status status = encode_maps(*api_, plan.boxes, turned(args), with_maps.maps); !status.ok())
-      return status;
-  }
+  BackwardTensorArgs with_maps{args, {}, {}};
+  if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;
   return launch_raw(launches, &with_maps, stream);
 }
 

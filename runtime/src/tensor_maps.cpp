@@ -67,33 +67,70 @@ CUresult encode(const driver::Api& api, const TensorGeometry& tensor, TensorMap&
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
+/// Geometries of a call's tensors.
+class Geometries {
+ public:
+  Geometries(const TensorBoxes& boxes, const KernelArgs& args)
+      : boxes_(boxes),
+        tokens_(args.tokens),
+        heads_(args.heads),
+        batch_(args.cu_seqlens == nullptr ? args.sequences : 1) {}
+
+  std::optional<TensorGeometry> of_keys(const Tensor& tensor) const {
+    return of(tensor, boxes_.head_dim_k, heads_, boxes_.element_bytes);
+  }
+  std::optional<TensorGeometry> of_gates(const Tensor& tensor) const {
+    return boxes_.gate_bytes == 0 ? std::nullopt : of(tensor, boxes_.head_dim_k, heads_, boxes_.gate_bytes);
+  }
+  std::optional<TensorGeometry> of_values(const Tensor& tensor) const {
+    return of(tensor, boxes_.head_dim_v, heads_, boxes_.element_bytes);
+  }
+  std::optional<TensorGeometry> of_queries(const Tensor& tensor) const {
+    return of(tensor, boxes_.head_dim_k, heads_ * boxes_.group, boxes_.element_bytes);
+  }
+  std::optional<TensorGeometry> of_outputs(const Tensor& tensor) const {
+    return of(tensor, boxes_.head_dim_v, heads_ * boxes_.group, boxes_.element_bytes);
+  }
+
+ private:
+  std::optional<TensorGeometry> of(const Tensor& tensor, int channels, std::int64_t heads,
+                                   int element_bytes) const {
+    return geometry_of(tensor, {channels, tokens_, heads, batch_}, element_bytes, boxes_.rows);
+  }
+
+  const TensorBoxes& boxes_;
+  std::int64_t tokens_, heads_, batch_;
+};
+
 }  // namespace
 
-std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, const KernelArgs& args) {
-  const std::int64_t heads = args.heads;
-  const std::int64_t query_heads = heads * boxes.group;
-  const std::int64_t batch = args.cu_seqlens == nullptr ? args.sequences : 1;
-  const auto geometry = [&](const Tensor& tensor, int channels, std::int64_t of_heads, int element_bytes) {
-    return geometry_of(tensor, {channels, args.tokens, of_heads, batch}, element_bytes, boxes.rows);
-  };
-  const Tensor gk = boxes.gate_bytes == 0 ? Tensor{} : args.gk;
-  return {{
-      {"q", &TensorMaps::q, geometry(args.q, boxes.head_dim_k, query_heads, boxes.element_bytes)},
-      {"k", &TensorMaps::k, geometry(args.k, boxes.head_dim_k, heads, boxes.element_bytes)},
-      {boxes.turned ? "d_o" : "v", &TensorMaps::v,
-       geometry(args.v, boxes.head_dim_v, heads, boxes.element_bytes)},
-      {"gk", &TensorMaps::gk, geometry(gk, boxes.head_dim_k, heads, boxes.gate_bytes)},
-      {boxes.turned ? "dv" : "o", &TensorMaps::o,
-       geometry(args.o, boxes.head_dim_v, query_heads, boxes.element_bytes)},
-  }};
+std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, TensorArgs& args) {
+  const Geometries geometries(boxes, args);
+  return {{{"q", &args.maps.q, geometries.of_queries(args.q)},
+           {"k", &args.maps.k, geometries.of_keys(args.k)},
+           {"v", &args.maps.v, geometries.of_values(args.v)},
+           {"gk", &args.maps.gk, geometries.of_gates(args.gk)},
+           {"o", &args.maps.o, geometries.of_outputs(args.o)}}};
 }
 
-Status encode_maps(const driver::Api& api, const TensorBoxes& boxes, const KernelArgs& args,
-                   TensorMaps& maps) {
-  for (const MappedTensor& tensor : mapped_tensors(boxes, args)) {
+std::array<MappedTensor, 9> mapped_tensors(const TensorBoxes& boxes, BackwardTensorArgs& args) {
+  const Geometries geometries(boxes, args);
+  return {{{"q", &args.maps.q, geometries.of_queries(args.q)},
+           {"k", &args.maps.k, geometries.of_keys(args.k)},
+           {"d_o", &args.maps.v, geometries.of_outputs(args.d_o)},
+           {"gk", &args.maps.gk, geometries.of_gates(args.gk)},
+           {"dv", &args.maps.o, geometries.of_values(args.dv)},
+           {"v", &args.gradient_maps.v, geometries.of_values(args.v)},
+           {"dq", &args.gradient_maps.dq, geometries.of_queries(args.dq)},
+           {"dk", &args.gradient_maps.dk, geometries.of_keys(args.dk)},
+           {"dgk", &args.gradient_maps.dgk, geometries.of_gates(args.dgk)}}};
+}
+
+Status encode_maps(const driver::Api& api, std::span<const MappedTensor> tensors) {
+  for (const MappedTensor& tensor : tensors) {
     if (!tensor.geometry) continue;
     if (Status status = check_encodable(tensor.name, *tensor.geometry); !status.ok()) return status;
-    const CUresult result = encode(api, *tensor.geometry, maps.*tensor.map);
+    const CUresult result = encode(api, *tensor.geometry, *tensor.map);
     if (result != CUDA_SUCCESS)
       return driver::check(api, result, fmt::format("cuTensorMapEncodeTiled of {}", tensor.name).c_str());
   }

@@ -4,8 +4,9 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 
-#include "args.h"
+#include "backward_args.h"
 #include "driver.h"
 #include "gla/generator/render.h"
 #include "gla/generator/status.h"
@@ -22,17 +23,17 @@ struct TensorGeometry {
 };
 
 struct MappedTensor {
-  const char* name;  ///< as in ForwardCall
-  TensorMap TensorMaps::*map;
+  const char* name;  ///< as in ForwardCall or BackwardCall
+  TensorMap* map;
   std::optional<TensorGeometry> geometry;  ///< none: the tensor is absent or empty, and has no map
 };
 
-/// Every tensor of TensorMaps. Precondition: boxes.rows > 0.
-std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, const KernelArgs& args);
+/// Every tensor of the argument's maps, which its other fields describe. Precondition: boxes.rows > 0.
+std::array<MappedTensor, 5> mapped_tensors(const TensorBoxes& boxes, TensorArgs& args);
+std::array<MappedTensor, 9> mapped_tensors(const TensorBoxes& boxes, BackwardTensorArgs& args);
 
 /// Writes the maps of the tensors that have one, without allocating. Names the tensor otherwise: `unsupported` for a size
 /// or a stride that a call may have and a map may not, `cuda` for what the driver refuses.
-Status encode_maps(const driver::Api& api, const TensorBoxes& boxes, const KernelArgs& args,
-                   TensorMaps& maps);
+Status encode_maps(const driver::Api& api, std::span<const MappedTensor> tensors);
 
 }  // namespace gla

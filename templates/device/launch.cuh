@@ -1,6 +1,7 @@
 // Kernels that follow each other in a stream (programmatic dependent launch, sm_90 and later; PTX ISA, griddepcontrol). The
 // runtime lets every kernel start before the one ahead of it has ended, so every kernel waits before it touches global
-// memory. On the emulator one kernel runs after the other, and one of which a thread does not wait is reported.
+// memory, or is one of run_beside(). On the emulator one kernel runs after the other, and a thread that lets the next one
+// start and never waits is reported.
 #pragma once
 
 #include "platform.cuh"
@@ -24,6 +25,16 @@ GLA_DEVICE void wait_for_earlier_kernels() {
 #else
   if constexpr (kStartsEarly) asm volatile("griddepcontrol.wait;\n" ::: "memory");
 #endif
+}
+
+/// The same order for a kernel that, if `beside`, needs nothing of the kernel ahead of it, which must have waited before it let
+/// this one start: the two run side by side where there is room. Whoever waits for this one has waited for both.
+template <class Work>
+GLA_DEVICE void run_beside(bool beside, Work work) {
+  if (!beside) wait_for_earlier_kernels();
+  let_next_kernel_start();
+  work();
+  wait_for_earlier_kernels();
 }
 
 }  // namespace gla

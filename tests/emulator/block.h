@@ -103,9 +103,10 @@ struct Thread {
   std::vector<PendingSums> sums;
   int store_group = 0;  ///< groups committed so far
   std::vector<PendingBox> stores;
-  int part = 0;                    ///< the named barrier it waits in
-  bool all_agree = true;           ///< in its latest named barrier
-  void* let_next_start = nullptr;  ///< where; null too once it has waited for the earlier kernels
+  int part = 0;                     ///< the named barrier it waits in
+  bool all_agree = true;            ///< in its latest named barrier
+  void* let_next_start = nullptr;   ///< where it let the next kernel start
+  bool waited_for_earlier = false;  ///< kernels, before that or after
 };
 
 /// Lanes or threads that wait for each other.

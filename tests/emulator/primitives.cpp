@@ -150,7 +150,7 @@ void launch_dependents() {
   current_block()->thread().let_next_start = __builtin_return_address(0);
 }
 void wait_for_prerequisites() {
-  current_block()->thread().let_next_start = nullptr;
+  current_block()->thread().waited_for_earlier = true;
 }
 
 void expect(bool holds) {

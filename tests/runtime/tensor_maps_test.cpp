@@ -1,6 +1,7 @@
 // What tensor maps say of a call's tensors, and what cuTensorMapEncodeTiled is asked for: no GPU needed.
 #include "tensor_maps.h"
 
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <vector>
@@ -38,7 +39,8 @@ KernelArgs call() {
 
 std::optional<TensorGeometry> geometry_of(const std::string& name, const KernelArgs& args,
                                           const TensorBoxes& boxes = kBoxes) {
-  for (const MappedTensor& tensor : mapped_tensors(boxes, args))
+  TensorArgs with_maps{args, {}};
+  for (const MappedTensor& tensor : mapped_tensors(boxes, with_maps))
     if (tensor.name == name) return tensor.geometry;
   FAIL("no tensor " << name);
   return {};
@@ -53,6 +55,7 @@ void lies(const std::optional<TensorGeometry>& tensor, const Sizes& sizes, const
 /// What the driver was asked for, and what it answers.
 struct Encoding {
   CUtensorMap* map;
+  std::ptrdiff_t place;  ///< of the map among those of the call, in bytes
   CUtensorMapDataType type;
   void* address;
   std::vector<cuuint64_t> sizes, strides;
@@ -71,7 +74,7 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
   CHECK(interleave == CU_TENSOR_MAP_INTERLEAVE_NONE);
   CHECK(swizzle == CU_TENSOR_MAP_SWIZZLE_128B);
   CHECK(fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  encodings.push_back({map, type, address, {sizes, sizes + 4}, {strides, strides + 3}, {box, box + 4}});
+  encodings.push_back({map, 0, type, address, {sizes, sizes + 4}, {strides, strides + 3}, {box, box + 4}});
   return CUDA_SUCCESS;
 }
 
@@ -80,12 +83,17 @@ CUresult error_text(CUresult, const char** text) {
   return CUDA_SUCCESS;
 }
 
-Status encode(const KernelArgs& args, TensorMaps& maps, const TensorBoxes& boxes = kBoxes) {
+Status encode(const KernelArgs& args, const TensorBoxes& boxes = kBoxes) {
   driver::Api api;
   api.cuTensorMapEncodeTiled = encode_tiled;
   api.cuGetErrorName = api.cuGetErrorString = error_text;
   encodings.clear();
-  return encode_maps(api, boxes, args, maps);
+  TensorArgs with_maps{args, {}};
+  const auto tensors = mapped_tensors(boxes, with_maps);
+  const Status status = encode_maps(api, tensors);
+  for (Encoding& each : encodings)
+    each.place = reinterpret_cast<std::byte*>(each.map) - reinterpret_cast<std::byte*>(&with_maps.maps);
+  return status;
 }
 
 }  // namespace
@@ -126,16 +134,14 @@ TEST_CASE("heads may lie outside of tokens, and an axis may repeat itself") {
   args.k.stride_token = 0;
   lies(geometry_of("q", args), {64, 100, 10, 3}, {128, 12800, 128000});
   lies(geometry_of("k", args), {64, 100, 5, 3}, {0, 128, 64000});
-  TensorMaps maps;
-  CHECK(encode(args, maps).ok());
+  CHECK(encode(args).ok());
 }
 
 TEST_CASE("absent and empty tensors have no map") {
   KernelArgs args = call();
   args.gk = {};
   CHECK_FALSE(geometry_of("gk", args).has_value());
-  TensorMaps maps;
-  CHECK(encode(args, maps).ok());
+  CHECK(encode(args).ok());
   CHECK(encodings.size() == 4);
   TensorBoxes ungated = kBoxes;
   ungated.gate_bytes = 0;
@@ -143,20 +149,21 @@ TEST_CASE("absent and empty tensors have no map") {
   for (Index KernelArgs::*none : {&KernelArgs::tokens, &KernelArgs::sequences}) {
     args = call();
     args.*none = 0;
-    CHECK(encode(args, maps).ok());
+    CHECK(encode(args).ok());
     CHECK(encodings.empty());
   }
 }
 
 TEST_CASE("each map is encoded in its place, by the size of its elements") {
   const KernelArgs args = call();
-  TensorMaps maps;
-  REQUIRE(encode(args, maps).ok());
+  REQUIRE(encode(args).ok());
   REQUIRE(encodings.size() == 5);
-  const TensorMap* places[] = {&maps.q, &maps.k, &maps.v, &maps.gk, &maps.o};
+  constexpr std::size_t kPlaces[] = {offsetof(TensorMaps, q), offsetof(TensorMaps, k),
+                                     offsetof(TensorMaps, v), offsetof(TensorMaps, gk),
+                                     offsetof(TensorMaps, o)};
   const void* addresses[] = {args.q.data, args.k.data, args.v.data, args.gk.data, args.o.data};
   for (std::size_t i = 0; i < encodings.size(); ++i) {
-    CHECK(static_cast<const void*>(encodings[i].map) == places[i]);
+    CHECK(encodings[i].place == static_cast<std::ptrdiff_t>(kPlaces[i]));
     CHECK(encodings[i].address == addresses[i]);
     CHECK(encodings[i].type == (i == 3 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16));
   }
@@ -166,9 +173,8 @@ TEST_CASE("each map is encoded in its place, by the size of its elements") {
 }
 
 TEST_CASE("a tensor that a call may have and a map may not is refused by name") {
-  TensorMaps maps;
   const auto refused = [&](const char* message, const KernelArgs& args, const TensorBoxes& boxes = kBoxes) {
-    const Status status = encode(args, maps, boxes);
+    const Status status = encode(args, boxes);
     INFO(status.message());
     CHECK(status.code() == StatusCode::unsupported);
     CHECK(status.message().find(message) == 0);
@@ -177,7 +183,7 @@ TEST_CASE("a tensor that a call may have and a map may not is refused by name") 
   args.v.stride_batch = Index{1} << 39;
   refused("v.stride_batch is 1099511627776 bytes", args);
   args.v.stride_batch -= 8;
-  CHECK(encode(args, maps).ok());
+  CHECK(encode(args).ok());
 
   args = call();
   args.q = dense(0x1000, 100, 10, 60);
@@ -194,10 +200,31 @@ TEST_CASE("a tensor that a call may have and a map may not is refused by name") 
 
 TEST_CASE("what the driver refuses is reported with the tensor's name") {
   const KernelArgs args = call();
-  TensorMaps maps;
   refused_address = args.gk.data;
-  const Status status = encode(args, maps);
+  const Status status = encode(args);
   refused_address = nullptr;
   CHECK(status.code() == StatusCode::cuda);
   CHECK(status.message() == "cuTensorMapEncodeTiled of gk: made up: made up");
+}
+
+TEST_CASE("a walk back has maps of the gradients, in their shapes") {
+  BackwardTensorArgs args;
+  static_cast<KernelArgs&>(args) = call();
+  args.d_o = dense(0x6000, 100, 10, 128);
+  args.dq = dense(0x7000, 100, 10, 64);
+  args.dk = dense(0x8000, 100, 5, 64);
+  args.dgk = dense(0x9000, 100, 5, 64);
+  const auto tensors = mapped_tensors(kBoxes, args);
+  const auto geometry = [&](const std::string& name) -> std::optional<TensorGeometry> {
+    for (const MappedTensor& tensor : tensors)
+      if (tensor.name == name) return tensor.geometry;
+    FAIL("no tensor " << name);
+    return {};
+  };
+  lies(geometry("d_o"), {128, 100, 10, 3}, {2560, 256, 256000});
+  lies(geometry("dq"), {64, 100, 10, 3}, {1280, 128, 128000});
+  lies(geometry("dk"), {64, 100, 5, 3}, {640, 128, 64000});
+  lies(geometry("dgk"), {64, 100, 5, 3}, {1280, 256, 128000});
+  CHECK(geometry("v")->data == args.v.data);
+  CHECK_FALSE(geometry("dv").has_value());
 }

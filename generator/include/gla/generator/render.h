@@ -89,7 +89,6 @@ struct TensorBoxes {
   int group = 1;          ///< HQ / H
   int element_bytes = 0;  ///< of q, k, v and o
   int gate_bytes = 0;     ///< of gk; 0: no gates
-  bool turned = false;    ///< of a walk back (templates/turned_args.h): v and o are dO and dv
 
   bool operator==(const TensorBoxes&) const = default;
 };

@@ -1,0 +1,548 @@
+// The walks over key channels of chunk_backward by producers and warpgroups (sm_90a): the mathematics of key_walk.cuh, where
+// the rows of the state, of operands and of sums that a warp has are 16 of the 64 of a warpgroup's products (wgmma). So
+// everything stays in registers but P, and v and dO are operands as tensor copies bring them. Producers start the copies and
+// make P; consumers, warpgroups of 64 key channels, do the rest. A chunk passes through a stage of KeyPipelineLayout's ring:
+//   loaded    a transaction barrier: all its tiles have come
+//   made      one arrival per producer warp: P is there, and v and dO have zeros where there are no tokens
+//   used      one arrival per consumer warp: nobody needs P any more (one barrier: there is one P)
+//   finished  one arrival per consumer warp: outputs are staged; a producer stores them and loads the chunk that comes there
+// Warpgroups choose a chunk's path by themselves: with one pivot, or sub-chunk by sub-chunk by mma.sync.
+#pragma once
+
+#include "device/copy.cuh"
+#include "device/launch.cuh"
+#include "device/tensor_copy.cuh"
+#include "device/warpgroup.cuh"
+#include "key_products.cuh"
+#include "key_unit.cuh"
+#include "warpgroup_products.cuh"
+
+namespace gla {
+
+template <class Config, bool kForward, Pass kPass>
+class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
+  using Products = KeyProducts<Config, kForward, kPass>;
+  template <class, int>
+  friend struct KeyUnit;
+
+ public:
+  /// The maps are of the kernel's parameter, whose address copies take.
+  GLA_DEVICE explicit KeyPipeline(const BackwardTensorArgs& tensor_args)
+      : Products(tensor_args), maps(tensor_args.maps), gradient_maps(tensor_args.gradient_maps) {}
+
+  /// Segments' states and their gradients are found side by side; what stands behind dq may start beside it.
+  GLA_DEVICE void run() {
+    prepare_shared();
+    if constexpr (kForward || kOutputs) {
+      wait_for_earlier_kernels();
+      let_next_kernel_start();
+      walk_all();
+    } else {
+      run_beside(walks_forward(args), [this] { walk_all(); });
+    }
+  }
+
+ private:
+  GLA_DEVICE void walk_all() {
+    if (!this->find_work()) return;
+    chunks = static_cast<int>(this->count_chunks());
+    if (warp_any(warp_index() >= kShape.warps)) {
+      if constexpr (moves_registers(kShape)) give_registers<kShape.producer_registers()>();
+      produce();
+    } else {
+      if constexpr (moves_registers(kShape)) take_registers<kShape.consumer_registers()>();
+      consume();
+    }
+  }
+
+  using Products::args, Products::shared, Products::head, Products::tile, Products::sequence,
+      Products::first_token, Products::state;
+  using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV, Products::kOutputs,
+      Products::kQueries, Products::kKeys, Products::kGated, Products::kShape, Products::kParts;
+  using typename Products::Element, typename Products::Gate;
+  template <int Tokens>
+  using Sums = typename Products::template Sums<Tokens>;
+  template <int Tokens>
+  using Words = typename Products::template Words<Tokens>;
+  static constexpr KeyPipelineLayout kLayout{kShape, !kForward};
+  static constexpr int kStages = kShape.stages;
+  static constexpr int kGroupThreads = 4 * kWarpSize, kGroupChannels = 64;  // of a warpgroup
+  static_assert(kShape.element_is_bf16 && Products::kHeads == 1 && Products::kSplit == 1);
+  static_assert(kTileK % kGroupChannels == 0 && kPaddedV % kGroupChannels == 0 && kShape.producers == 4);
+
+  const TensorMaps& maps;
+  const GradientMaps& gradient_maps;
+  int chunks = 0;
+  int chunk = 0;  ///< at hand, counted as they are walked
+
+  // ---- tiles and barriers ------------------------------------------------------------------------------------------
+
+  GLA_DEVICE unsigned char* stage() const { return shared + chunk % kStages * kLayout.stage_bytes; }
+  template <class T>
+  GLA_DEVICE static RawTile<T> panels(unsigned char* base, int columns) {
+    return {base, kPanelRowBytes, kChunk, columns, kLayout.panel};
+  }
+  GLA_DEVICE RawTile<Element> raw_q() const { return panels<Element>(stage() + kLayout.q, kTileK); }
+  GLA_DEVICE RawTile<Element> raw_k() const { return panels<Element>(stage() + kLayout.k, kTileK); }
+  template <class T = Gate>
+  GLA_DEVICE RawTile<T> raw_gates() const {
+    return panels<T>(stage() + kLayout.gate, kTileK);
+  }
+  /// What the walk forward has left of a gate's gradient, and the low part of it; and where it leaves that.
+  template <class T = Gate>
+  GLA_DEVICE RawTile<T> carried() const {
+    return panels<T>(shared + kLayout.carried, kTileK);
+  }
+  GLA_DEVICE RawTile<bf16> carried_low() const { return panels<bf16>(shared + kLayout.carried_low, kTileK); }
+  GLA_DEVICE RawTile<bf16> low_flows() const { return panels<bf16>(stage() + kLayout.k, kTileK); }
+  GLA_DEVICE RawTile<Element> raw_v() const { return panels<Element>(stage() + kLayout.v, kPaddedV); }
+  GLA_DEVICE RawTile<Element> raw_d_o() const { return panels<Element>(stage() + kLayout.d_o, kPaddedV); }
+  GLA_DEVICE static OperandTile from_row(const RawTile<Element>& whole, int row0) {
+    return {whole.base + row0 * kPanelRowBytes, kChunk - row0, kPaddedV, kPanelRowBytes, kLayout.panel};
+  }
+  /// What the state is multiplied with, and what it takes up products with.
+  GLA_DEVICE RawTile<Element> read_values() const { return kForward ? raw_d_o() : raw_v(); }
+  GLA_DEVICE RawTile<Element> added_values() const { return kForward ? raw_v() : raw_d_o(); }
+  GLA_DEVICE OperandTile scores(int part) const {
+    return {shared + kLayout.scores + part * kLayout.score_plane, kChunk, kChunk, kPanelRowBytes,
+            kLayout.panel};
+  }
+  GLA_DEVICE float* cumulative() const { return reinterpret_cast<float*>(shared + kLayout.cumulative); }
+
+  GLA_DEVICE unsigned long long* barrier(int offset) const {
+    return reinterpret_cast<unsigned long long*>(shared + offset);
+  }
+  GLA_DEVICE unsigned long long* of_stage(int offset) const {
+    return barrier(offset) + chunk % kStages;
+  }
+  /// Of the chunk's passage through its stage, and of its use of a single barrier.
+  GLA_DEVICE int stage_parity() const { return chunk / kStages % 2; }
+  GLA_DEVICE int parity() const { return chunk % 2; }
+  /// The arrival of a warp.
+  GLA_DEVICE static void arrive(unsigned long long* at) {
+    warp_sync();
+    if (lane_index() == 0) barrier_arrive(at);
+  }
+
+  GLA_DEVICE void prepare_shared() const {
+    if (thread_index() == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        barrier_init(barrier(kLayout.loaded) + i, 1);
+        barrier_init(barrier(kLayout.made) + i, kShape.producers);
+        barrier_init(barrier(kLayout.finished) + i, kShape.warps);
+      }
+      barrier_init(barrier(kLayout.used), kShape.warps);
+      barrier_init(barrier(kLayout.carried_loaded), 1);
+    }
+    block_sync();
+  }
+
+  // ---- copies, by one thread of the producers ------------------------------------------------------------------------
+
+  GLA_DEVICE void open(int step) {
+    chunk = step;
+    this->open_chunk(step, chunks);
+  }
+  /// Whether a box of the chunk's tokens has tokens of another sequence.
+  GLA_DEVICE bool is_cut() const { return args.cu_seqlens != nullptr && this->rows() < kChunk; }
+
+  /// Calls use(address, first column, first row) for each box of a tile.
+  template <class T, class Use>
+  GLA_DEVICE static void each_box(const RawTile<T>& of, Use use) {
+    constexpr int kColumns = kPanelRowBytes / static_cast<int>(sizeof(T));
+    GLA_UNROLL
+    for (int column = 0; column < of.columns; column += kColumns) {
+      GLA_UNROLL
+      for (int row = 0; row < kChunk; row += Config::box_rows) use(of.at(row, column), column, row);
+    }
+  }
+  GLA_DEVICE int token() const { return static_cast<int>(sequence.begin + first_token); }
+  template <class T>
+  GLA_DEVICE void load(const RawTile<T>& to, const TensorMap& map, int first_channel,
+                       unsigned long long* loaded) const {
+    each_box(to, [&](void* box, int column, int row) {
+      tensor_load(box, &map, first_channel + column, token() + row, head, static_cast<int>(sequence.batch),
+                  loaded);
+    });
+  }
+  template <class T>
+  GLA_DEVICE void store(const RawTile<T>& from, const TensorMap& map) const {
+    each_box(from, [&](const void* box, int column, int row) {
+      tensor_store(&map, box, tile * kTileK + column, token() + row, head, static_cast<int>(sequence.batch));
+    });
+  }
+
+  static constexpr bool kHasCarried = !kForward && kOutputs && kGated;
+  GLA_DEVICE void start_loads(int step) {
+    if (step >= chunks) return;
+    open(step);
+    constexpr int kPanels = ((kQueries ? 1 : 0) + (kKeys ? 1 : 0)) * (kLayout.key_panels + kLayout.value_panels) +
+                            kLayout.gate_panels;
+    unsigned long long* const loaded = of_stage(kLayout.loaded);
+    const int first_k = tile * kTileK;
+    barrier_arrive_expect(loaded, kPanels * kLayout.panel);
+    if constexpr (kGated) load(raw_gates(), maps.gk, first_k, loaded);
+    if constexpr (kKeys) load(raw_k(), maps.k, first_k, loaded);
+    if constexpr (kQueries) load(raw_d_o(), maps.v, 0, loaded);
+    if constexpr (kKeys) load(raw_v(), gradient_maps.v, 0, loaded);
+    if constexpr (kQueries) load(raw_q(), maps.q, first_k, loaded);
+  }
+  GLA_DEVICE void start_carried(int step) {
+    if constexpr (kHasCarried) {
+      if (step >= chunks || !this->wants_flows()) return;
+      open(step);
+      unsigned long long* const loaded = barrier(kLayout.carried_loaded);
+      constexpr int kPlanes = kShape.gate_bytes == 2 ? 2 : 1;
+      barrier_arrive_expect(loaded, kPlanes * kLayout.gate_panels * kLayout.panel);
+      load(carried(), gradient_maps.dgk, tile * kTileK, loaded);
+      if constexpr (kPlanes == 2) load(carried_low(), gradient_maps.dk, tile * kTileK, loaded);
+    }
+  }
+
+  /// Of staged outputs. Those of a chunk that is cut have been stored.
+  GLA_DEVICE void store_outputs() const {
+    if (!kOutputs || is_cut()) return;
+    if (kForward && args.dq.data != nullptr) store(raw_q(), gradient_maps.dq);
+    if constexpr (kGated) {
+      if (this->wants_flows()) store(raw_gates(), gradient_maps.dgk);
+    }
+    if (stores_keys()) store(raw_k(), gradient_maps.dk);
+    bulk_commit();
+    bulk_wait_read<0>();
+  }
+  GLA_DEVICE bool stores_keys() const {
+    return kForward ? this->wants_flows() && kShape.gate_bytes == 2 : args.dk.data != nullptr;
+  }
+
+  // ---- producers -----------------------------------------------------------------------------------------------------
+
+  GLA_DEVICE static int producer() { return warp_index() - kShape.warps; }
+
+  GLA_DEVICE void produce() {
+    const bool copies = warp_any(producer() == 0) && elect_lane();
+    if (copies) {
+      for (int step = 0; step < kStages; ++step) start_loads(step);
+      start_carried(0);
+    }
+    warp_sync();
+    for (int step = 0; step < chunks; ++step) {
+      open(step);
+      barrier_wait(of_stage(kLayout.loaded), stage_parity());
+      if (warp_any(is_cut())) zero_values();
+      if constexpr (kOutputs) {
+        if (step > 0) barrier_wait(barrier(kLayout.used), 1 - parity());
+        make_scores();
+      }
+      fence_for_warpgroup();
+      arrive(of_stage(kLayout.made));
+      if (copies && step > 0) pass_on(step - 1);
+      warp_sync();
+    }
+    if (copies) pass_on(chunks - 1);
+  }
+
+  /// Stores the outputs of a chunk, and loads what comes in its place.
+  GLA_DEVICE void pass_on(int step) {
+    if (step < 0) return;
+    open(step);
+    barrier_wait(of_stage(kLayout.finished), stage_parity());
+    store_outputs();
+    start_loads(step + kStages);
+    start_carried(step + 1);
+  }
+
+  /// 0 * NaN must not leak from a packed neighbour.
+  GLA_DEVICE void zero_values() const {
+    const int thread = producer() * kWarpSize + lane_index();
+    GLA_UNROLL_BY(1)
+    for (int i = this->rows() * kPaddedV + thread; i < kChunk * kPaddedV; i += kShape.producers * kWarpSize) {
+      if constexpr (kKeys) *reinterpret_cast<Element*>(raw_v().at(i / kPaddedV, i % kPaddedV)) = Element{};
+      if constexpr (kQueries)
+        *reinterpret_cast<Element*>(raw_d_o().at(i / kPaddedV, i % kPaddedV)) = Element{};
+    }
+    fence_for_warpgroup();
+    part_sync<kGroupThreads>(kProducersBarrier);
+  }
+
+  /// P = tril(dO V^T), by the producers' warpgroup.
+  GLA_DEVICE void make_scores() const {
+    Sums<kChunk> sums;
+    const OperandTile rows = from_row(raw_d_o(), 0), columns = from_row(raw_v(), 0);
+    warpgroup_pin(sums);
+    warpgroup_fence();
+    GLA_UNROLL
+    for (int channel = 0; channel < kPaddedV; channel += kStep)
+      warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
+          sums, row_major_descriptor(along(rows, channel)), row_major_descriptor(along(columns, channel)),
+          channel > 0);
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    warpgroup_pin(sums);
+    const int row = producer() * 16;
+    if (row >= kChunk) return;  // a product has 64 rows, whatever the chunk
+    GLA_UNROLL
+    for (int part = 0; part < kShape.score_parts; ++part) {
+      store_triangle(sums, scores(part), row);
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 2; ++i)
+        sums[i / 4][i % 4] -= to_float(from_float<bf16>(sums[i / 4][i % 4]));
+    }
+  }
+  GLA_DEVICE static void store_triangle(const Sums<kChunk>& sums, const OperandTile& to, int i0) {
+    const int lane = lane_index();
+    GLA_UNROLL
+    for (int j0 = 0; j0 < kChunk; j0 += 16) {
+      Bits32 words[4];
+      GLA_UNROLL
+      for (int pair = 0; pair < 4; ++pair) {
+        const int i = i0 + lane / 4 + pair % 2 * 8;
+        const int j = j0 + pair / 2 * 8 + lane % 4 * 2;
+        const float(&two)[4] = sums[j0 / 8 + pair / 2];
+        words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
+      }
+      store_a(words, to, i0, j0);
+    }
+  }
+
+  // ---- consumers -----------------------------------------------------------------------------------------------------
+
+  static constexpr int kProducersBarrier = 1, kFirstGroupBarrier = 2;
+  GLA_DEVICE static int group() { return warp_index() / 4; }
+  GLA_DEVICE static int group_barrier() { return kFirstGroupBarrier + group(); }
+
+  /// Chunks of several pivots are walked outside of the loop of the others: what the compiler computes ahead for them, and has
+  /// no registers for, is not in the way of those.
+  GLA_DEVICE void consume() {
+    this->begin();
+    int step = 0;
+    while (true) {
+      GLA_UNROLL_BY(1)
+      for (; step < chunks; ++step) {
+        receive(step);
+        if (!walk_whole()) break;
+        send();
+      }
+      if (step == chunks) break;
+      walk_sub_chunks();
+      send();
+      ++step;
+    }
+    this->end([](float(&)[1][4]) {});
+  }
+  GLA_DEVICE void receive(int step) {
+    open(step);
+    barrier_wait(of_stage(kLayout.loaded), stage_parity());
+    if (warp_any(is_cut())) zero_keys();
+  }
+  GLA_DEVICE void send() const {
+    if (kOutputs && warp_any(is_cut())) store_cut();
+    fence_for_warpgroup();
+    arrive(of_stage(kLayout.finished));
+  }
+
+  GLA_DEVICE void wait_for_scores() const { barrier_wait(of_stage(kLayout.made), stage_parity()); }
+  GLA_DEVICE void leave_scores() const {
+    if constexpr (kOutputs) arrive(barrier(kLayout.used));
+  }
+
+  GLA_DEVICE bool walk_whole() {
+    KeyUnit<KeyPipeline, kChunk> unit;
+    if (!unit.find_factors(*this, 0)) return false;
+    if (warp_any(is_cut())) wait_for_scores();  // and for zeros in v and dO
+    walk_unit(unit);
+    return true;
+  }
+  GLA_DEVICE void walk_sub_chunks() {
+    wait_for_scores();
+    GLA_UNROLL_BY(1)
+    for (int i = 0; i < kChunk / kSubChunk; ++i) {
+      const int row0 = (kForward ? i : kChunk / kSubChunk - 1 - i) * kSubChunk;
+      if (row0 >= this->rows()) continue;
+      KeyUnit<KeyPipeline, kSubChunk> unit;
+      unit.find_factors(*this, row0);
+      walk_unit(unit);
+    }
+    leave_scores();
+  }
+  template <int Tokens>
+  GLA_DEVICE void walk_unit(KeyUnit<KeyPipeline, Tokens>& unit) {
+    unit.enter(*this);
+    if constexpr (kQueries) unit.add_queries(*this);
+    unit.leave(*this);
+  }
+
+  /// Of the warp's channels.
+  GLA_DEVICE void zero_keys() const {
+    GLA_UNROLL_BY(1)
+    for (int i = this->rows() * 16 + lane_index(); i < kChunk * 16; i += kWarpSize) {
+      const int row = i / 16, channel = this->first_channel() + i % 16;
+      if constexpr (kKeys) *reinterpret_cast<Element*>(raw_k().at(row, channel)) = Element{};
+      if constexpr (kQueries) *reinterpret_cast<Element*>(raw_q().at(row, channel)) = Element{};
+      if constexpr (kGated) *reinterpret_cast<Gate*>(raw_gates().at(row, channel)) = Gate{};
+    }
+    warp_sync();
+  }
+
+  /// Outputs of a chunk whose box has tokens of another sequence, each warpgroup its channels.
+  GLA_DEVICE void store_cut() const {
+    part_sync<kGroupThreads>(group_barrier());
+    if constexpr (kForward) put(raw_q(), args.dq);
+    if constexpr (kGated) put(raw_gates(), args.dgk);
+    if (stores_keys()) put(raw_k(), args.dk);
+    part_sync<kGroupThreads>(group_barrier());
+  }
+  template <class T>
+  GLA_DEVICE void put(const RawTile<T>& staged, const Tensor& tensor) const {
+    if (tensor.data == nullptr) return;
+    const int channel = group() * kGroupChannels, left = kK - tile * kTileK - channel;
+    RawTile<T> own = staged;
+    own.base += channel * static_cast<int>(sizeof(T)) / kPanelRowBytes * kLayout.panel;
+    store_rows<T, kChunk, kGroupChannels, row_alignment(kK, sizeof(T)), kGroupThreads>(
+        this->template keys_of<T>(tensor, head) + channel, tensor.stride_token, own, this->rows(),
+        left < kGroupChannels ? left : kGroupChannels, thread_index() % kGroupThreads);
+  }
+
+  // ---- for KeyUnit ---------------------------------------------------------------------------------------------------
+
+  /// Whether a unit may be what it wants to be; one of warpgroups' products is all warps'.
+  template <int Tokens>
+  GLA_DEVICE bool agree(bool within) const {
+    if constexpr (Tokens == kChunk) return warp_any(part_sync_and<kGroupThreads>(group_barrier(), within));
+    return !warp_any(!within);
+  }
+  GLA_DEVICE void wait_for_carried() const { barrier_wait(barrier(kLayout.carried_loaded), parity()); }
+  template <int Tiles>
+  GLA_DEVICE static void add_members(float (&)[Tiles][4]) {}
+
+  static constexpr int kStateSteps = kPaddedV / kStep;
+  /// Steps whose operands are made together. To make them while products of the batch before run is no faster: ptxas waits for
+  /// those by itself (C7517), and the other warpgroup's products fill the gap.
+  static constexpr int kBatch = 4;
+  using Batch = Bits32[kBatch * kParts][4];
+
+  /// Columns 16 * kBatch * batch on of the state as A operands, part after part of each step.
+  GLA_DEVICE void make_batch(Batch& words, int batch) const {
+    GLA_UNROLL
+    for (int step = 0; step < kBatch; ++step) {
+      Bits32 parts[kParts][4];
+      state.operand(parts, batch * kBatch + step);
+      GLA_UNROLL
+      for (int i = 0; i < 4 * kParts; ++i) words[step * kParts + i / 4][i % 4] = parts[i / 4][i % 4];
+    }
+  }
+
+  template <int Tokens>
+  GLA_DEVICE void add_state_product(Sums<Tokens>& sums, int row0) {
+    if constexpr (Tokens != kChunk) {
+      Products::template add_state_product<Tokens>(
+          sums, [this, row0](int) { return from_row(read_values(), row0); });
+    } else {
+      const OperandTile values = from_row(read_values(), 0);
+      GLA_UNROLL
+      for (int batch = 0; batch < kStateSteps / kBatch; ++batch) {
+        Batch words;
+        make_batch(words, batch);
+        warpgroup_pin(words);
+        warpgroup_pin(sums);
+        warpgroup_fence();
+        GLA_UNROLL
+        for (int step = 0; step < kBatch; ++step) {
+          const int column = (batch * kBatch + step) * kStep;
+          GLA_UNROLL
+          for (int part = 0; part < kParts; ++part)
+            warpgroup_multiply<kChunk, Contraction::along_rows>(
+                sums, words[step * kParts + part], row_major_descriptor(along(values, column)),
+                column + part > 0);
+        }
+        warpgroup_commit();
+        warpgroup_wait<0>();
+        warpgroup_pin(words);
+        warpgroup_pin(sums);
+      }
+    }
+  }
+
+  template <int Tokens>
+  GLA_DEVICE void add_products(Sums<Tokens>& sums, Words<Tokens>& words, int row0, bool with_scores,
+                               bool with_update) {
+    if constexpr (Tokens != kChunk) {
+      if (with_scores)
+        this->template add_score_product<Tokens>(sums, words, [this](int part) { return scores(part); }, row0);
+      if (with_update)
+        this->template add_to_state<Tokens>(words,
+                                            [this, row0](int) { return from_row(added_values(), row0); });
+    } else {
+      if constexpr (kOutputs) wait_for_scores();
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
+      if constexpr (kOutputs) warpgroup_pin(sums);
+      warpgroup_pin(state.tiles);
+      warpgroup_fence();
+      if constexpr (kOutputs) {
+        add_score_products(sums, words);
+        warpgroup_commit();
+      }
+      const OperandTile values = from_row(added_values(), 0);
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 16; ++i) {
+        GLA_UNROLL
+        for (int part = 0; part < kParts; ++part)
+          warpgroup_multiply<kPaddedV, Contraction::across_rows>(
+              state.tiles, words[i][part],
+              column_major_descriptor(values.base + i * 16 * kPanelRowBytes, values.panel_bytes), true);
+      }
+      warpgroup_commit();
+      if constexpr (kOutputs) {
+        warpgroup_wait<1>();
+        warpgroup_pin(sums);
+        leave_scores();
+      }
+    }
+  }
+
+  GLA_DEVICE void add_score_products(Sums<kChunk>& sums, const Words<kChunk>& words) const {
+    GLA_UNROLL
+    for (int i = 0; i < kChunk / 16; ++i) {
+      GLA_UNROLL
+      for (int p = 0; p < kParts; ++p) {
+        GLA_UNROLL
+        for (int r = 0; p + r < kParts; ++r) {
+          const OperandTile tile_of = scores(r);
+          if constexpr (kForward) {
+            warpgroup_multiply<kChunk, Contraction::along_rows>(
+                sums, words[i][p], row_major_descriptor(along(tile_of, i * 16)), true);
+          } else {
+            warpgroup_multiply<kChunk, Contraction::across_rows>(
+                sums, words[i][p],
+                column_major_descriptor(tile_of.base + i * 16 * kPanelRowBytes, tile_of.panel_bytes), true);
+          }
+        }
+      }
+    }
+  }
+
+  /// The state, and the operands that it took up.
+  template <int Tokens>
+  GLA_DEVICE void finish_update(Words<Tokens>& words) {
+    if constexpr (Tokens == kChunk) {
+      warpgroup_wait<0>();
+      GLA_UNROLL
+      for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
+      warpgroup_pin(state.tiles);
+    }
+  }
+};
+
+/// dq, and for the next one what it knows of the gates' gradients; or the states between segments.
+template <class Config, Pass kPass>
+GLA_DEVICE void query_pipeline(const BackwardTensorArgs& args) {
+  KeyPipeline<Config, true, kPass>(args).run();
+}
+
+/// dk and the gates' gradients; or the gradients of the states between segments.
+template <class Config, Pass kPass>
+GLA_DEVICE void key_pipeline(const BackwardTensorArgs& args) {
+  KeyPipeline<Config, false, kPass>(args).run();
+}
+
+}  // namespace gla
