@@ -175,7 +175,7 @@ struct PipelineLayout {
   GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
       : k_panels(panels(2 * s.padded_k())),
         v_panels(panels(2 * s.tile_v)),
-        stacked(s.chunk == 32 && s.score_parts == 2),
+        stacked(s.chunk == 32 && s.score_parts == 2 && !s.value_gradients),
         q_panel((s.group_tile > 1 ? s.group_tile
                  : stacked        ? 2
                                   : 1) *
@@ -233,9 +233,11 @@ struct PipelineLayout {
     out = s.stages * stage_bytes;
     inbox = out + heads * v_plane / s.cluster;
     // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads, or going back, the
-    // rest lies where outputs of chunks are staged, behind those of a sub-chunk.
-    sub_q = heads > 1 || s.value_gradients ? out + v_panels * kSubChunk * kPanelRow
-                                           : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
+    // rest lies where outputs of chunks are staged, behind those of a sub-chunk; but not where sums of a cluster's other block
+    // may arrive.
+    sub_q = s.cluster == 1 && (heads > 1 || s.value_gradients)
+                ? out + v_panels * kSubChunk * kPanelRow
+                : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
     sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
     cumulative = sub_scores + s.score_operand_parts() * kSubChunk * kPanelRow;

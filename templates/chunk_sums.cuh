@@ -91,16 +91,24 @@ GLA_DEVICE void load_gates(float (&gates)[2][2][2], float& most, const RawTile<G
     most = fmaxf(most, gate);
   }
 }
-/// bf16: two at a time.
+/// bf16: two at a time, as words.
 template <int Tokens>
-GLA_DEVICE void load_gates(float (&gates)[2][2][2], Bits32& most, const RawTile<bf16>& tile, int row0,
-                           int channel, int pair) {
-  Bits32 words[4];
+GLA_DEVICE void load_gates(Bits32 (&words)[4], Bits32& most, const RawTile<bf16>& tile, int row0, int channel,
+                           int pair) {
   load_rows_transposed(words, tile.operand(), row0 + TokenMap<Tokens>::row(pair), channel);
   GLA_UNROLL
   for (int word = 0; word < 4; ++word) {
     words[word] = max_bf16(words[word], pack_bf16(kMinGate, kMinGate));
     most = max_bf16(most, words[word]);
+  }
+}
+template <int Tokens>
+GLA_DEVICE void load_gates(float (&gates)[2][2][2], Bits32& most, const RawTile<bf16>& tile, int row0,
+                           int channel, int pair) {
+  Bits32 words[4];
+  load_gates<Tokens>(words, most, tile, row0, channel, pair);
+  GLA_UNROLL
+  for (int word = 0; word < 4; ++word) {
     gates[word / 2][word % 2][0] = low_of(words[word]);
     gates[word / 2][word % 2][1] = high_of(words[word]);
   }

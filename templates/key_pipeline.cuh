@@ -371,16 +371,18 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     unit.leave(*this);
   }
 
-  /// Of the warp's channels.
   GLA_DEVICE void zero_keys() const {
-    GLA_UNROLL_BY(1)
-    for (int i = this->rows() * 16 + lane_index(); i < kChunk * 16; i += kWarpSize) {
-      const int row = i / 16, channel = this->first_channel() + i % 16;
-      if constexpr (kKeys) *reinterpret_cast<Element*>(raw_k().at(row, channel)) = Element{};
-      if constexpr (kQueries) *reinterpret_cast<Element*>(raw_q().at(row, channel)) = Element{};
-      if constexpr (kGated) *reinterpret_cast<Gate*>(raw_gates().at(row, channel)) = Gate{};
-    }
+    if constexpr (kKeys) zero_channels(raw_k());
+    if constexpr (kQueries) zero_channels(raw_q());
+    if constexpr (kGated) zero_channels(raw_gates());
     warp_sync();
+  }
+  /// The warp's channels where there are no tokens.
+  template <class T>
+  GLA_DEVICE void zero_channels(const RawTile<T>& tile) const {
+    GLA_UNROLL_BY(1)
+    for (int i = this->rows() * 16 + lane_index(); i < kChunk * 16; i += kWarpSize)
+      *reinterpret_cast<T*>(tile.at(i / 16, this->first_channel() + i % 16)) = T{};
   }
 
   /// Outputs of a chunk whose box has tokens of another sequence, each warpgroup its channels.
@@ -410,14 +412,20 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (Tokens == kChunk) return warp_any(part_sync_and<kGroupThreads>(group_barrier(), within));
     return !warp_any(!within);
   }
-  GLA_DEVICE void wait_for_carried() const { barrier_wait(barrier(kLayout.carried_loaded), parity()); }
+  GLA_DEVICE void wait_for_carried() const {
+    barrier_wait(barrier(kLayout.carried_loaded), parity());
+    if (!warp_any(is_cut())) return;
+    zero_channels(carried());
+    if constexpr (kShape.gate_bytes == 2) zero_channels(carried_low());
+    warp_sync();
+  }
   template <int Tiles>
   GLA_DEVICE static void add_members(float (&)[Tiles][4]) {}
 
   static constexpr int kStateSteps = kPaddedV / kStep;
   /// Steps whose operands are made together. To make them while products of the batch before run is no faster: ptxas waits for
   /// those by itself (C7517), and the other warpgroup's products fill the gap.
-  static constexpr int kBatch = 4;
+  static constexpr int kBatch = kPaddedV > 128 ? 2 : 4;
   using Batch = Bits32[kBatch * kParts][4];
 
   /// Columns 16 * kBatch * batch on of the state as A operands, part after part of each step.

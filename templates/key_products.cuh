@@ -76,21 +76,28 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
     }
   }
 
-  /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's. Where there are no channels no load
-  /// writes, and what must stay zero may be NaN here.
-  template <class T>
-  GLA_DEVICE void stage_octets(float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
+  /// Writes an octet pair of tokens, of 16 bits, in the place of a raw tile's.
+  GLA_DEVICE static void stage_words(const Bits32 (&words)[4], const OperandTile& to, int row0) {
+    store_a_transposed(words, to, Work::first_channel(), row0);
+  }
+  /// Where there are no channels no load writes, and what must stay zero in a tile may be NaN in what is staged there.
+  GLA_DEVICE void clear_padding(float (&x)[2][2][2]) const {
     if constexpr (kK % 16 != 0) {
       GLA_UNROLL
       for (int i = 0; i < 8; ++i)
         if (lane_channel(i / 2 % 2) >= Work::valid_rows()) x[i / 4][i / 2 % 2][i % 2] = 0;
     }
+  }
+  /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's.
+  template <class T>
+  GLA_DEVICE void stage_octets(float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
+    clear_padding(x);
     if constexpr (sizeof(T) == 2) {
       Bits32 words[4];
       GLA_UNROLL
       for (int word = 0; word < 4; ++word)
         words[word] = pack<T>(x[word / 2][word % 2][0], x[word / 2][word % 2][1]);
-      store_a_transposed(words, to.operand(), Work::first_channel(), row0);
+      stage_words(words, to.operand(), row0);
     } else {
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {

@@ -1,14 +1,14 @@
 // Tokens of a walk over key channels that have one pivot, or a direct sub-chunk: what a warp makes of its 16 channels of
 // them, in the layout of LaneValues<16> (chunk_sums.cuh), 16 tokens after 16.
 //
-// A direct unit differs: its factors are exp2 of sums that are never above 0 for gates of at most 0, the state takes
+// Both walks make the same choices, of the same gates. A direct unit differs: its factors are exp2 of sums that are never above 0 for gates of at most 0, the state takes
 // exp2(b_C) between the product and the addition, and P's products are made element by element.
 //
 // Gates' gradients are flows through the gates, unit by unit and not as one long sum. With ^in the part of dq and dk that
-// comes through the state, D the sum over V of S (.) dS at a unit's border, and the unit's tokens from first to last,
-//   D_before = D_behind - sum of k dk^in + sum of q dq^in
-//   dg_first = D_before      dg_t = D_behind + x_t - sum over s >= t of k_s dk_s      x_t = sum over s >= t of q_s dq_s
-// The walk forward leaves x for the one back, and in the place of the first token's, which nobody needs, the sum of q dq^in:
+// comes through the state, D the sum over V of S (.) dS at a unit's border, and sums over the unit's tokens,
+//   D_before = D_behind + sum of q dq^in - sum of k dk^in
+//   dg_first = D_before      dg_t = D_behind + sum over s >= t of q_s dq_s - k_s dk_s
+// The walk forward leaves q dq for the one back, and in the place of the first token's, which nobody needs, the sum of q dq^in:
 // what P adds to both sides is the same, and what rounding leaves of its difference would grow from unit to unit in D.
 #pragma once
 
@@ -43,8 +43,8 @@ struct KeyUnit {
   typename Walk::template Sums<Tokens> sums;  ///< dq^ of a query head, or dk^
   float inflow[2] = {};                       ///< the lane's sum of q dq^in, or k dk^in
   LaneValues<kSubChunk> apart;  ///< of a direct unit: what P adds to a gradient, but for a token's own term
-  LaneValues<kSubChunk> own;    ///< which is in the flows of both walks, and left out of both
-  LaneValues<Tokens> flows;     ///< q dq of all heads, or k dk, then x or dg
+  LaneValues<kSubChunk> own;    ///< which would be in the flows of both walks, and is left out of both
+  LaneValues<Tokens> flows;     ///< q dq of all heads, or k dk
 
   /// False if the tokens of a chunk may not have one pivot; a sub-chunk's that may not are direct.
   GLA_DEVICE bool find_factors(Walk& walk, int first_row) {
@@ -155,8 +155,9 @@ struct KeyUnit {
   }
 
   /// Inclusive sums of the gates, in nats, as sum_gates() makes them in another order of tokens.
-  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<Gate>& gates) {
-    Most<Gate> most;
+  template <class T>
+  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<T>& gates) {
+    Most<T> most;
     float total[2] = {};
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
@@ -172,6 +173,36 @@ struct KeyUnit {
         range.last[c] = range.least[c] = total[c];
       }
     }
+    return most.rises();
+  }
+  /// bf16: by products with ones, which are exact.
+  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<bf16>& gates) {
+    const int column = lane_index() / 4, row = lane_index() % 4 * 2;
+    const Bits32 ones = pack_bf16(1.0f, 1.0f);
+    const Bits32 up_to_column = pack_bf16(row <= column ? 1.0f : 0.0f, row + 1 <= column ? 1.0f : 0.0f);
+    Most<bf16> most;
+    float total[4] = {};
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Bits32 words[4];
+      load_gates<16>(words, most.value, gates, row0 + 16 * pair, Walk::first_channel(), 0);
+      float octets[2][4];
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) octets[i / 4][i % 4] = total[i % 4];
+      multiply_accumulate(octets[0], words, up_to_column, 0);
+      multiply_accumulate(octets[1], words, ones, up_to_column);
+      multiply_accumulate(total, words, ones, ones);
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) of_q[2 * pair + i / 4][i / 2 % 2][i % 2] = octets[i / 4][i % 4];
+      if (pair == 0) {
+        float first[4] = {};
+        multiply_accumulate(first, words, pack_bf16(row == 0 ? 1.0f : 0.0f, 0.0f), 0);
+        GLA_UNROLL
+        for (int c = 0; c < 2; ++c) range.most[c] = first[2 * c];
+      }
+    }
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) range.last[c] = range.least[c] = total[2 * c];
     return most.rises();
   }
 
@@ -289,7 +320,6 @@ struct KeyUnit {
   GLA_DEVICE static bool is_first(int o, int e) { return o == 0 && e == 0 && lane_index() % 4 == 0; }
 
   GLA_DEVICE void stage_flows(const Walk& walk) {
-    sum_from_behind(flows);
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) {
       const float all = sum_quad(inflow[c]);
@@ -297,16 +327,15 @@ struct KeyUnit {
     }
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
-      float x[2][2][2], rest[2][2][2];
+      float x[2][2][2];
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        x[o][c][e] = flows[2 * pair + o][c][e];
-        rest[o][c][e] = x[o][c][e] - to_float(from_float<bf16>(x[o][c][e]));
-      }
+      for (int i = 0; i < 8; ++i) x[i / 4][i / 2 % 2][i % 2] = flows[2 * pair + i / 4][i / 2 % 2][i % 2];
       if constexpr (Walk::kShape.gate_bytes == 2) {
-        walk.stage_octets(x, walk.template raw_gates<bf16>(), row0 + 16 * pair);
-        walk.stage_octets(rest, walk.low_flows(), row0 + 16 * pair);
+        walk.clear_padding(x);
+        Bits32 parts[2][4];
+        Gates::template split<2>(parts, x);
+        walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), row0 + 16 * pair);
+        walk.stage_words(parts[1], walk.low_flows().operand(), row0 + 16 * pair);
       } else {
         walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
       }
@@ -315,13 +344,7 @@ struct KeyUnit {
 
   GLA_DEVICE void stage_gate_gradients(Walk& walk) {
     walk.wait_for_carried();
-    sum_from_behind(flows);
-    float behind[2];
-    GLA_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      behind[c] = walk.flow[c];
-      walk.flow[c] -= sum_quad(inflow[c]);
-    }
+    float inflow_of_q[2] = {};
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2], low[2][2][2];
@@ -334,10 +357,23 @@ struct KeyUnit {
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        float& value = x[o][c][e];
-        if constexpr (Walk::kShape.gate_bytes == 2) value += low[o][c][e];
-        if (pair == 0 && o == 0 && e == 0) walk.flow[c] += sum_quad(is_first(o, e) ? value : 0.0f);
-        value = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + value - flows[2 * pair + o][c][e];
+        if constexpr (Walk::kShape.gate_bytes == 2) x[o][c][e] += low[o][c][e];
+        if (pair == 0 && o == 0 && e == 0) inflow_of_q[c] = is_first(o, e) ? x[o][c][e] : 0.0f;
+        flows[2 * pair + o][c][e] = x[o][c][e] - flows[2 * pair + o][c][e];
+      }
+    }
+    sum_from_behind(flows);
+    const float behind[2] = {walk.flow[0], walk.flow[1]};
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) walk.flow[c] += sum_quad(inflow_of_q[c] - inflow[c]);
+    GLA_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) {
+      float x[2][2][2];
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        x[o][c][e] =
+            pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
       }
       walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
     }

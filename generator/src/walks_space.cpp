@@ -14,8 +14,10 @@ namespace gla {
 namespace {
 
 constexpr int kMostKeyStages = 2;
-// Of the gradients of v with producers, whose chunks the variant's do not bound; sm_90a is all that has them.
+// Of the gradients of v with producers, whose chunks the variant's do not bound; sm_90a is all that has them. Beyond this many
+// key channels, two blocks share them out.
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
+constexpr int kMostPipelineK = 128, kClusterChunk = 32;
 // Of walks over key channels, a warpgroup that starts copies and makes P.
 constexpr int kKeyProducers = 4;
 
@@ -46,7 +48,9 @@ ChunkShape value_shape_of(const Problem& problem, const Variant& variant) {
   shape.cluster = 1;
   shape.value_gradients = true;
   if (producers == 0) return shape;
-  shape.chunk = kPipelineChunk;
+  const bool shared_out = problem.head_dim_k > kMostPipelineK;
+  shape.cluster = shared_out ? 2 : 1;
+  shape.chunk = shared_out ? kClusterChunk : kPipelineChunk;
   shape.state_parts = 1;
   for (shape.stages = kMostPipelineStages;
        shape.stages > 2 && PipelineLayout(shape).total > kPipelineSharedBytes;)
@@ -99,9 +103,9 @@ Status key_pipeline_constraints(const KeyWalkShape& s) {
         fmt::format("tile_k={} with warps={} and producers; accepted: 64 channels for each four of the warps",
                     s.tile_k, s.warps));
   }
-  if (s.chunk < 32 || s.stages != 2) {
-    return invalid_argument(fmt::format("chunk={}, stages={} with producers; accepted: chunks of 32 or 64, 2",
-                                        s.chunk, s.stages));
+  if (s.chunk < 32 || s.stages < 2) {
+    return invalid_argument(fmt::format(
+        "chunk={}, stages={} with producers; accepted: chunks of 32 or 64, 2 or more", s.chunk, s.stages));
   }
   const int v = s.padded_v();
   if (v != 64 && v != 128 && v != 256)
@@ -136,9 +140,9 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   }
   const ChunkShape values = value_shape_of(problem, variant);
   if (has_producers) {
-    if (problem.group > 1 || values.padded_k() > 128) {
+    if (problem.group > 1 || values.padded_k() > kMostPipelineK) {
       return invalid_argument(fmt::format(
-          "producers={} with groups of {}, head_dim_k={}; accepted: groups of 1, head dims up to 128",
+          "producers={} with groups of {}, head_dim_k={}; accepted: groups of 1, head dims up to 256",
           variant[Parameter::producers], problem.group, values.head_dim_k));
     }
     if (Status status = pipeline_constraints(values, 1); !status.ok()) return status;
@@ -165,6 +169,9 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   }
   if (!words && keys.stages > 1)
     return invalid_argument(fmt::format("stages={} with async_copy=0; accepted: 1", keys.stages));
+  if (!has_producers && keys.stages > kMostKeyStages)
+    return invalid_argument(
+        fmt::format("stages={} without producers; accepted: up to {}", keys.stages, kMostKeyStages));
   const std::size_t shared =
       std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(shared_bytes(values)));
   if (shared > architecture.shared_memory_per_block) {
@@ -205,9 +212,9 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
           {{Parameter::segments, {1, 2, 4, 8, 16}},
            {Parameter::chunk, {16, 32, 64}},
            {Parameter::tile_k, {16, 32, 64, 128}},
-           {Parameter::tile_v, {16, 32, 64, 128}},
+           {Parameter::tile_v, {16, 32, 64, 128, 256}},
            {Parameter::warps, {1, 2, 4, 8}},
-           {Parameter::stages, {1, kMostKeyStages}},
+           {Parameter::stages, {1, 2, kMostPipelineStages}},
            {Parameter::score_parts, parts},
            {Parameter::state_parts, parts},
            {Parameter::async_copy, {0, 1}},
@@ -305,6 +312,7 @@ Source render_walks(const Problem& problem, const Variant& variant) {
                        .min_blocks = min_blocks,
                        .call = call_of(entry, by_warpgroups, threads),
                        .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
+                       .cluster = entry.kind == WalkEntry::values ? values.cluster : 1,
                        .waits_by_itself = by_warpgroups});
   }
   return source;
@@ -329,10 +337,12 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
     const std::int64_t tiles = divided_up(of_values ? problem.head_dim_v : problem.head_dim_k,
                                           variant[of_values ? Parameter::tile_v : Parameter::tile_k]);
     const auto index = plan.launches.size();
+    const int cluster = of_values ? values.cluster : 1;
     plan.launches.add({.entry = static_cast<int>(index),
-                       .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles,
+                       .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
                        .threads = shapes[index].threads,
                        .shared_bytes = shapes[index].shared_bytes,
+                       .cluster = cluster,
                        .gradients = entry.gradients});
   }
   const auto reserve = [&](std::int64_t floats) {
