@@ -2,7 +2,6 @@
 #pragma once
 
 #include "args.h"
-#include "device/platform.cuh"
 
 namespace gla {
 
@@ -20,11 +19,6 @@ struct BackwardArgs : KernelArgs {
   float* segment_gradients = nullptr;        ///< [slots, H, K, V]
   float* segment_gradient_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 };
-
-/// Whether there are walks forward in time, which those back that run beside them have ahead of them.
-GLA_HOST_DEVICE constexpr bool walks_forward(const BackwardArgs& args) {
-  return args.dq.data != nullptr || args.dgk.data != nullptr;
-}
 
 /// Maps of what BackwardArgs has besides the tensors of turned(), as TensorMaps has them.
 struct GradientMaps {

@@ -8,7 +8,7 @@
 #include "chunk_forward.cuh"
 #include "key_walk.cuh"
 #include "segment_scan.cuh"
-#include "turned_args.h"
+#include "turned_args.cuh"
 
 namespace gla {
 

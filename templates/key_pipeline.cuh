@@ -15,6 +15,7 @@
 #include "device/warpgroup.cuh"
 #include "key_products.cuh"
 #include "key_unit.cuh"
+#include "turned_args.cuh"
 #include "warpgroup_products.cuh"
 
 namespace gla {
@@ -57,8 +58,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
 
   using Products::args, Products::shared, Products::head, Products::tile, Products::sequence,
       Products::first_token, Products::state;
-  using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV, Products::kOutputs,
-      Products::kQueries, Products::kKeys, Products::kGated, Products::kShape, Products::kParts;
+  using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV,
+      Products::kOutputs, Products::kQueries, Products::kKeys, Products::kGated, Products::kShape,
+      Products::kParts;
   using typename Products::Element, typename Products::Gate;
   template <int Tokens>
   using Sums = typename Products::template Sums<Tokens>;
@@ -112,9 +114,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE unsigned long long* barrier(int offset) const {
     return reinterpret_cast<unsigned long long*>(shared + offset);
   }
-  GLA_DEVICE unsigned long long* of_stage(int offset) const {
-    return barrier(offset) + chunk % kStages;
-  }
+  GLA_DEVICE unsigned long long* of_stage(int offset) const { return barrier(offset) + chunk % kStages; }
   /// Of the chunk's passage through its stage, and of its use of a single barrier.
   GLA_DEVICE int stage_parity() const { return chunk / kStages % 2; }
   GLA_DEVICE int parity() const { return chunk % 2; }
@@ -176,8 +176,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE void start_loads(int step) {
     if (step >= chunks) return;
     open(step);
-    constexpr int kPanels = ((kQueries ? 1 : 0) + (kKeys ? 1 : 0)) * (kLayout.key_panels + kLayout.value_panels) +
-                            kLayout.gate_panels;
+    constexpr int kPanels =
+        ((kQueries ? 1 : 0) + (kKeys ? 1 : 0)) * (kLayout.key_panels + kLayout.value_panels) +
+        kLayout.gate_panels;
     unsigned long long* const loaded = of_stage(kLayout.loaded);
     const int first_k = tile * kTileK;
     barrier_arrive_expect(loaded, kPanels * kLayout.panel);
@@ -425,20 +426,21 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   static constexpr int kStateSteps = kPaddedV / kStep;
   /// Steps whose operands are made together. To make them while products of the batch before run is no faster: ptxas waits for
   /// those by itself (C7517), and the other warpgroup's products fill the gap.
-  static constexpr int kBatch = kPaddedV > 128 ? 2 : 4;
-  using Batch = Bits32[kBatch * kParts][4];
+  static constexpr int kBatch = 2;
+  Bits32 state_words[kBatch * kParts]
+                    [4];  ///< columns of the state as A operands, part after part of each step
 
-  /// Columns 16 * kBatch * batch on of the state as A operands, part after part of each step.
-  GLA_DEVICE void make_batch(Batch& words, int batch) const {
+  GLA_DEVICE void make_state_words(int batch) {
     GLA_UNROLL
     for (int step = 0; step < kBatch; ++step) {
       Bits32 parts[kParts][4];
       state.operand(parts, batch * kBatch + step);
       GLA_UNROLL
-      for (int i = 0; i < 4 * kParts; ++i) words[step * kParts + i / 4][i % 4] = parts[i / 4][i % 4];
+      for (int i = 0; i < 4 * kParts; ++i) state_words[step * kParts + i / 4][i % 4] = parts[i / 4][i % 4];
     }
   }
 
+  /// Starts it. By mma.sync it is done at once.
   template <int Tokens>
   GLA_DEVICE void add_state_product(Sums<Tokens>& sums, int row0) {
     if constexpr (Tokens != kChunk) {
@@ -448,9 +450,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       const OperandTile values = from_row(read_values(), 0);
       GLA_UNROLL
       for (int batch = 0; batch < kStateSteps / kBatch; ++batch) {
-        Batch words;
-        make_batch(words, batch);
-        warpgroup_pin(words);
+        if (batch > 0) finish_state_product<Tokens>(sums);
+        make_state_words(batch);
+        warpgroup_pin(state_words);
         warpgroup_pin(sums);
         warpgroup_fence();
         GLA_UNROLL
@@ -458,15 +460,20 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
           const int column = (batch * kBatch + step) * kStep;
           GLA_UNROLL
           for (int part = 0; part < kParts; ++part)
-            warpgroup_multiply<kChunk, Contraction::along_rows>(
-                sums, words[step * kParts + part], row_major_descriptor(along(values, column)),
-                column + part > 0);
+            warpgroup_multiply<kChunk, Contraction::along_rows>(sums, state_words[step * kParts + part],
+                                                                row_major_descriptor(along(values, column)),
+                                                                column + part > 0);
         }
         warpgroup_commit();
-        warpgroup_wait<0>();
-        warpgroup_pin(words);
-        warpgroup_pin(sums);
       }
+    }
+  }
+  template <int Tokens>
+  GLA_DEVICE void finish_state_product(Sums<Tokens>& sums) {
+    if constexpr (Tokens == kChunk) {
+      warpgroup_wait<0>();
+      warpgroup_pin(state_words);
+      warpgroup_pin(sums);
     }
   }
 
@@ -475,7 +482,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
                                bool with_update) {
     if constexpr (Tokens != kChunk) {
       if (with_scores)
-        this->template add_score_product<Tokens>(sums, words, [this](int part) { return scores(part); }, row0);
+        this->template add_score_product<Tokens>(
+            sums, words, [this](int part) { return scores(part); }, row0);
       if (with_update)
         this->template add_to_state<Tokens>(words,
                                             [this, row0](int) { return from_row(added_values(), row0); });

@@ -25,8 +25,8 @@ struct KeyUnit {
   /// Query heads of a group meet in a unit, which is a sub-chunk then.
   static constexpr bool kOneHead = Walk::kHeads == 1;
   static_assert(kOneHead || Tokens == kSubChunk);
-  /// Operands are made as late as they can be, to spare registers while the state is multiplied; but before the first of the
-  /// warps that share key channels overwrites what they are made of.
+  /// Operands are made while the state is multiplied, which before that wants the registers; but before the first of the warps
+  /// that share key channels overwrites what they are made of.
   static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kSplit == 1;
   /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
   static constexpr bool kKeepsFactors = kGated && kOutputs && Tokens > kSubChunk;
@@ -95,7 +95,6 @@ struct KeyUnit {
         }
       }
       walk.state.scale(middle);
-      if constexpr (kMakesLate) make_operands(walk);
       if constexpr (kOutputs) add_inflow(walk);
     }
   }
@@ -104,7 +103,6 @@ struct KeyUnit {
     if constexpr (kForward) {
       find_state_product(walk);
       if constexpr (kOneHead) walk.state.scale(middle);
-      if constexpr (kMakesLate) make_operands(walk);
       add_inflow(walk);
       if constexpr (kMayBeDirect) {
         clear(apart);
@@ -260,6 +258,8 @@ struct KeyUnit {
     GLA_UNROLL
     for (int i = 0; i < Tokens / 2; ++i) sums[i / 4][i % 4] = 0;
     walk.template add_state_product<Tokens>(sums, row0);
+    if constexpr (kMakesLate) make_operands(walk);
+    walk.template finish_state_product<Tokens>(sums);
     walk.add_members(sums);
   }
 
@@ -372,8 +372,7 @@ struct KeyUnit {
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        x[o][c][e] =
-            pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
+        x[o][c][e] = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
       }
       walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
     }

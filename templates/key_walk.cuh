@@ -263,6 +263,8 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     Products::template add_state_product<Tokens>(
         sums, [this, row0](int part) { return kForward ? d_o(row0, part) : v(row0, part); });
   }
+  template <int Tokens>
+  GLA_DEVICE static void finish_state_product(typename Products::template Sums<Tokens>&) {}
   /// sums += the scores' part, and the update of the state.
   template <int Tokens>
   GLA_DEVICE void add_products(typename Products::template Sums<Tokens>& sums,

@@ -119,9 +119,11 @@ GLA_HOST_DEVICE constexpr int shared_bytes(const KeyWalkShape& shape, bool backw
   return shape.producers ? KeyPipelineLayout(shape, backward).total : KeyWalkLayout(shape, backward).total;
 }
 
-/// Blocks of a walk by producers that a multiprocessor of 228 KB is to have; 1 KB of each is the system's.
+/// Blocks of a walk by producers that a multiprocessor of 228 KB is to have; 1 KB of each is the system's. One product of
+/// more value channels has more sums than an even share of registers for two.
 GLA_HOST_DEVICE constexpr int blocks_of_pipeline(const KeyWalkShape& shape) {
-  return shape.warps == 4 && 2 * (shared_bytes(shape, true) + 1024) <= 228 * 1024 ? 2 : 1;
+  const bool fit = 2 * (shared_bytes(shape, true) + 1024) <= 228 * 1024;
+  return shape.warps == 4 && fit && shape.padded_v() <= 128 ? 2 : 1;
 }
 /// Whether its producers give registers away: where an even share would not do.
 GLA_HOST_DEVICE constexpr bool moves_registers(const KeyWalkShape& shape) {

@@ -3,7 +3,7 @@
 
 #include "backward_args.h"
 #include "chunk_pipeline.cuh"
-#include "turned_args.h"
+#include "turned_args.cuh"
 
 namespace gla {
 

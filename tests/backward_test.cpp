@@ -130,8 +130,8 @@ TEST_CASE("NaN gates stay in their sequence and head, going back too") {
 
 TEST_CASE("gradients of v by two blocks that share out the key channels", "[wide]") {
   const Problem problem = backward_of(256, 128);
-  const LaunchKernel kernel = kernel_of(
-      problem, walks_variant(problem, {.tile_k = 128, .tile_v = 128, .warps = 8, .producers = 4}));
+  const LaunchKernel kernel =
+      kernel_of(problem, walks_variant(problem, {.tile_k = 128, .tile_v = 128, .warps = 8, .producers = 4}));
   for (const Gates gates : {Gates::one, Gates::resets})
     expect_right(problem, {.tokens = 100, .cu_seqlens = {0, 33, 97}, .gates = gates}, kernel);
 }

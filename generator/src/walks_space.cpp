@@ -338,12 +338,13 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
                                           variant[of_values ? Parameter::tile_v : Parameter::tile_k]);
     const auto index = plan.launches.size();
     const int cluster = of_values ? values.cluster : 1;
-    plan.launches.add({.entry = static_cast<int>(index),
-                       .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
-                       .threads = shapes[index].threads,
-                       .shared_bytes = shapes[index].shared_bytes,
-                       .cluster = cluster,
-                       .gradients = entry.gradients});
+    plan.launches.add(
+        {.entry = static_cast<int>(index),
+         .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
+         .threads = shapes[index].threads,
+         .shared_bytes = shapes[index].shared_bytes,
+         .cluster = cluster,
+         .gradients = entry.gradients});
   }
   const auto reserve = [&](std::int64_t floats) {
     const std::size_t offset = plan.workspace_bytes;

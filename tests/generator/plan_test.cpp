@@ -190,11 +190,11 @@ TEST_CASE("family walks is three launches, each for some of the gradients") {
       plan(backward_of(128, 200), variant("walks segments=1" + kWalkParameters), {3, 5, 1000, false});
   REQUIRE(found.launches.size() == 3);
   CHECK(found.launches[0].grid == 3 * 5 * 2);  // 128 key channels in tiles of 64
-  CHECK(found.launches[1].grid == 3 * 5 * 2);
-  CHECK(found.launches[2].grid == 3 * 5 * 7);  // 200 value channels in tiles of 32
+  CHECK(found.launches[1].grid == 3 * 5 * 7);  // 200 value channels in tiles of 32
+  CHECK(found.launches[2].grid == 3 * 5 * 2);
   CHECK(found.launches[0].gradients == (kGradientQ | kGradientGk));
-  CHECK(found.launches[1].gradients == (kGradientK | kGradientGk));
-  CHECK(found.launches[2].gradients == (kGradientV | kGradientState));
+  CHECK(found.launches[1].gradients == (kGradientV | kGradientState));
+  CHECK(found.launches[2].gradients == (kGradientK | kGradientGk));
   CHECK(found.segment_tokens == 0);
   CHECK(found.workspace_bytes == 3 * 5 * 128 * 4);  // what flows through each gate behind the sequence
 }
@@ -207,15 +207,32 @@ TEST_CASE(
   REQUIRE(found.launches.size() == 7);
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);
-  for (const std::size_t walk : {0, 1, 4, 5}) CHECK(found.launches[walk].grid == 3 * 5 * 2 * 8);
+  for (const std::size_t walk : {0, 1, 4, 6}) CHECK(found.launches[walk].grid == 3 * 5 * 2 * 8);
   for (const std::size_t scan : {2, 3}) CHECK(found.launches[scan].grid == 3 * 5 * 100);  // as of segmented
-  CHECK(found.launches[6].grid == 3 * 5 * 7 * 8);
+  CHECK(found.launches[5].grid == 3 * 5 * 7 * 8);
   constexpr std::size_t kVectors = 3 * 5 * 8 * 128 * 4, kStates = kVectors * 200;
   CHECK(found.decays_offset == kStates);
   CHECK(found.gradients_offset == kStates + kVectors);
   CHECK(found.gradient_decays_offset == 2 * kStates + kVectors);
   CHECK(found.flows_offset == 2 * (kStates + kVectors));
   CHECK(found.workspace_bytes == 2 * (kStates + kVectors) + kVectors);
+}
+
+TEST_CASE("two blocks share out more key channels than one has by warpgroups, and all walks share boxes") {
+  const Problem problem = backward_of(256, 256);
+  const Variant one = variant(
+      "walks segments=1 chunk=32 tile_k=128 tile_v=256 warps=8 stages=2 score_parts=2 state_parts=2 "
+      "async_copy=1 producers=4");
+  const LaunchPlan found = plan(problem, one, {3, 5, 1000, false});
+  REQUIRE(found.launches.size() == 3);
+  for (const std::size_t walk : {0, 2}) {
+    CHECK(found.launches[walk].grid == 3 * 5 * 2);
+    CHECK(found.launches[walk].threads == 12 * 32);  // 8 warps of 16 key channels, 4 producers
+    CHECK(found.launches[walk].cluster == 1);
+  }
+  CHECK(found.launches[1].grid == 3 * 5 * 2);
+  CHECK(found.launches[1].cluster == 2);
+  CHECK(found.boxes.rows == 32);
 }
 
 TEST_CASE("family decode gives each warp some value channels of one state") {

@@ -142,11 +142,11 @@ TEST_CASE("the entries are the kernels of the source, in launch order and with t
   const Variant whole = variant("walks segments=1" + kWalkParameters);
   const Variant segmented = one_of_each_family(backward)[0];
   CHECK(render(backward, whole).entries ==
-        std::vector<std::string>{"chunk_query_gradients", "chunk_key_gradients", "chunk_value_gradients"});
+        std::vector<std::string>{"chunk_query_gradients", "chunk_value_gradients", "chunk_key_gradients"});
   CHECK(render(backward, segmented).entries ==
         std::vector<std::string>{"chunk_segment_states", "chunk_segment_state_gradients",
                                  "chunk_segment_scan", "chunk_segment_scan_back", "chunk_query_gradients",
-                                 "chunk_key_gradients", "chunk_value_gradients"});
+                                 "chunk_value_gradients", "chunk_key_gradients"});
   for (const Variant& one : {whole, segmented})
     has_bounds(render(backward, one), entry_shapes(backward, one));
 }

@@ -1,4 +1,4 @@
-// A walk forward in time as one backwards.
+// Walks forward in time and back.
 #pragma once
 
 #include "backward_args.h"
@@ -18,6 +18,11 @@ GLA_DEVICE KernelArgs turned(const BackwardArgs& args) {
   back.segment_decays = args.segment_gradient_decays;
   back.path_counts = nullptr;
   return back;
+}
+
+/// Whether there are walks forward, which those back that run beside them have ahead of them.
+GLA_DEVICE bool walks_forward(const BackwardArgs& args) {
+  return args.dq.data != nullptr || args.dgk.data != nullptr;
 }
 
 }  // namespace gla
