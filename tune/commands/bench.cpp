@@ -45,7 +45,8 @@ struct BenchCommandOptions {
                        "that suit --op)");
     command.add_option(
         "--op", operation,
-        "chunk_forward, recurrent_forward or chunk_backward (default: one of the first two, by T)");
+        "chunk_forward, recurrent_forward, chunk_backward or recurrent_backward (default: one of the first two, "
+        "by T)");
     command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
     command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
     command.add_option("--accuracy", accuracy, "default or fast");
