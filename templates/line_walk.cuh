@@ -172,8 +172,10 @@ class LineWalk {
 
   GLA_DEVICE static void leave(Quad* to, const Lines& lines) {
     GLA_UNROLL
-    for (int i = 0; i < kQuads * kRows; ++i)
-      to[i * kWarpSize] = __builtin_bit_cast(Quad, lines.values[i / kRows][i % kRows]);
+    for (int i = 0; i < kQuads * kRows; ++i) {
+      const float(&values)[4] = lines.values[i / kRows][i % kRows];
+      to[i * kWarpSize] = {values[0], values[1], values[2], values[3]};
+    }
   }
   GLA_DEVICE static void fetch(Lines& lines, const Quad* from) {
     GLA_UNROLL

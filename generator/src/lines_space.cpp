@@ -29,7 +29,7 @@ bool has_gate(const Problem& problem, bool of_keys) {
 }
 
 int line_registers(const Problem& problem, const Variant& variant, bool of_keys) {
-  constexpr int kAddressing = 48;
+  constexpr int kAddressing = 64;
   const LineWalkShape shape = line_shape_of(problem, variant, of_keys);
   const int across = 4 * shape.quads(), rows = shape.rows;
   // The states of a chunk, or that of the way there; the gradient; two tokens' inputs.
