@@ -261,8 +261,7 @@ class LineWalk {
     each(lines, [&](float value, int quad, int row, int c) { sums[row] += term(value, quad, row, c); });
     GLA_UNROLL
     for (int row = 0; row < kRows; ++row) sums[row] = factor * sum_lanes<kLanes>(sums[row]);
-    if (lane_across == 0)
-      LineGroup<T>::store(row_of<T>(output, sequence, t, output_head), first_line, sums);
+    if (lane_across == 0) LineGroup<T>::store(row_of<T>(output, sequence, t, output_head), first_line, sums);
   }
 
   GLA_DEVICE void write_queries(Lines& lines, Index t) const {
@@ -350,16 +349,14 @@ class LineWalk {
       add_product(d_lines, line, across);
     }
     if (d_line().data != nullptr)
-      write_sums<Element>(d_line(), t, head, d_lines, 1.0f, [&](float value, int quad, int, int c) {
-        return value * inputs.across[quad][c];
-      });
+      write_sums<Element>(d_line(), t, head, d_lines, 1.0f,
+                          [&](float value, int quad, int, int c) { return value * inputs.across[quad][c]; });
     decay(d_lines, inputs);
     if constexpr (kLineGate) {
       if (before != nullptr)
-        write_sums<Gate>(kOfKeys ? args.dgk : args.dgv, t, head, d_lines, 1.0f,
-                         [&](float value, int quad, int row, int c) {
-                           return value * before->values[quad][row][c];
-                         });
+        write_sums<Gate>(
+            kOfKeys ? args.dgk : args.dgv, t, head, d_lines, 1.0f,
+            [&](float value, int quad, int row, int c) { return value * before->values[quad][row][c]; });
     }
   }
 };

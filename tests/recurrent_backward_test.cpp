@@ -34,12 +34,10 @@ TEST_CASE("recurrent gradients of every gate distribution, in fp32 to its last d
   }
 }
 
-TEST_CASE("recurrent gradients of every type, layout and direction, of packed and padded sequences", "[wide]") {
-  const KernelCase packed{.tokens = 63,
-                          .heads = 2,
-                          .cu_seqlens = {0, 0, 1, 40, 60},
-                          .gates = Gates::resets,
-                          .padded = true};
+TEST_CASE("recurrent gradients of every type, layout and direction, of packed and padded sequences",
+          "[wide]") {
+  const KernelCase packed{
+      .tokens = 63, .heads = 2, .cu_seqlens = {0, 0, 1, 40, 60}, .gates = Gates::resets, .padded = true};
   for (const DType dtype : kDTypes) {
     Problem problem = both_gates(17, 36, dtype);
     problem.state_v_first = dtype != DType::fp16;
@@ -75,7 +73,8 @@ TEST_CASE("a recurrent gradient of a gate that is -inf is zero, and those before
   const Problem problem = both_gates(8, 8, DType::fp32);
   const KernelCase c{.tokens = 12};
   ReferenceInput in = make_inputs(problem, c);
-  for (const std::size_t channel : {0, 3, 7}) in.gk[5 * 8 + channel] = -std::numeric_limits<float>::infinity();
+  for (const std::size_t channel : {0, 3, 7})
+    in.gk[5 * 8 + channel] = -std::numeric_limits<float>::infinity();
   const ReferenceLoss loss = make_loss(in, c);
   const KernelResult result =
       run_kernel(in, c, kernel_of(problem, lines_variant(problem, {.lanes = 1})), loss);
@@ -86,7 +85,8 @@ TEST_CASE("a recurrent gradient of a gate that is -inf is zero, and those before
 
 TEST_CASE("no recurrent gradient grows less exact with T") {
   const Problem problem = both_gates(8, 4, DType::fp32);
-  const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {.lanes = 1, .warps = 1, .chunk = 8}));
+  const LaunchKernel kernel =
+      kernel_of(problem, lines_variant(problem, {.lanes = 1, .warps = 1, .chunk = 8}));
   for (const Gates gates : {Gates::sixteenth, Gates::resets}) {
     INFO(to_string(gates));
     for (const std::int64_t tokens : {64, 4096}) {

@@ -26,8 +26,8 @@ Tensor BackwardArgs::*tensor_of(Output output) {
 }  // namespace
 
 std::string_view to_string(Output output) {
-  constexpr std::string_view kNames[] = {"o", "final_state", "dq",  "dk",
-                                          "dv", "dgk", "dgv", "d_initial_state"};
+  constexpr std::string_view kNames[] = {"o",  "final_state", "dq",  "dk",
+                                         "dv", "dgk",         "dgv", "d_initial_state"};
   return kNames[static_cast<std::size_t>(output)];
 }
 

@@ -52,8 +52,8 @@ Status lines_constraints(const Problem& problem, const Architecture& architectur
   }
   const int registers = estimated_lines_registers(problem, variant);
   if (registers > 255 || registers * threads_of_lines(variant) > architecture.registers_per_multiprocessor) {
-    return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
-                                        threads_of_lines(variant)));
+    return invalid_argument(
+        fmt::format("needs about {} registers in each of {} threads", registers, threads_of_lines(variant)));
   }
   return {};
 }
@@ -74,17 +74,16 @@ FamilySpace lines_family(const Problem& problem, const Architecture& architectur
 namespace {
 
 Source render_lines(const Problem& problem, const Variant& variant) {
-  const std::string parameters =
-      fmt::format("  static constexpr int lanes = {}, rows = {}, warps = {}, chunk = {};\n",
-                  variant[Parameter::lanes], variant[Parameter::rows], variant[Parameter::warps],
-                  variant[Parameter::chunk]);
+  const std::string parameters = fmt::format(
+      "  static constexpr int lanes = {}, rows = {}, warps = {}, chunk = {};\n", variant[Parameter::lanes],
+      variant[Parameter::rows], variant[Parameter::warps], variant[Parameter::chunk]);
   Source source{"recurrent_backward.cu", config_text(problem, {"line_walk.cuh"}, parameters), {}};
   for (const bool of_keys : {true, false}) {
-    add_entry(source, {.name = of_keys ? "recurrent_key_gradients" : "recurrent_value_gradients",
-                       .threads = threads_of_lines(variant),
-                       .call = of_keys ? "line_walk<gla::Config, true>(args)"
-                                       : "line_walk<gla::Config, false>(args)",
-                       .args_type = "BackwardArgs"});
+    add_entry(source,
+              {.name = of_keys ? "recurrent_key_gradients" : "recurrent_value_gradients",
+               .threads = threads_of_lines(variant),
+               .call = of_keys ? "line_walk<gla::Config, true>(args)" : "line_walk<gla::Config, false>(args)",
+               .args_type = "BackwardArgs"});
   }
   return source;
 }
@@ -118,7 +117,8 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
     slots += workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                              : workload.sequences * plan.segments;
   }
-  plan.workspace_bytes = round_up_256(static_cast<std::size_t>(slots * workload.heads * floats) * sizeof(float));
+  plan.workspace_bytes =
+      round_up_256(static_cast<std::size_t>(slots * workload.heads * floats) * sizeof(float));
   return plan;
 }
 
@@ -127,8 +127,9 @@ double predicted_lines_seconds(const Problem& problem, const Variant& variant, c
   // A token costs a warp its share of the arithmetic, at 4 warps' instructions a cycle, and a wait for memory or for sums over
   // lanes that other warps hide. Only the order of predictions is trusted.
   constexpr double kTokenLatency = 600e-9, kSumLatency = 20e-9;
-  const double tokens = static_cast<double>(workload.tokens) /
-                        static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
+  const double tokens =
+      static_cast<double>(workload.tokens) /
+      static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
   const int registers = estimated_lines_registers(problem, variant);
   const int threads = threads_of_lines(variant);
   const int resident = std::max(1, occupancy(architecture, threads, registers, 0));
@@ -141,8 +142,8 @@ double predicted_lines_seconds(const Problem& problem, const Variant& variant, c
     const bool gated = has_gate(problem, of_keys);
     // There, there again and in registers for the gates; and back.
     const double walks = (of_keys ? 1 : 0) + (gated ? 2 : 0) + 1;
-    const double instructions = problem.group * elements * (3 * walks + 2) + 6.0 * shape.rows * walks +
-                                20.0 * shape.quads() * walks;
+    const double instructions =
+        problem.group * elements * (3 * walks + 2) + 6.0 * shape.rows * walks + 20.0 * shape.quads() * walks;
     const double blocks = static_cast<double>(launch.grid);
     const double slots = static_cast<double>(architecture.multiprocessors) * resident;
     const double waves = std::ceil(blocks / slots);

@@ -68,8 +68,8 @@ Status check(const Problem& problem) {
   }
   const std::string_view name = to_string(problem.operation);
   if (!is_recurrent(problem.operation)) {
-    const std::string_view recurrent =
-        to_string(is_backward(problem.operation) ? Operation::recurrent_backward : Operation::recurrent_forward);
+    const std::string_view recurrent = to_string(
+        is_backward(problem.operation) ? Operation::recurrent_backward : Operation::recurrent_forward);
     if (problem.gate_v)
       return invalid_argument(fmt::format("gv is given; {} accepts gk only, {} takes both", name, recurrent));
     if (problem.reverse) {

@@ -9,9 +9,9 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kFamilies = {"fused", "segmented", "decode", "walks", "lines"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
-    "chunk",      "tile_v",      "warps_v",     "warps_k",    "group_tile", "stages",
-    "segments",   "score_parts", "state_parts", "async_copy", "producers",  "cluster",
-    "min_blocks", "lanes_k",     "rows_v",      "warps",      "tile_k",      "lanes",       "rows"};
+    "chunk",       "tile_v",      "warps_v",    "warps_k",   "group_tile", "stages",     "segments",
+    "score_parts", "state_parts", "async_copy", "producers", "cluster",    "min_blocks", "lanes_k",
+    "rows_v",      "warps",       "tile_k",     "lanes",     "rows"};
 
 using enum Parameter;
 constexpr std::array kFusedParameters = {chunk,      tile_v,    warps_v,     warps_k,

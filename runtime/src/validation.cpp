@@ -243,8 +243,7 @@ Status check_inputs(const ForwardCall& call) {
   if (status.ok()) status = check_tensor("k", call.k, extents_of_k(call));
   if (status.ok()) status = check_tensor("v", call.v, extents_of_v(call));
   if (status.ok() && call.gk.data != nullptr) status = check_tensor("gk", call.gk, extents_of_gk(call));
-  if (status.ok() && call.gv.data != nullptr)
-    status = check_tensor("gv", call.gv, extents_of_gv(call));
+  if (status.ok() && call.gv.data != nullptr) status = check_tensor("gv", call.gv, extents_of_gv(call));
   if (!status.ok()) return status;
   if (!aligned(call.initial_state, kVectorBytes))
     return unaligned("initial_state", call.initial_state, kVectorBytes);

@@ -121,8 +121,9 @@ TEST_CASE("few heads and many tokens are given to family segmented, many heads t
 
 TEST_CASE("twice the work is never predicted to be faster") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4),
-                                 recurrent_of(128, 128), backward_of(64, 128), recurrent_backward_of(64, 128)}) {
+  for (const Problem& problem :
+       {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4), recurrent_of(128, 128), backward_of(64, 128),
+        recurrent_backward_of(64, 128)}) {
     for (const Variant& one : some_variants(problem, gpu, 31)) {
       for (const bool packed : {false, true})
         for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 4)

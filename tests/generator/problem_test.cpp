@@ -33,7 +33,8 @@ TEST_CASE("operations, dtypes and accuracy classes read back from their names") 
 
 TEST_CASE("an unknown name is refused with what it was for and what is accepted") {
   CHECK(parse_operation("fused_chunk").status().message() ==
-        "operation is 'fused_chunk'; accepted: chunk_forward, recurrent_forward, chunk_backward, recurrent_backward");
+        "operation is 'fused_chunk'; accepted: chunk_forward, recurrent_forward, chunk_backward, "
+        "recurrent_backward");
   CHECK(parse_dtype("float16").status().message() == "dtype is 'float16'; accepted: fp16, bf16, fp32");
   CHECK(parse_dtype("").status().message() == "dtype is ''; accepted: fp16, bf16, fp32");
   CHECK(parse_dtype("BF16").status().code() == StatusCode::invalid_argument);

@@ -154,7 +154,8 @@ TEST_CASE("family walks serves every 16-bit head dim on large GPUs, and of other
   }
 }
 
-TEST_CASE("the default problems have hundreds of variants, of gradients scores, and a dozen of recurrent ones") {
+TEST_CASE(
+    "the default problems have hundreds of variants, of gradients scores, and a dozen of recurrent ones") {
   for (const char* name : {"sm_80", "sm_90a", "sm_100a"})
     for (const Operation operation : kOperations)
       for (const auto& [k, v] : kDefaultHeadDims) {
@@ -166,9 +167,8 @@ TEST_CASE("the default problems have hundreds of variants, of gradients scores, 
 }
 
 TEST_CASE("a space holds each legal combination of parameters once, and no other") {
-  for (const Problem& problem :
-       {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64), backward_of(100, 60),
-        recurrent_backward_of(7, 64)}) {
+  for (const Problem& problem : {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64),
+                                 backward_of(100, 60), recurrent_backward_of(7, 64)}) {
     const Architecture gpu = architecture("sm_80");
     const std::vector<Variant> listed = space(problem, gpu);
     const std::set<Variant> legal(listed.begin(), listed.end());

@@ -74,7 +74,8 @@ TEST_CASE("an unknown family or parameter is refused with the names that exist")
 }
 
 TEST_CASE("a missing parameter is named, whichever it is") {
-  for (const Family family : {Family::fused, Family::segmented, Family::decode, Family::walks, Family::lines}) {
+  for (const Family family :
+       {Family::fused, Family::segmented, Family::decode, Family::walks, Family::lines}) {
     for (const Parameter missing : parameters_of(family)) {
       std::string text(to_string(family));
       for (const Parameter parameter : parameters_of(family))

@@ -372,7 +372,7 @@ TEST_CASE("a backward call makes three launches, or as many as its gradients nee
   const Workload workload = workload_of(call.forward);
   const LaunchPlan expected =
       plan(problem, fixture.context->choose(problem, workload, Accuracy::standard)->variant, workload);
-  const std::pair<unsigned, long> launches[] = {{kEveryGradient, 3},  {kGradientQ, 1},
+  const std::pair<unsigned, long> launches[] = {{kEveryGradient, 3}, {kGradientQ, 1},
                                                 {kGradientK, 1},     {kGradientV, 1},
                                                 {kGradientState, 1}, {kGradientK | kGradientGk, 2}};
   for (const auto& [wanted, count] : launches) {

@@ -31,7 +31,10 @@ Status parse_all(const std::vector<std::string>& texts, Parse parse, std::vector
 
 void ProblemOptions::add_to(CLI::App& command) {
   const std::string group = "Problems";
-  command.add_option("--op", operations, "chunk_forward, recurrent_forward, chunk_backward, recurrent_backward (default: all but the last)")
+  command
+      .add_option(
+          "--op", operations,
+          "chunk_forward, recurrent_forward, chunk_backward, recurrent_backward (default: all but the last)")
       ->delimiter(',')
       ->group(group);
   command.add_option("--dtype", dtypes, "fp16, bf16, fp32 (default: bf16)")->delimiter(',')->group(group);

@@ -18,7 +18,7 @@ enum class Family : std::uint8_t {
   segmented,  ///< chunk_forward: segment states, a scan over segments, then fused per segment
   decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
   walks,      ///< chunk_backward: dq forward in time, dk and dv backward, each by a walk over the chunks
-  lines,      ///< recurrent_backward: a warp keeps rows, then columns of a state in fp32 registers, there and back
+  lines,  ///< recurrent_backward: a warp keeps rows, then columns of a state in fp32 registers, there and back
 };
 
 enum class Parameter : std::uint8_t {
