@@ -54,36 +54,37 @@ TEST_CASE("recurrent gradients of a group's keys are sums over its queries") {
     expect_right(problem, {.batch = 2, .tokens = 20, .heads = 2, .gates = gates}, kernel);
 }
 
-TEST_CASE("recurrent gradients with one gate, with the other and with none, and each by itself", "[wide]") {
-  for (const bool gate_k : {false, true}) {
-    for (const bool gate_v : {false, true}) {
-      Problem problem = recurrent_backward_of(20, 12);
-      problem.gate_k = gate_k;
-      problem.gate_v = gate_v;
-      const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {.chunk = 2}));
-      expect_right(problem, {.batch = 2, .tokens = 40, .initial_state = false, .final_state = false}, kernel);
-      if (gate_k != gate_v) continue;
-      for (unsigned wanted = 1; wanted < kAllGradients; wanted *= 2)
-        expect_right(problem, {.batch = 2, .tokens = 40, .gradients = wanted}, kernel);
-    }
+TEST_CASE("recurrent gradients with one gate, with the other and with none", "[wide]") {
+  for (const unsigned gates : {0u, 1u, 2u}) {
+    Problem problem = recurrent_backward_of(20, 12);
+    problem.gate_k = gates == 1;
+    problem.gate_v = gates == 2;
+    const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {.chunk = 2}));
+    expect_right(problem, {.batch = 2, .tokens = 40, .initial_state = false, .final_state = false}, kernel);
   }
 }
 
+TEST_CASE("each recurrent gradient by itself") {
+  const Problem problem = both_gates(20, 12);
+  const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {}));
+  for (unsigned wanted = 1; wanted < kAllGradients; wanted *= 2)
+    expect_right(problem, {.batch = 2, .tokens = 40, .gradients = wanted}, kernel);
+}
+
 TEST_CASE("a recurrent gradient of a gate that is -inf is zero, and those before it are finite") {
-  const Problem problem = both_gates(8, 8, DType::fp32);
+  const Problem problem = both_gates(20, 12, DType::fp32);
   const KernelCase c{.tokens = 12};
   ReferenceInput in = make_inputs(problem, c);
   for (const std::size_t channel : {0, 3, 7})
-    in.gk[5 * 8 + channel] = -std::numeric_limits<float>::infinity();
+    in.gk[5 * 20 + channel] = -std::numeric_limits<float>::infinity();
   const ReferenceLoss loss = make_loss(in, c);
-  const KernelResult result =
-      run_kernel(in, c, kernel_of(problem, lines_variant(problem, {.lanes = 1})), loss);
+  const KernelResult result = run_kernel(in, c, kernel_of(problem, lines_variant(problem, {})), loss);
   CHECK(complaint(judge(in, result, loss), accuracy_bar(problem, c.gates, Accuracy::standard)) == "");
-  for (const std::size_t channel : {0, 3, 7}) CHECK(result.dgk[5 * 8 + channel] == 0.0f);
+  for (const std::size_t channel : {0, 3, 7}) CHECK(result.dgk[5 * 20 + channel] == 0.0f);
   for (const float gradient : result.dgk) CHECK(std::isfinite(gradient));
 }
 
-TEST_CASE("no recurrent gradient grows less exact with T") {
+TEST_CASE("no recurrent gradient grows less exact with T", "[wide]") {
   const Problem problem = both_gates(8, 4, DType::fp32);
   const LaunchKernel kernel =
       kernel_of(problem, lines_variant(problem, {.lanes = 1, .warps = 1, .chunk = 8}));
@@ -99,7 +100,7 @@ TEST_CASE("no recurrent gradient grows less exact with T") {
 }
 
 TEST_CASE("a recurrent gradient that is NaN does not reach the gates behind it, nor another sequence") {
-  const Problem problem = recurrent_backward_of(20, 12);
+  const Problem problem = both_gates(20, 12);
   const KernelCase c{.tokens = 40, .cu_seqlens = {0, 20, 40}};
   const ReferenceInput in = make_inputs(problem, c);
   ReferenceLoss loss = make_loss(in, c);

@@ -44,7 +44,7 @@ def _say_once(text: str) -> None:
 
 
 def backward_plan_of(tensors: Tensors, options: Options):
-    """plan_of for a backward operation. Where chunk_backward has no kernel, recurrent_backward gives the same gradients."""
+    """plan_of for a backward operation. What chunk_backward has no kernel for, recurrent_backward does."""
     try:
         return plan_of(tensors, options, BackwardPlan)
     except Unsupported as unsupported:

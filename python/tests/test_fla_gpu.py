@@ -15,7 +15,7 @@ BF16_ERROR = 0.02  # two layers of bf16, relative to the logits
 
 @pytest.fixture(scope="module", params=["chunk", "fused_chunk", "fused_recurrent"])
 def model(request):
-    """A small GLAForCausalLM with random weights. FLA alone cannot run mode fused_chunk: all are compared with chunk."""
+    """A small GLAForCausalLM with random weights. FLA cannot run mode fused_chunk: all are compared with chunk."""
     from fla.models import GLAConfig, GLAForCausalLM
 
     torch.manual_seed(0)

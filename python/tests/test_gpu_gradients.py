@@ -24,8 +24,8 @@ import gla_tune
 pytestmark = pytest.mark.gpu
 HEAD_DIMS = {"chunk": [16, 60, 64, 100, 128, 256], "recurrent": [16, 60, 128, 512]}
 UNEQUAL = [(64, 128), (128, 64), (100, 60)]
-# Relative error of each gradient: 1.5 times what FLA has (PEERS.md), which random inputs stay within. In float32 chunk_gla's
-# gradient of g, a difference of sums over all later tokens, collects their rounding.
+# Relative error of each gradient: 1.5 times what FLA has (PEERS.md), which random inputs stay within. In float32
+# chunk_gla's gradient of g, a difference of sums over all later tokens, collects their rounding.
 BARS = {
     torch.bfloat16: dict(q=2.9e-3, k=3.2e-3, v=3.5e-3, g=3.5e-3, gv=3.5e-3, initial_state=3.7e-3),
     torch.float16: dict(q=7.5e-4, k=7.1e-4, v=7.4e-4, g=9.3e-4, gv=9.3e-4, initial_state=4.4e-4),
