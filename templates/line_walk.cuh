@@ -37,7 +37,10 @@ class LineWalk {
     load_state(d_lines, args.d_final_state);
     for (Index chunk = divided_up(sequence.length, kChunk) - 1; chunk >= 0; --chunk) {
       if (gates) {
-        if (chunk % kRing == kRing - 1 && (chunk + 1) * kChunk < sequence.length) refill_ring(chunk / kRing);
+        // The way there has left the chunks of the last segment.
+        const Index behind = (chunk + 1) * kChunk;
+        if (behind % args.segment_tokens == 0 && behind < sequence.length)
+          pass_again(behind / args.segment_tokens - 1);
         go_back<true>(chunk);
       } else {
         go_back<false>(chunk);
@@ -57,7 +60,7 @@ class LineWalk {
   static constexpr LineWalkShape kShape{kLines, kAcross, Config::lanes, Config::rows};
   static constexpr int kGroup = Config::group, kLanes = Config::lanes, kRows = Config::rows;
   static constexpr int kQuads = kShape.quads(), kTiles = kShape.tiles();
-  static constexpr int kChunk = Config::chunk, kRing = kLineWalkRing;
+  static constexpr int kChunk = Config::chunk;
   static constexpr bool kWholeLines = kLines % kShape.warp_lines() == 0;
   static constexpr bool kWholeAcross = kAcross % (4 * kLanes) == 0;
   using Element = typename Config::Element;
@@ -163,11 +166,14 @@ class LineWalk {
            ((index * args.heads + head) * kTiles + tile) * (kShape.warp_floats() / 4) + lane_index();
   }
   // The slots of all sequences for chunks, then those for segments, if a sequence can have more than one.
-  GLA_DEVICE Quad* chunk_slot(Index chunk) const {
-    return slot(n * line_walk_ring(args.tokens, kChunk) + chunk % kRing);
+  GLA_DEVICE Index chunk_slots() const {
+    return line_walk_chunk_slots(args.tokens, args.segment_tokens, kChunk);
+  }
+  GLA_DEVICE Quad* chunk_slot(Index first_token) const {
+    return slot(n * chunk_slots() + first_token % args.segment_tokens / kChunk);
   }
   GLA_DEVICE Quad* segment_slot(Index segment) const {
-    return slot(args.sequences * kRing + first_segment_slot(args, n) + segment);
+    return slot(args.sequences * chunk_slots() + first_segment_slot(args, n) + segment);
   }
 
   GLA_DEVICE static void leave(Quad* to, const Lines& lines) {
@@ -273,16 +279,15 @@ class LineWalk {
     }
   }
 
-  /// Over a segment's tokens, with the states before its chunks to their slots if there are `gates` to come back for.
-  GLA_DEVICE void pass_segment(Lines& lines, Index segment, bool gates, bool queries) const {
-    const Index first = segment * kRing * kChunk;
-    const Index end = first + kRing * kChunk;
+  /// Over tokens from `first` to `end`, which there must be, with the states before chunks to their slots if there are `gates`
+  /// to come back for.
+  GLA_DEVICE void pass(Lines& lines, Index first, Index end, bool gates, bool queries) const {
     Inputs ahead;
     load_inputs(ahead, token(first));
-    for (Index step = first; step < end && step < sequence.length; ++step) {
-      if (gates && step % kChunk == 0 && step > 0) leave(chunk_slot(step / kChunk), lines);
+    for (Index step = first; step < end; ++step) {
+      if (gates && step % kChunk == 0 && step > 0) leave(chunk_slot(step), lines);
       const Inputs now = ahead;
-      if (step + 1 < sequence.length) load_inputs(ahead, token(step + 1));
+      if (step + 1 < end) load_inputs(ahead, token(step + 1));
       advance(lines, now);
       if (queries) write_queries(lines, token(step));
     }
@@ -291,22 +296,25 @@ class LineWalk {
   GLA_DEVICE void go_forward(bool gates, bool queries) const {
     Lines lines;
     load_state(lines, static_cast<const float*>(args.initial_state));
-    for (Index segment = 0; segment * kRing * kChunk < sequence.length; ++segment) {
-      if (gates && segment > 0) leave(segment_slot(segment), lines);
-      pass_segment(lines, segment, gates, queries);
+    const Index step = gates ? args.segment_tokens : sequence.length;
+    for (Index first = 0; first < sequence.length; first += step) {
+      if (first > 0) leave(segment_slot(first / step), lines);
+      const Index end = first + step;
+      pass(lines, first, end < sequence.length ? end : sequence.length, gates, queries);
     }
   }
 
   // ---- and back -------------------------------------------------------------------------------------------------
 
-  GLA_DEVICE void refill_ring(Index segment) const {
+  /// For the states before the chunks of a segment that is not the last.
+  GLA_DEVICE void pass_again(Index segment) const {
     Lines lines;
     if (segment == 0) {
       load_state(lines, static_cast<const float*>(args.initial_state));
     } else {
       fetch(lines, segment_slot(segment));
     }
-    pass_segment(lines, segment, true, false);
+    pass(lines, segment * args.segment_tokens, (segment + 1) * args.segment_tokens, true, false);
   }
 
   template <bool kGates>
@@ -319,7 +327,7 @@ class LineWalk {
       if (chunk == 0) {
         load_state(before[0], static_cast<const float*>(args.initial_state));
       } else {
-        fetch(before[0], chunk_slot(chunk));
+        fetch(before[0], chunk_slot(first));
       }
       GLA_UNROLL
       for (int i = 1; i < kChunk; ++i) {

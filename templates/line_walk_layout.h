@@ -5,13 +5,12 @@
 
 namespace gla {
 
-inline constexpr int kLineWalkRing = 8;  ///< chunks of a segment
-
-/// Slots that a sequence of up to `tokens` tokens has for the states before the chunks of a segment; that before its first
-/// chunk is the initial state, and takes none where there is no other.
-GLA_HOST_DEVICE constexpr int line_walk_ring(long long tokens, int chunk) {
-  const long long chunks = (tokens + chunk - 1) / chunk;
-  return chunks <= 1 ? 0 : chunks < kLineWalkRing ? static_cast<int>(chunks) : kLineWalkRing;
+/// Slots that a sequence of up to `tokens` tokens has for the states before the chunks of a segment. That before the first chunk
+/// of all is the initial state, and takes none where there is no other.
+GLA_HOST_DEVICE constexpr long long line_walk_chunk_slots(long long tokens, long long segment_tokens,
+                                                          int chunk) {
+  const long long chunks = (tokens + chunk - 1) / chunk, most = segment_tokens / chunk;
+  return chunks <= 1 ? 0 : chunks < most ? chunks : most;
 }
 
 /// Of the states' lines (rows of K, or columns of V) those of one warp: `lanes` lanes share a line of `across` channels, and each

@@ -110,9 +110,16 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
   }
   if (floats == 0) return plan;
   const int chunk = variant[Parameter::chunk];
-  plan.segment_tokens = chunk * kLineWalkRing;
+  // About as many segments as a segment has chunks are the fewest states to keep, but not many of a few chunks each.
+  constexpr std::int64_t kLeastChunks = 8;
+  const std::int64_t usual = workload.packed
+                                 ? divided_up(workload.tokens, std::max<std::int64_t>(1, workload.sequences))
+                                 : workload.tokens;
+  const auto even = static_cast<std::int64_t>(std::ceil(std::sqrt(divided_up(usual, chunk))));
+  plan.segment_tokens = chunk * std::max(kLeastChunks, even);
   plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
-  std::int64_t slots = workload.sequences * line_walk_ring(workload.tokens, chunk);
+  std::int64_t slots =
+      workload.sequences * line_walk_chunk_slots(workload.tokens, plan.segment_tokens, chunk);
   if (plan.segments > 1) {
     slots += workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                              : workload.sequences * plan.segments;

@@ -228,17 +228,19 @@ TEST_CASE("family lines gives each warp some rows of one state, then some column
   CHECK(found.launches[1].grid == 49);
   CHECK(found.launches[0].gradients == (kGradientQ | kGradientK | kGradientGk | kGradientState));
   CHECK(found.launches[1].gradients == (kGradientV | kGradientGv));
-  // A sequence has slots for 8 chunks and 32 segments of 8 chunks of 4 tokens, rows of 100 rounded up to 128.
-  CHECK(found.segment_tokens == 32);
-  CHECK(found.segments == 32);
-  CHECK(found.workspace_bytes == std::size_t{3} * 5 * (8 + 32) * 128 * 128 * 4);
+  // 250 chunks are 16 segments of 16 chunks of 4 tokens: a slot for each segment and each chunk of one; rows of 100 are rounded
+  // up to 128.
+  CHECK(found.segment_tokens == 64);
+  CHECK(found.segments == 16);
+  CHECK(found.workspace_bytes == std::size_t{3} * 5 * (16 + 16) * 128 * 128 * 4);
 
   // What fits one segment needs its chunks only, what fits one chunk nothing.
   CHECK(plan(problem, one, {3, 5, 9, false}).workspace_bytes == std::size_t{3} * 5 * 3 * 128 * 128 * 4);
   CHECK(plan(problem, one, {3, 5, 4, false}).workspace_bytes == 0);
-  // Packed sequences have a segment each besides those of all their tokens.
-  CHECK(plan(problem, one, {3, 5, 1000, true}).workspace_bytes ==
-        std::size_t{5} * (3 * 8 + 31 + 3) * 128 * 128 * 4);
+  // Packed sequences are cut as one of their usual length, and have a segment each besides those of all their tokens.
+  const LaunchPlan packed = plan(problem, one, {3, 5, 1000, true});
+  CHECK(packed.segment_tokens == 40);
+  CHECK(packed.workspace_bytes == std::size_t{5} * (3 * 10 + 25 + 3) * 128 * 128 * 4);
   // Only gradients of gates go back over states.
   problem.gate_k = false;
   problem.state_v_first = true;

@@ -34,7 +34,7 @@ void ProblemOptions::add_to(CLI::App& command) {
   command
       .add_option(
           "--op", operations,
-          "chunk_forward, recurrent_forward, chunk_backward, recurrent_backward (default: all but the last)")
+          "chunk_forward, recurrent_forward, chunk_backward (default: these three), recurrent_backward")
       ->delimiter(',')
       ->group(group);
   command.add_option("--dtype", dtypes, "fp16, bf16, fp32 (default: bf16)")->delimiter(',')->group(group);

@@ -98,16 +98,15 @@ typedef struct gla_forward_call {
   gla_accuracy accuracy;
 } gla_forward_call;
 
-/* The gradients of a forward call. Zero it first: an output that is zero is not wanted. */
+/* The gradients of a forward call. Zero it first: an output that is zero is not wanted. Those of 16-bit gk by chunk_backward
+ * want dk too. */
 typedef struct gla_backward_call {
   size_t struct_size;              /* sizeof(gla_backward_call) */
   const gla_forward_call* forward; /* the call itself; its o and final_state are not looked at */
   gla_tensor d_o;                  /* [B, T, HQ, V] */
-  gla_tensor dq, dk, dv, dgk,
-      dgv;                   /* of the shapes and dtypes of q, k, v, gk, gv; chunk_backward: dgk of 16 bits
-                                      wants dk too */
-  const void* d_final_state; /* fp32, the layout of initial_state; NULL: zero */
-  void* d_initial_state;     /* the same, written; NULL: not wanted */
+  gla_tensor dq, dk, dv, dgk, dgv; /* of the shapes and dtypes of q, k, v, gk, gv */
+  const void* d_final_state;       /* fp32, the layout of initial_state; NULL: zero */
+  void* d_initial_state;           /* the same, written; NULL: not wanted */
 } gla_backward_call;
 
 GLA_API int gla_abi_version(void);
