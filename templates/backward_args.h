@@ -5,11 +5,12 @@
 
 namespace gla {
 
-/// Of KernelArgs, o and final_state are absent. A gradient whose `data` is null is not wanted, and dgk of 16 bits wants dk:
-/// what the first walk leaves of dgk for the second takes the memory of both (key_walk.cuh).
+/// Of KernelArgs, o and final_state are absent. A gradient whose `data` is null is not wanted, and of chunk_backward dgk of 16
+/// bits wants dk: what the first walk leaves of dgk for the second takes the memory of both (key_walk.cuh). Family `lines` keeps
+/// states in segment_states as line_walk.cuh says.
 struct BackwardArgs : KernelArgs {
   Tensor d_o;                            ///< [B, T, HQ, V], the gradient of o
-  Tensor dq, dk, dv, dgk;                ///< the shapes and dtypes of q, k, v and gk, written
+  Tensor dq, dk, dv, dgk, dgv;           ///< the shapes and dtypes of q, k, v, gk and gv, written
   const float* d_final_state = nullptr;  ///< the layout of initial_state, fp32; null: zero
   float* d_initial_state = nullptr;      ///< the same; null: not wanted
   float* flows =

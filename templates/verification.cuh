@@ -176,9 +176,6 @@ struct StateLine {
       value = states != nullptr ? states[offset + channel * stride] : 0.0f;
     });
   }
-  GLA_DEVICE void scale(double factor) {
-    each([&](double& value, int) { value *= factor; });
-  }
   template <class Element>
   GLA_DEVICE void add(double factor, const Element* row) {
     each([&](double& value, int channel) { value += factor * to_float(row[channel]); });
@@ -192,126 +189,126 @@ struct StateLine {
   }
 };
 
-/// The rows of a head's tensors for naive_backward, and the gates as factors.
-template <class Config>
-struct BackwardRows {
+/// With a warp per row of a state, or per column: its line of S there, for dq, and its line of dS back, for the other gradients.
+/// Of columns everything is the same of the transposed state, where v, k, gv and gk, dO and q take each other's places.
+template <class Config, bool kOfKeys>
+class NaiveLine {
+ public:
+  GLA_DEVICE NaiveLine(const BackwardArgs& backward_args, Index sequence_index, Index key_head, int line)
+      : args(backward_args),
+        n(sequence_index),
+        head(key_head),
+        channel(line),
+        sequence(sequence_of(backward_args, n)) {}
+
+  /// By the chain rule the gradient by the gate of token t is the sum over the line of S_{t-1} (.) dS_{t-1}; it is that of the
+  /// next token and q_t dq_t - k_t dk_t, which fp64 sums up well enough for fp32.
+  GLA_DEVICE void run() {
+    const StateStrides strides = state_strides(Config::head_dim_k, Config::head_dim_v, Config::state_v_first);
+    const Index stride = kOfKeys ? strides.v : strides.k;
+    const Index offset = (n * args.heads + head) * Config::head_dim_k * Config::head_dim_v +
+                         channel * (kOfKeys ? strides.k : strides.v);
+    StateLine<kAcross> state, d_state;
+    state.load(static_cast<const float*>(args.initial_state), offset, stride);
+    if constexpr (kOfKeys || Config::gate_v) {
+      for (Index step = 0; step < sequence.length; ++step) go_forward(state, token(step));
+    }
+
+    d_state.load(args.d_final_state, offset, stride);
+    double flow = 0;
+    d_state.each([&](double& value, int i) { flow += value * state.values[i / kWarpSize]; });
+    flow = sum_lanes<kWarpSize>(flow);
+    for (Index step = sequence.length - 1; step >= 0; --step) go_back(d_state, flow, token(step));
+    if constexpr (kOfKeys) {
+      d_state.each([&](double& value, int i) {
+        args.d_initial_state[offset + i * stride] = static_cast<float>(value);
+      });
+    }
+  }
+
+ private:
+  static constexpr int kK = Config::head_dim_k, kAcross = kOfKeys ? Config::head_dim_v : kK;
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   const BackwardArgs& args;
+  Index n, head;
+  int channel;
   Sequence sequence;
-  Index head;
 
-  GLA_DEVICE const Element* k(Index token) const {
-    return row_of<const Element>(args.k, sequence, token, head);
+  GLA_DEVICE Index token(Index step) const { return Config::reverse ? sequence.length - 1 - step : step; }
+  template <class T>
+  GLA_DEVICE const T* row(const Tensor& tensor, Index t, Index row_head) const {
+    return row_of<const T>(tensor, sequence, t, row_head);
   }
-  GLA_DEVICE const Element* v(Index token) const {
-    return row_of<const Element>(args.v, sequence, token, head);
+  GLA_DEVICE double line(const Tensor& tensor, Index t, Index row_head) const {
+    return static_cast<double>(to_float(row<Element>(tensor, t, row_head)[channel]));
   }
-  /// Of query head `i` of the group.
-  GLA_DEVICE const Element* q(Index token, int i) const {
-    return row_of<const Element>(args.q, sequence, token, head * Config::group + i);
+  GLA_DEVICE void write(const Tensor& tensor, Index t, Index row_head, double value) const {
+    if (lane_index() == 0) row_of<float>(tensor, sequence, t, row_head)[channel] = static_cast<float>(value);
   }
-  GLA_DEVICE const Element* d_o(Index token, int i) const {
-    return row_of<const Element>(args.d_o, sequence, token, head * Config::group + i);
+  /// Scratch of the line, token by token: q dq over the query heads of the group.
+  GLA_DEVICE double& product(Index t) const {
+    constexpr int kChannels = kK + Config::head_dim_v;
+    const Index t_row = sequence.batch * args.tokens + sequence.begin + t;
+    return reinterpret_cast<double*>(
+        args.flows)[(t_row * args.heads + head) * kChannels + (kOfKeys ? 0 : kK) + channel];
   }
-  GLA_DEVICE double decay(Index token, int channel) const {
-    if constexpr (Config::gate_k)
-      return exp(static_cast<double>(to_float(row_of<const Gate>(args.gk, sequence, token, head)[channel])));
-    else
-      return 1;
+
+  GLA_DEVICE void decay(StateLine<kAcross>& state, Index t) const {
+    constexpr bool kLineGate = kOfKeys ? Config::gate_k : Config::gate_v;
+    constexpr bool kAcrossGate = kOfKeys ? Config::gate_v : Config::gate_k;
+    const Tensor& of_line = kOfKeys ? args.gk : args.gv;
+    const Tensor& of_across = kOfKeys ? args.gv : args.gk;
+    double factor = 1;
+    if constexpr (kLineGate)
+      factor = exp(static_cast<double>(to_float(row<Gate>(of_line, t, head)[channel])));
+    state.each([&](double& value, int i) {
+      value *= factor;
+      if constexpr (kAcrossGate)
+        value *= exp(static_cast<double>(to_float(row<Gate>(of_across, t, head)[i])));
+    });
+  }
+
+  GLA_DEVICE void go_forward(StateLine<kAcross>& state, Index t) const {
+    decay(state, t);
+    state.add(line(kOfKeys ? args.k : args.v, t, head), row<Element>(kOfKeys ? args.v : args.k, t, head));
+    double sum = 0;
+    for (Index i = head * Config::group; i < (head + 1) * Config::group; ++i) {
+      const double d_query = args.scale * state.times(row<Element>(kOfKeys ? args.d_o : args.q, t, i));
+      sum += d_query * line(kOfKeys ? args.q : args.d_o, t, i);
+      if constexpr (kOfKeys) write(args.dq, t, i, d_query);
+    }
+    if (lane_index() == 0) product(t) = sum;
+  }
+
+  GLA_DEVICE void go_back(StateLine<kAcross>& d_state, double& flow, Index t) const {
+    for (Index i = head * Config::group; i < (head + 1) * Config::group; ++i)
+      d_state.add(args.scale * line(kOfKeys ? args.q : args.d_o, t, i),
+                  row<Element>(kOfKeys ? args.d_o : args.q, t, i));
+    const double d_line = d_state.times(row<Element>(kOfKeys ? args.v : args.k, t, head));
+    decay(d_state, t);
+    write(kOfKeys ? args.dk : args.dv, t, head, d_line);
+    if constexpr (kOfKeys ? Config::gate_k : Config::gate_v) {
+      if (lane_index() == 0) flow += product(t) - d_line * line(kOfKeys ? args.k : args.v, t, head);
+      write(kOfKeys ? args.dgk : args.dgv, t, head, flow);
+    }
   }
 };
 
-/// With a warp per key channel `k` of a state: its row of S forward in time, for dq, and its row of dS back, for dk, dgk and
-/// d_initial_state. By the chain rule the gradient by the gate of token t is the sum over V of S_{t-1} (.) dS_{t-1}; it is the
-/// next token's and q_t dq_t - k_t dk_t, which fp64 sums up well enough for fp32.
-template <class Config>
-GLA_DEVICE void naive_backward_key(const BackwardRows<Config>& rows, Index n, int k) {
-  constexpr int kK = Config::head_dim_k, kV = Config::head_dim_v;
-  const BackwardArgs& args = rows.args;
-  const Sequence& sequence = rows.sequence;
-  const Index head = rows.head;
-  const StateStrides strides = state_strides(kK, kV, Config::state_v_first);
-  const Index offset = (n * args.heads + head) * kK * kV + k * strides.k;
-  // Of the channel, token by token: q dq over the query heads of the group.
-  double* products = reinterpret_cast<double*>(args.flows) +
-                     ((sequence.batch * args.tokens + sequence.begin) * args.heads + head) * kK + k;
-  const Index next_product = static_cast<Index>(args.heads) * kK;
-  const double scale = args.scale;
-  const bool writes = lane_index() == 0;
-
-  StateLine<kV> state, d_state;
-  state.load(static_cast<const float*>(args.initial_state), offset, strides.v);
-  for (Index token = 0; token < sequence.length; ++token) {
-    state.scale(rows.decay(token, k));
-    state.add(static_cast<double>(to_float(rows.k(token)[k])), rows.v(token));
-    double product = 0;
-    for (int i = 0; i < Config::group; ++i) {
-      const double d_query = scale * state.times(rows.d_o(token, i));
-      product += d_query * to_float(rows.q(token, i)[k]);
-      if (writes)
-        row_of<float>(args.dq, sequence, token, head * Config::group + i)[k] = static_cast<float>(d_query);
-    }
-    if (writes) products[token * next_product] = product;
-  }
-
-  d_state.load(args.d_final_state, offset, strides.v);
-  double flow = 0;
-  GLA_UNROLL
-  for (int i = 0; i < state.kPerLane; ++i)
-    if (lane_index() + i * kWarpSize < kV) flow += state.values[i] * d_state.values[i];
-  flow = sum_lanes<kWarpSize>(flow);
-  for (Index token = sequence.length - 1; token >= 0; --token) {
-    for (int i = 0; i < Config::group; ++i)
-      d_state.add(scale * to_float(rows.q(token, i)[k]), rows.d_o(token, i));
-    const double d_key = d_state.times(rows.v(token));
-    d_state.scale(rows.decay(token, k));
-    if (!writes) continue;
-    flow += products[token * next_product] - d_key * to_float(rows.k(token)[k]);
-    row_of<float>(args.dk, sequence, token, head)[k] = static_cast<float>(d_key);
-    if constexpr (Config::gate_k)
-      row_of<float>(args.dgk, sequence, token, head)[k] = static_cast<float>(flow);
-  }
-  d_state.each([&](double& value, int v) {
-    args.d_initial_state[offset + v * strides.v] = static_cast<float>(value);
-  });
-}
-
-/// With a warp per value channel `v` of a state: its column of dS back in time, for dv.
-template <class Config>
-GLA_DEVICE void naive_backward_value(const BackwardRows<Config>& rows, Index n, int v) {
-  constexpr int kK = Config::head_dim_k, kV = Config::head_dim_v;
-  const BackwardArgs& args = rows.args;
-  const StateStrides strides = state_strides(kK, kV, Config::state_v_first);
-  const double scale = args.scale;
-  StateLine<kK> d_state;
-  d_state.load(args.d_final_state, (n * args.heads + rows.head) * kK * kV + v * strides.v, strides.k);
-  for (Index token = rows.sequence.length - 1; token >= 0; --token) {
-    for (int i = 0; i < Config::group; ++i)
-      d_state.add(scale * to_float(rows.d_o(token, i)[v]), rows.q(token, i));
-    const double d_value = d_state.times(rows.k(token));
-    d_state.each([&](double& value, int k) { value *= rows.decay(token, k); });
-    if (lane_index() == 0)
-      row_of<float>(args.dv, rows.sequence, token, rows.head)[v] = static_cast<float>(d_value);
-  }
-}
-
 /// Gradients in fp64, a warp per key channel and one per value channel of a state. All outputs are wanted, and written as fp32.
-/// `flows` is scratch: doubles [B, T, H, K].
+/// `flows` is scratch: doubles [B, T, H, K + V].
 template <class Config>
 GLA_DEVICE void naive_backward(const BackwardArgs& args) {
-  static_assert(!Config::gate_v && !Config::reverse);
   constexpr int kK = Config::head_dim_k, kChannels = kK + Config::head_dim_v;
   const Index warp = block_index() * (kToolThreads / kWarpSize) + warp_index();
   const int channel = static_cast<int>(warp % kChannels);
   const Index head = warp / kChannels % args.heads;
   const Index n = warp / kChannels / args.heads;
   if (n >= args.sequences) return;
-  const BackwardRows<Config> rows{args, sequence_of(args, n), head};
   if (channel < kK)
-    naive_backward_key(rows, n, channel);
+    NaiveLine<Config, true>(args, n, head, channel).run();
   else
-    naive_backward_value(rows, n, channel - kK);
+    NaiveLine<Config, false>(args, n, head, channel - kK).run();
 }
 
 }  // namespace gla

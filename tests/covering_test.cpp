@@ -181,6 +181,11 @@ TEST_CASE("backward variants in which every two values of parameters and problem
   expect_pairs_right(Operation::chunk_backward);
 }
 
+TEST_CASE("recurrent backward variants in which every two values of parameters and problem meet are right",
+          "[recurrent_backward]") {
+  expect_pairs_right(Operation::recurrent_backward);
+}
+
 TEST_CASE("chunk variants in which every two values of parameters and problem meet are right", "[chunk]") {
   expect_pairs_right(Operation::chunk_forward);
 }

@@ -308,9 +308,16 @@ TEST_CASE("the bars of gradients follow PEERS.md, and give dgk what a difference
   problem.dtype = DType::fp16;
   CHECK(near(accuracy_bar(problem, Gates::growth, Accuracy::standard).dv, 1.1 * 0.00049));
   problem.dtype = DType::fp32;
+  problem.operation = Operation::chunk_backward;
   CHECK(accuracy_bar(problem, Gates::one, Accuracy::standard).dk == 1e-5);
   CHECK(near(accuracy_bar(problem, Gates::one, Accuracy::standard).dgk, 1e-4));
   CHECK(accuracy_bar(problem, Gates::ten, Accuracy::fast).dgk == Approx(1e-1));
   // Enough to tell it from zeros.
   CHECK(accuracy_bar(problem, Gates::hundred, Accuracy::standard).dgk < 1);
+  // The recurrent one is no such difference.
+  problem.operation = Operation::recurrent_backward;
+  for (const Gates gates : kAllGates) {
+    CHECK(accuracy_bar(problem, gates, Accuracy::standard).dgk == 1e-5);
+    CHECK(accuracy_bar(problem, gates, Accuracy::standard).dgv == 1e-5);
+  }
 }

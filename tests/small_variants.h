@@ -49,6 +49,15 @@ inline Variant walks_variant(const Problem& problem, const WalksChoice& c) {
                             field("producers", c.producers));
 }
 
+struct LinesChoice {
+  int lanes = 4, rows = 2, warps = 2, chunk = 4;
+};
+
+inline Variant lines_variant(const Problem& problem, const LinesChoice& c) {
+  return legal(problem, "lines" + field("lanes", c.lanes) + field("rows", c.rows) + field("warps", c.warps) +
+                            field("chunk", c.chunk));
+}
+
 /// Those of forward operations.
 inline constexpr Family kForwardFamilies[] = {Family::fused, Family::segmented, Family::decode};
 

@@ -29,6 +29,7 @@ BackwardCall call_of(const Shape& shape, const BackwardArgs& args, Accuracy accu
   whole.dk = view_of(args.dk);
   whole.dv = view_of(args.dv);
   whole.dgk = view_of(args.dgk);
+  whole.dgv = view_of(args.dgv);
   whole.d_initial_state = args.d_initial_state;
   ForwardCall& call = whole.forward;
   call.q = view_of(args.q);

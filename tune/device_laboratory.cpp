@@ -155,7 +155,7 @@ Result<Timing> DeviceLaboratory::time(Bench& bench, const MeasureRequest& reques
   const auto measured = stopwatch.measure(bench.call(gpu_->stream()), limits);
   if (!measured.ok()) return measured.status();
   Timing timing = timing_of(*measured);
-  if (!measured->hopeless && problem_->operation != Operation::recurrent_forward) {
+  if (!measured->hopeless && !is_recurrent(problem_->operation)) {
     const auto share = fallback_share(bench);
     if (!share.ok()) return share.status();
     timing.fallback_share = *share;

@@ -20,8 +20,8 @@ Result<DeviceReference> DeviceReference::make(const Gpu& gpu, const Tools& tools
   DeviceBuffer flows;
   if (is_backward(problem.operation)) {
     const std::int64_t rows = reference.batch() * call.tokens * call.heads;
-    auto buffer =
-        DeviceBuffer::allocate(gpu, static_cast<std::size_t>(rows * problem.head_dim_k) * sizeof(double));
+    const std::int64_t channels = problem.head_dim_k + problem.head_dim_v;
+    auto buffer = DeviceBuffer::allocate(gpu, static_cast<std::size_t>(rows * channels) * sizeof(double));
     if (!buffer.ok()) return buffer.status();
     flows = *std::move(buffer);
     args.flows = static_cast<float*>(flows.data());

@@ -205,6 +205,7 @@ ExpectedOutputs expected_outputs(const ReferenceInput& in, const ReferenceLoss& 
     expected.dk = std::move(gradients.k);
     expected.dv = std::move(gradients.v);
     expected.dgk = std::move(gradients.gk);
+    expected.dgv = std::move(gradients.gv);
     expected.d_initial_state = std::move(gradients.initial_state);
   } else {
     ReferenceOutput output = naive(in);

@@ -16,6 +16,8 @@ Tensor BackwardArgs::*tensor_of(Output output) {
       return &BackwardArgs::dv;
     case Output::dgk:
       return &BackwardArgs::dgk;
+    case Output::dgv:
+      return &BackwardArgs::dgv;
     default:
       return &BackwardArgs::o;
   }
@@ -24,7 +26,8 @@ Tensor BackwardArgs::*tensor_of(Output output) {
 }  // namespace
 
 std::string_view to_string(Output output) {
-  constexpr std::string_view kNames[] = {"o", "final_state", "dq", "dk", "dv", "dgk", "d_initial_state"};
+  constexpr std::string_view kNames[] = {"o",  "final_state", "dq",  "dk",
+                                         "dv", "dgk",         "dgv", "d_initial_state"};
   return kNames[static_cast<std::size_t>(output)];
 }
 
@@ -34,7 +37,9 @@ std::string_view key_of(Output output) {
 
 Problem forward_of(const Problem& problem) {
   Problem forward = problem;
-  if (is_backward(problem.operation)) forward.operation = Operation::chunk_forward;
+  if (is_backward(problem.operation))
+    forward.operation =
+        is_recurrent(problem.operation) ? Operation::recurrent_forward : Operation::chunk_forward;
   return forward;
 }
 
@@ -42,6 +47,7 @@ std::vector<Output> outputs_of(const Problem& problem) {
   if (!is_backward(problem.operation)) return {Output::o, Output::final_state};
   std::vector<Output> outputs{Output::dq, Output::dk, Output::dv};
   if (problem.gate_k) outputs.push_back(Output::dgk);
+  if (problem.gate_v) outputs.push_back(Output::dgv);
   outputs.push_back(Output::d_initial_state);
   return outputs;
 }
@@ -60,6 +66,8 @@ bool is_wanted(Output output, bool final_state, unsigned gradients) {
       return (gradients & kGradientV) != 0;
     case Output::dgk:
       return (gradients & kGradientGk) != 0;
+    case Output::dgv:
+      return (gradients & kGradientGv) != 0;
     case Output::d_initial_state:
       return (gradients & kGradientState) != 0;
   }
@@ -68,7 +76,7 @@ bool is_wanted(Output output, bool final_state, unsigned gradients) {
 
 DType dtype_of(const Problem& problem, Output output) {
   if (is_state(output)) return problem.state_dtype;
-  return output == Output::dgk ? problem.gate_dtype : problem.dtype;
+  return output == Output::dgk || output == Output::dgv ? problem.gate_dtype : problem.dtype;
 }
 
 Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t> lengths,
@@ -79,7 +87,7 @@ Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t
     return {std::vector<std::int64_t>(lengths.size(), rows), heads, channels, true};
   }
   const bool of_queries = output == Output::o || output == Output::dq;
-  const bool of_values = output == Output::o || output == Output::dv;
+  const bool of_values = output == Output::o || output == Output::dv || output == Output::dgv;
   return {std::move(lengths), of_queries ? heads * problem.group : heads, of_values ? channels : rows, false};
 }
 

@@ -13,14 +13,14 @@
 
 namespace gla {
 
-enum class Output : std::uint8_t { o, final_state, dq, dk, dv, dgk, d_initial_state };
-inline constexpr Output kOutputs[] = {Output::o,   Output::final_state,    Output::dq, Output::dk, Output::dv,
-                                      Output::dgk, Output::d_initial_state};
+enum class Output : std::uint8_t { o, final_state, dq, dk, dv, dgk, dgv, d_initial_state };
+inline constexpr Output kOutputs[] = {Output::o,  Output::final_state, Output::dq,  Output::dk,
+                                      Output::dv, Output::dgk,         Output::dgv, Output::d_initial_state};
 
 /// Something for each output. What an operation does not write stays as it was made.
 template <class T>
 struct PerOutput {
-  T o{}, final_state{}, dq{}, dk{}, dv{}, dgk{}, d_initial_state{};
+  T o{}, final_state{}, dq{}, dk{}, dv{}, dgk{}, dgv{}, d_initial_state{};
 
   constexpr T& operator[](Output output) { return this->*member(output); }
   constexpr const T& operator[](Output output) const { return this->*member(output); }
@@ -28,8 +28,8 @@ struct PerOutput {
  private:
   static constexpr T PerOutput::*member(Output output) {
     constexpr T PerOutput::*kMembers[] = {
-        &PerOutput::o,   &PerOutput::final_state,    &PerOutput::dq, &PerOutput::dk, &PerOutput::dv,
-        &PerOutput::dgk, &PerOutput::d_initial_state};
+        &PerOutput::o,  &PerOutput::final_state, &PerOutput::dq,  &PerOutput::dk,
+        &PerOutput::dv, &PerOutput::dgk,         &PerOutput::dgv, &PerOutput::d_initial_state};
     return kMembers[static_cast<std::size_t>(output)];
   }
 };

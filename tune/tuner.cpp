@@ -14,7 +14,7 @@ constexpr double kReserveSeconds = 5, kReserveShare = 0.1;
 
 /// Spaces of chunk kernels are larger and their variants slower to compile and to run.
 double weight(const TuningTask& task) {
-  return task.problem.operation == Operation::recurrent_forward ? 1.0 : 2.5;
+  return is_recurrent(task.problem.operation) ? 1.0 : 2.5;
 }
 
 }  // namespace

@@ -33,8 +33,7 @@ std::vector<T> or_default(const std::vector<T>& chosen, const std::vector<T>& fa
 }  // namespace
 
 bool suits(Operation operation, const Workload& workload) {
-  return operation == Operation::recurrent_forward ? workload.tokens <= kLongestRecurrent
-                                                   : workload.tokens >= kShortestChunk;
+  return is_recurrent(operation) ? workload.tokens <= kLongestRecurrent : workload.tokens >= kShortestChunk;
 }
 
 std::vector<Workload> default_workloads(Operation operation) {
@@ -42,7 +41,9 @@ std::vector<Workload> default_workloads(Operation operation) {
     return Workload{.sequences = sequences, .heads = heads, .tokens = tokens};
   };
   // At most 2^20 (token, head)s, so that K256 V512 stays under 4 GiB (with all its gradients 8) and a slow variant under 0.1 s.
-  if (operation != Operation::recurrent_forward)
+  if (operation == Operation::recurrent_backward)
+    return {workload(1, 32, 16), workload(32, 32, 16), workload(1, 16, 64), workload(16, 32, 64)};
+  if (!is_recurrent(operation))
     return {workload(1, 8, 2048),  workload(1, 8, 16384), workload(2, 16, 2048), workload(2, 16, 16384),
             workload(8, 8, 1024),  workload(4, 16, 2048), workload(4, 32, 2048), workload(4, 32, 8192),
             workload(4, 64, 4096), workload(16, 32, 512)};
@@ -52,18 +53,18 @@ std::vector<Workload> default_workloads(Operation operation) {
 
 std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
   const std::vector<HeadDims> kDims{{64, 64}, {128, 128}, {256, 256}, {128, 256}, {256, 512}};
-  const std::vector<Operation> kEveryOperation(std::begin(kOperations), std::end(kOperations));
+  const std::vector<Operation> usual(std::begin(kUsualOperations), std::end(kUsualOperations));
   std::vector<TuningTask> tasks;
   for (const DType dtype : or_default(selection.dtypes, {DType::bf16})) {
     for (const int group : or_default(selection.groups, {1})) {
       for (const HeadDims dims : or_default(selection.head_dims, kDims)) {
         // Operations alternate: the quick compilation of one runs beside the measurement of another.
-        for (const Operation operation : or_default(selection.operations, kEveryOperation)) {
+        for (const Operation operation : or_default(selection.operations, usual)) {
           TuningTask task;
           task.problem.operation = operation;
           task.problem.dtype = dtype;
           task.problem.gate_dtype = selection.gate_dtype.value_or(dtype);
-          task.problem.gate_v = selection.gate_v && operation == Operation::recurrent_forward;
+          task.problem.gate_v = selection.gate_v && is_recurrent(operation);
           task.problem.head_dim_k = static_cast<std::int16_t>(dims.k);
           task.problem.head_dim_v = static_cast<std::int16_t>(dims.v);
           task.problem.group = static_cast<std::int16_t>(group);

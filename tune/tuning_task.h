@@ -21,14 +21,18 @@ struct HeadDims {
   bool operator==(const HeadDims&) const = default;
 };
 
+/// What models run; gradients of short sequences are tuned when they are asked for.
+inline constexpr Operation kUsualOperations[] = {Operation::chunk_forward, Operation::recurrent_forward,
+                                                 Operation::chunk_backward};
+
 /// What a caller narrows the defaults by; an empty list means the default.
 struct TaskSelection {
-  std::vector<Operation> operations;  ///< all three
+  std::vector<Operation> operations;  ///< kUsualOperations
   std::vector<DType> dtypes;          ///< bf16
   std::vector<HeadDims> head_dims;    ///< 64, 128, 256, 128/256, 256/512
   std::vector<int> groups;            ///< 1
   std::optional<DType> gate_dtype;    ///< the dtype
-  bool gate_v = false;                ///< gv present (recurrent_forward)
+  bool gate_v = false;                ///< gv present (recurrent operations)
   std::vector<Workload> workloads;    ///< default_workloads(); given ones go to each operation they suit
 };
 

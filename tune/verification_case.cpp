@@ -14,7 +14,7 @@ const std::vector<std::int64_t> kPacked{0, 0, 1, 16, 17, 1000, 1063};
 const std::vector<std::int64_t> kPackedRecurrent{0, 0, 1, 16, 17, 60, 63};
 
 bool is_chunk(const Problem& problem) {
-  return problem.operation != Operation::recurrent_forward;
+  return !is_recurrent(problem.operation);
 }
 
 VerificationCase dense_case(const Problem& problem, Gates gates) {
@@ -40,11 +40,12 @@ VerificationCase packed_case(const Problem& problem, Gates gates, bool int64) {
 }
 
 /// Cases in which only some gradients are wanted: what a kernel leaves behind for another must not need the others' memory. Of
-/// 16 bits, dgk comes with dk (templates/backward_args.h).
+/// 16 bits, chunk_backward's dgk comes with dk (templates/backward_args.h).
 template <class Add>
 void add_partial_cases(const Problem& problem, Add add) {
   const auto only = [&](unsigned gradients, const char* names) {
     if (!problem.gate_k && (gradients & kGradientGk) != 0) return;
+    if (!problem.gate_v && (gradients & kGradientGv) != 0) return;
     add(packed_case(problem, Gates::one, false), names).gradients = gradients;
   };
   only(kGradientQ, " dq only");
@@ -54,7 +55,8 @@ void add_partial_cases(const Problem& problem, Add add) {
   only(kGradientK | kGradientGk, " dk and dgk only");
   only(kGradientQ | kGradientK | kGradientV, " dq, dk and dv only");
   only(kAllGradients & ~kGradientQ, " without dq");
-  if (problem.gate_dtype == DType::fp32) only(kGradientGk, " dgk only");
+  if (problem.gate_dtype == DType::fp32 || is_recurrent(problem.operation)) only(kGradientGk, " dgk only");
+  only(kGradientGv, " dgv only");
 }
 
 }  // namespace

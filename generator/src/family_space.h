@@ -60,4 +60,8 @@ const FamilyKernels& decode_kernels();
 FamilySpace walks_family(const Problem& problem, const Architecture& architecture);
 const FamilyKernels& walks_kernels();
 
+// lines_space.cpp
+FamilySpace lines_family(const Problem& problem, const Architecture& architecture);
+const FamilyKernels& lines_kernels();
+
 }  // namespace gla

@@ -5,8 +5,8 @@
 namespace gla {
 namespace {
 
-constexpr std::array<std::string_view, 3> kOperationNames = {"chunk_forward", "recurrent_forward",
-                                                             "chunk_backward"};
+constexpr std::array<std::string_view, 4> kOperationNames = {"chunk_forward", "recurrent_forward",
+                                                             "chunk_backward", "recurrent_backward"};
 constexpr std::array<std::string_view, 3> kDTypes = {"fp16", "bf16", "fp32"};
 constexpr std::array<std::string_view, 2> kAccuracies = {"default", "fast"};
 
@@ -66,16 +66,18 @@ Status check(const Problem& problem) {
     return invalid_argument(fmt::format("gate_dtype is {}; accepted: fp32 or the dtype of q ({})",
                                         to_string(problem.gate_dtype), to_string(problem.dtype)));
   }
-  if (problem.operation != Operation::recurrent_forward) {
-    const std::string_view name = to_string(problem.operation);
-    if (problem.gate_v) {
-      return invalid_argument(
-          fmt::format("gv is given; {} accepts gk only, recurrent_forward takes both", name));
-    }
+  const std::string_view name = to_string(problem.operation);
+  if (!is_recurrent(problem.operation)) {
+    const std::string_view recurrent = to_string(
+        is_backward(problem.operation) ? Operation::recurrent_backward : Operation::recurrent_forward);
+    if (problem.gate_v)
+      return invalid_argument(fmt::format("gv is given; {} accepts gk only, {} takes both", name, recurrent));
     if (problem.reverse) {
       return invalid_argument(
-          fmt::format("reverse is true; {} accepts false only, recurrent_forward takes both", name));
+          fmt::format("reverse is true; {} accepts false only, {} takes both", name, recurrent));
     }
+  }
+  if (problem.operation != Operation::recurrent_forward) {
     if (problem.state_dtype != DType::fp32) {
       return invalid_argument(
           fmt::format("state_dtype is {}; {} accepts fp32 only", to_string(problem.state_dtype), name));

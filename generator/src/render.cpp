@@ -23,6 +23,8 @@ std::vector<std::string_view> headers_of(Operation operation) {
       return {"device/launch.cuh", "recurrent_forward.cuh"};
     case Operation::chunk_backward:
       return {"device/launch.cuh", "chunk_backward.cuh", "value_pipeline.cuh"};
+    case Operation::recurrent_backward:
+      return {"device/launch.cuh", "line_walk.cuh"};
   }
   return {};
 }

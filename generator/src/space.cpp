@@ -27,6 +27,7 @@ void enumerate(const FamilySpace& family, std::size_t index, Variant& variant, s
 std::vector<FamilySpace> families_of(const Problem& problem, const Architecture& architecture) {
   if (problem.operation == Operation::recurrent_forward) return {decode_family(problem, architecture)};
   if (problem.operation == Operation::chunk_backward) return {walks_family(problem, architecture)};
+  if (problem.operation == Operation::recurrent_backward) return {lines_family(problem, architecture)};
   return {chunk_family(problem, architecture, Family::fused),
           chunk_family(problem, architecture, Family::segmented),
           // Exact fp32 products, and no head dim is too large for it.
@@ -39,6 +40,8 @@ const FamilyKernels& kernels_of(Family family) {
       return decode_kernels();
     case Family::walks:
       return walks_kernels();
+    case Family::lines:
+      return lines_kernels();
     case Family::fused:
     case Family::segmented:
       break;
@@ -80,7 +83,7 @@ std::vector<Variant> space(const Problem& problem, const Architecture& architect
 }
 
 bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy) {
-  if (variant.family == Family::decode) return true;  // fp32 throughout
+  if (variant.family == Family::decode || variant.family == Family::lines) return true;  // fp32 throughout
   const int score_parts = variant[Parameter::score_parts];
   const int state_parts = variant[Parameter::state_parts];
   const bool standard = accuracy == Accuracy::standard;

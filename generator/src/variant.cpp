@@ -7,11 +7,11 @@
 namespace gla {
 namespace {
 
-constexpr std::array<std::string_view, 4> kFamilies = {"fused", "segmented", "decode", "walks"};
+constexpr std::array<std::string_view, 5> kFamilies = {"fused", "segmented", "decode", "walks", "lines"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
-    "chunk",      "tile_v",      "warps_v",     "warps_k",    "group_tile", "stages",
-    "segments",   "score_parts", "state_parts", "async_copy", "producers",  "cluster",
-    "min_blocks", "lanes_k",     "rows_v",      "warps",      "tile_k"};
+    "chunk",       "tile_v",      "warps_v",    "warps_k",   "group_tile", "stages",     "segments",
+    "score_parts", "state_parts", "async_copy", "producers", "cluster",    "min_blocks", "lanes_k",
+    "rows_v",      "warps",       "tile_k",     "lanes",     "rows"};
 
 using enum Parameter;
 constexpr std::array kFusedParameters = {chunk,      tile_v,    warps_v,     warps_k,
@@ -23,6 +23,7 @@ constexpr std::array kSegmentedParameters = {segments,   chunk,   tile_v,      w
 constexpr std::array kDecodeParameters = {lanes_k, rows_v, warps, stages, min_blocks};
 constexpr std::array kWalksParameters = {segments, chunk,       tile_k,      tile_v,     warps,
                                          stages,   score_parts, state_parts, async_copy, producers};
+constexpr std::array kLinesParameters = {lanes, rows, warps, chunk};
 
 /// Takes the text up to the next space off the front of `text`.
 std::string_view next_word(std::string_view& text) {
@@ -59,6 +60,8 @@ std::span<const Parameter> parameters_of(Family family) {
       return kDecodeParameters;
     case Family::walks:
       return kWalksParameters;
+    case Family::lines:
+      return kLinesParameters;
   }
   return {};
 }

@@ -15,6 +15,15 @@ class Operation(enum.IntEnum):
     CHUNK_FORWARD = 0
     RECURRENT_FORWARD = 1
     CHUNK_BACKWARD = 2
+    RECURRENT_BACKWARD = 3
+
+
+RECURRENT = (Operation.RECURRENT_FORWARD, Operation.RECURRENT_BACKWARD)
+# The operation that gives the gradients of a forward operation.
+BACKWARD = {
+    Operation.CHUNK_FORWARD: Operation.CHUNK_BACKWARD,
+    Operation.RECURRENT_FORWARD: Operation.RECURRENT_BACKWARD,
+}
 
 
 # gla_dtype, by the names of torch's dtypes; gla_accuracy
@@ -79,7 +88,7 @@ class BackwardCall(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("forward", ctypes.POINTER(ForwardCall)),
-        *(field for name in ("d_o", "dq", "dk", "dv", "dgk") for field in _tensor_fields(name)),
+        *(field for name in ("d_o", "dq", "dk", "dv", "dgk", "dgv") for field in _tensor_fields(name)),
         ("d_final_state", ctypes.c_void_p),
         ("d_initial_state", ctypes.c_void_p),
     ]

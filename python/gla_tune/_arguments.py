@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from ._abi import DTYPES, Operation, Unsupported
+from ._abi import DTYPES, RECURRENT, Operation, Unsupported
 
 _DTYPES = tuple(getattr(torch, name) for name in DTYPES)
 _NAMES = ", ".join(map(str, _DTYPES))
@@ -155,7 +155,7 @@ def _state(tensors: Tensors, options: Options, shape: Shape) -> Optional[torch.T
     state = tensors.initial_state
     if state is None:
         return None
-    if options.operation is not Operation.RECURRENT_FORWARD and state.dtype != torch.float32:
+    if options.operation not in RECURRENT and state.dtype != torch.float32:
         _fail(f"initial_state must be in float32, not {state.dtype}.")
     expected = shape.state(options.state_v_first)
     if state.dim() == 4 and state.shape[0] != shape.sequences:
@@ -177,7 +177,7 @@ def common_dtype(tensors: Tensors, options: Options) -> torch.dtype:
     dtypes = {tensors.q.dtype, tensors.k.dtype, tensors.v.dtype}
     if len(dtypes) == 1:
         return dtypes.pop()
-    if options.operation is not Operation.RECURRENT_FORWARD and torch.is_autocast_enabled("cuda"):
+    if options.operation not in RECURRENT and torch.is_autocast_enabled("cuda"):
         autocast = torch.get_autocast_dtype("cuda")
         if autocast in _DTYPES:
             return autocast
@@ -238,4 +238,4 @@ def normalised(tensors: Tensors, options: Options, shape: Shape) -> Tensors:
 
 def output_dtype(tensors: Tensors, options: Options) -> torch.dtype:
     """Of o, as in FLA: chunk_gla's is v's, fused_recurrent_gla's is q's."""
-    return (tensors.q if options.operation is Operation.RECURRENT_FORWARD else tensors.v).dtype
+    return (tensors.q if options.operation in RECURRENT else tensors.v).dtype

@@ -1,12 +1,15 @@
-"""The way of a gradient to libgla: first-order gradients of chunk_forward, each only where it is wanted."""
+"""The way of a gradient to libgla: first-order gradients of both operations, each only where it is wanted."""
 
 import ctypes
+from functools import lru_cache
 from typing import List, NamedTuple, Optional
 
 import torch
 
 from . import _abi
+from ._abi import Operation, Unsupported
 from ._arguments import ArgumentError, Options, Shape, Tensors, aligned_state, readable
+from ._context import logger
 from ._forward import Plan, plan_of
 
 
@@ -17,6 +20,7 @@ class Wanted(NamedTuple):
     k: bool
     v: bool
     gk: bool
+    gv: bool
     initial_state: bool
 
 
@@ -32,6 +36,23 @@ class BackwardPlan(Plan):
             struct_size=ctypes.sizeof(_abi.BackwardCall), forward=ctypes.pointer(self.call)
         )
         self.launched = ctypes.byref(self.gradients)
+
+
+@lru_cache(maxsize=None)
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def backward_plan_of(tensors: Tensors, options: Options):
+    """plan_of for a backward operation. What chunk_backward has no kernel for, recurrent_backward does."""
+    try:
+        return plan_of(tensors, options, BackwardPlan)
+    except Unsupported as unsupported:
+        if options.operation is not Operation.CHUNK_BACKWARD:
+            raise
+        planned = plan_of(tensors, options._replace(operation=Operation.RECURRENT_BACKWARD), BackwardPlan)
+        _say_once(f"{unsupported}; its gradients come from recurrent_backward, token by token, which takes longer")
+        return planned
 
 
 def _incoming(plan: BackwardPlan, d_o: Optional[torch.Tensor]) -> torch.Tensor:
@@ -60,10 +81,11 @@ def backward(
 
     d_o and d_final_state are those of the outputs; None for zero.
     """
-    ready, plan = plan_of(tensors, options, BackwardPlan)
+    ready, plan = backward_plan_of(tensors, options)
     if plan.is_empty:
         return [torch.zeros_like(getattr(tensors, name)) if asked else None for name, asked in wanted._asdict().items()]
-    gates_need_dk = wanted.gk and ready.gk.dtype != torch.float32  # gla.hpp, BackwardCall
+    by_chunks = plan.operation == Operation.CHUNK_BACKWARD
+    gates_need_dk = by_chunks and wanted.gk and ready.gk.dtype != torch.float32  # gla.hpp, BackwardCall
     computed = wanted._replace(k=wanted.k or gates_need_dk)
     gradients = {
         name: torch.empty_like(getattr(ready, name), memory_format=torch.contiguous_format)

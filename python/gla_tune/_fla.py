@@ -141,7 +141,7 @@ _active = None
 def patch_fla() -> Patch:
     """Makes flash-linear-attention (FLA), models included, use gla_tune where it can, until the result is undone.
 
-    What gla_tune cannot do (recurrent gradients, CPU tensors, ...) stays with FLA. The result counts both: report()
+    What gla_tune cannot do (CPU tensors, head dims beyond 512, ...) stays with FLA. The result counts both: report()
     and str(). While FLA is patched, patch_fla returns the same patch. GLA_TUNE_PATCH_FLA=1 in the environment patches
     FLA in any Python program when it imports it.
 

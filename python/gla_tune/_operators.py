@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from ._abi import Operation, Unsupported
+from ._abi import BACKWARD, Operation, Unsupported
 from ._arguments import Options, Tensors, output_dtype, shape_of
 from ._backward import Wanted, backward
 from ._forward import forward
@@ -19,17 +19,8 @@ _ARGUMENTS = (
 _FORWARD_SCHEMA = f"({_ARGUMENTS}) -> (Tensor o, Tensor final_state)"
 _BACKWARD_SCHEMA = (
     f"({_ARGUMENTS}, Tensor? d_o, Tensor? d_final_state, bool[{len(Wanted._fields)}] wanted) "
-    f"-> (Tensor dq, Tensor dk, Tensor dv, Tensor dgk, Tensor d_initial_state)"
+    f"-> (Tensor dq, Tensor dk, Tensor dv, Tensor dgk, Tensor dgv, Tensor d_initial_state)"
 )
-
-
-def no_gradients(name: str) -> Unsupported:
-    """The error of a recurrent call whose argument `name` requires a gradient."""
-    return Unsupported(
-        f"fused_recurrent_gla has no backward pass, and {name} requires a gradient: train with chunk_gla, call it "
-        "under torch.no_grad(), detach its inputs, or use FLA's function (patch_fla leaves such calls to FLA)",
-        "gradients",
-    )
 
 
 def _split(operation: Operation, arguments):
@@ -57,14 +48,14 @@ def _forward_fake(operation: Operation, *arguments):
     return output, q.new_empty(state_shape, dtype=torch.float32)
 
 
-def _backward_cuda(*arguments):
-    tensors, options, (d_o, d_final_state, wanted) = _split(Operation.CHUNK_BACKWARD, arguments)
+def _backward_cuda(operation: Operation, *arguments):
+    tensors, options, (d_o, d_final_state, wanted) = _split(operation, arguments)
     gradients = backward(tensors, options, d_o, d_final_state, Wanted(*wanted))
     return tuple(tensors.q.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-def _backward_fake(*arguments):
-    tensors, _, (_, _, wanted) = _split(Operation.CHUNK_BACKWARD, arguments)
+def _backward_fake(operation: Operation, *arguments):
+    tensors, _, (_, _, wanted) = _split(operation, arguments)
     inputs = [getattr(tensors, name) if asked else None for name, asked in Wanted(*wanted)._asdict().items()]
     return tuple(tensors.q.new_empty(0) if given is None else given.new_empty(given.shape) for given in inputs)
 
@@ -76,22 +67,18 @@ def _save(ctx, inputs, output):
     ctx.options = inputs[count:]
 
 
-def _differentiate(ctx, d_o, d_final_state):
-    """The gradients of chunk_forward, by chunk_backward."""
+def _differentiate(operation: Operation, ctx, d_o, d_final_state):
+    """The gradients of a forward operation, by the backward operation that belongs to it."""
     asked = dict(zip(Tensors._fields, ctx.needs_input_grad))
     wanted = [asked[name] for name in Wanted._fields]
-    computed = _operators[Operation.CHUNK_BACKWARD](*ctx.saved_tensors, *ctx.options, d_o, d_final_state, wanted)
+    computed = _operators[operation](*ctx.saved_tensors, *ctx.options, d_o, d_final_state, wanted)
     gradients = {name: gradient for name, gradient in zip(Wanted._fields, computed) if asked[name]}
     return (*[gradients.get(name) for name in Tensors._fields], *[None] * len(ctx.options))
 
 
-def _refuse_recurrent(_ctx, *_gradients):
-    raise no_gradients("an input")
-
-
 def _refuse_second_order(_ctx, *_gradients):
     raise Unsupported(
-        "gla_tune has first-order gradients only: chunk_gla cannot be differentiated twice (create_graph=True); "
+        "gla_tune has first-order gradients only: its functions cannot be differentiated twice (create_graph=True); "
         "naive_recurrent_gla can",
         "second-order gradients",
     )
@@ -106,17 +93,19 @@ def _define(operation: Operation, schema: str, cuda, fake, differentiate, save=N
     return getattr(torch.ops.gla_tune, name.rpartition("::")[2]).default
 
 
-def _define_forward(operation: Operation, differentiate, save=None):
+def _define_forward(operation: Operation):
     cuda, fake = partial(_forward_cuda, operation), partial(_forward_fake, operation)
-    return _define(operation, _FORWARD_SCHEMA, cuda, fake, differentiate, save)
+    return _define(operation, _FORWARD_SCHEMA, cuda, fake, partial(_differentiate, BACKWARD[operation]), _save)
+
+
+def _define_backward(operation: Operation):
+    cuda, fake = partial(_backward_cuda, operation), partial(_backward_fake, operation)
+    return _define(operation, _BACKWARD_SCHEMA, cuda, fake, _refuse_second_order)
 
 
 _operators = {
-    Operation.CHUNK_FORWARD: _define_forward(Operation.CHUNK_FORWARD, _differentiate, _save),
-    Operation.RECURRENT_FORWARD: _define_forward(Operation.RECURRENT_FORWARD, _refuse_recurrent),
-    Operation.CHUNK_BACKWARD: _define(
-        Operation.CHUNK_BACKWARD, _BACKWARD_SCHEMA, _backward_cuda, _backward_fake, _refuse_second_order
-    ),
+    **{forward: _define_forward(forward) for forward in BACKWARD},
+    **{backward: _define_backward(backward) for backward in BACKWARD.values()},
 }
 
 

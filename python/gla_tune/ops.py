@@ -7,11 +7,11 @@ For every head of every sequence (Yang et al., arXiv 2312.06635), S_0 being the 
 Shapes: B batch rows of T tokens, H key/value heads, HQ = G * H query heads (G >= 1), K and V channels up to 512; N
 sequences, N = B without cu_seqlens. q, k, v: torch.float16, torch.bfloat16 or torch.float32, on a CUDA device. Where
 their dtypes differ the computation is in float32 or, in chunk_gla under autocast, in autocast's dtype. Gates are
-logarithms of decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise. chunk_gla has
-first-order gradients of q, k, v, g and the initial state.
+logarithms of decays, in float32 or q's dtype. The calls run on the current stream and do not synchronise. Both have
+first-order gradients of q, k, v, their gates and the initial state.
 
 Errors: ArgumentError (a ValueError and an AssertionError) for shapes that do not fit; Unsupported (a
-NotImplementedError) for what gla_tune cannot do (CPU tensors, gradients of fused_recurrent_gla); ValueError for values;
+NotImplementedError) for what gla_tune cannot do (CPU tensors, second derivatives); ValueError for values;
 Error (a RuntimeError) for failures of libgla.
 """
 
@@ -23,8 +23,9 @@ from typing import Optional, Tuple
 import torch
 
 from . import _operators
-from ._abi import ACCURACIES, Operation, Unsupported
+from ._abi import ACCURACIES, BACKWARD, Operation, Unsupported
 from ._arguments import Options, Tensors, checked_shape, common_dtype, output_dtype
+from ._backward import backward_plan_of
 from ._forward import forward, forward_again, plan_of
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -78,20 +79,13 @@ def _call(tensors: tuple, options: tuple):
     return _call_anew(Tensors(*tensors), Options(*options))
 
 
-def _learning(tensors: Tensors) -> Optional[str]:
-    """The name of an argument whose gradient autograd will want."""
-    if torch.is_grad_enabled():
-        for name, tensor in zip(Tensors._fields, tensors):
-            if tensor is not None and tensor.requires_grad:
-                return name
-    return None
+def _learns(tensors: Tensors) -> bool:
+    """Whether autograd will want a gradient of the call."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _call_anew(tensors: Tensors, options: Options):
-    learning = _learning(tensors)
-    if learning is not None and options.operation is Operation.RECURRENT_FORWARD:
-        raise _operators.no_gradients(learning)
-    if learning is None and _can_go_direct(tensors):
+    if not _learns(tensors) and _can_go_direct(tensors):
         return forward(tensors, options)
     checked_shape(tensors)
     # Here rather than in the operator: a compiled call's autocast is known while it is traced.
@@ -197,7 +191,7 @@ def fused_recurrent_gla(
     cu_seqlens: Optional[torch.Tensor] = None,
     **kwargs,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-    """Gated linear attention token by token: decode and short sequences.
+    """Gated linear attention token by token: decode and short sequences, with gradients.
 
     Args:
         q: queries [B, T, HQ, K]; HQ may be a multiple of H (FLA: HQ = H).
@@ -259,11 +253,9 @@ def prepare(function, *args, **kwargs) -> None:
         gla_tune.prepare(gla_tune.chunk_gla, q, k, v, g)
     """
     tensors, options = _bound(function, args, kwargs)
-    operations = [options.operation]
-    if options.operation is Operation.CHUNK_FORWARD and _learning(tensors) is not None:
-        operations.append(Operation.CHUNK_BACKWARD)
-    for operation in operations:
-        plan_of(tensors, options._replace(operation=operation))[1].prepare()
+    plan_of(tensors, options)[1].prepare()
+    if _learns(tensors):
+        backward_plan_of(tensors, options._replace(operation=BACKWARD[options.operation]))[1].prepare()
 
 
 def describe(function, *args, **kwargs) -> str:

@@ -32,13 +32,14 @@ class Recorder:
     def __init__(self):
         self.calls = []
         self.backward_calls = []  # their forward calls are in `calls`
+        self.backward_operations = []
         self.streams = []
         self.workspaces = []
         self.statuses = []  # of the next calls; GLA_OK after them
         self.workspace_bytes = 0
 
     def gla_backward(self, context, operation, reference, workspace, size, stream):
-        assert operation == _abi.Operation.CHUNK_BACKWARD
+        self.backward_operations.append(_abi.Operation(operation))
         copy = _copy(_abi.BackwardCall, reference)
         self.backward_calls.append(copy)
         return self.gla_forward(context, operation, copy.forward, workspace, size, stream)

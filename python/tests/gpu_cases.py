@@ -13,8 +13,9 @@ import gla_tune
 # cu_seqlens: empty sequences first and inside, single tokens, no multiple of a chunk
 LENGTHS = [0, 0, 1, 65, 65, 128, 193]
 FUNCTIONS = {"chunk": gla_tune.chunk_gla, "recurrent": gla_tune.fused_recurrent_gla}
-# The arguments of chunk_gla that may require a gradient, as fields of Inputs.
+# The arguments that may require a gradient, as fields of Inputs.
 LEARNING = ("q", "k", "v", "g", "initial_state")
+VALUE_GATE = "gv"  # and of fused_recurrent_gla this one
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def make(case: Case, heads=3, seed=0) -> Inputs:
 
 def learning(given: Inputs, names=LEARNING) -> Inputs:
     """The same numbers in tensors of which the named ones require gradients."""
-    leaves = {name: getattr(given, name) for name in LEARNING}
+    leaves = {name: getattr(given, name) for name in (*LEARNING, VALUE_GATE)}
     return replace(
         given,
         **{name: x if x is None else x.detach().requires_grad_(name in names) for name, x in leaves.items()},
@@ -98,6 +99,33 @@ def arguments(case: Case, given: Inputs) -> dict:
     if case.function == "chunk":
         return dict(named, g=given.g)
     return dict(named, gk=given.g, gv=given.gv, reverse=case.reverse)
+
+
+def recurrence(case: Case, given: Inputs):
+    """o and the final states of the recurrence in fp64, sequence by sequence, with gradients."""
+    heads = given.k.shape[2]
+    ends = LENGTHS if case.packed else [0, given.q.shape[1]]
+    outputs, states = [], []
+    for row in range(given.q.shape[0]):
+        for n, (begin, end) in enumerate(zip(ends, ends[1:])):
+            state = given.initial_state[n if case.packed else row].double()
+            state = state.mT if case.state_v_first else state
+            part = [
+                None if x is None else x[row, begin:end].double()
+                for x in (given.q, given.k, given.v, given.g, given.gv)
+            ]
+            q, k, v, gk, gv = part
+            output = [v.new_empty(0, q.shape[1], v.shape[2])]
+            for t in reversed(range(end - begin)) if case.reverse else range(end - begin):
+                state = state * gk[t].exp()[:, :, None]
+                if gv is not None:
+                    state = state * gv[t].exp()[:, None, :]
+                state = state + k[t][:, :, None] * v[t][:, None, :]
+                query = q[t].view(heads, case.group, -1) * q.shape[2] ** -0.5
+                output.append((query @ state).view(1, -1, v.shape[2]))
+            outputs += reversed(output) if case.reverse else output
+            states.append(state.mT if case.state_v_first else state)
+    return torch.cat(outputs).view(*given.q.shape[:3], -1), torch.stack(states)
 
 
 def error(found, expected) -> float:

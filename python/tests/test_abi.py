@@ -19,7 +19,7 @@ STRUCTS = {
 
 def c_name(field: str) -> str:
     """q_data -> q.data"""
-    return re.sub(r"^(d?(?:q|k|v|gk)|gv|o|d_o)_(data|stride_)", r"\1.\2", field)
+    return re.sub(r"^(d?(?:q|k|v|gk|gv)|o|d_o)_(data|stride_)", r"\1.\2", field)
 
 
 def c_layout(folder: Path) -> list:

@@ -79,17 +79,6 @@ def test_deprecated_spellings_warn():
         gla_tune.fused_recurrent_gla(*arguments, gamma=1)
 
 
-def test_a_gradient_of_a_recurrent_call_is_refused_by_the_name_of_its_input():
-    q, k, v, g = (meta(2, 8, 4, 16, dtype=torch.float32) for _ in range(4))
-    v.requires_grad_()
-    with pytest.raises(
-        NotImplementedError, match="has no backward pass, and v requires a gradient: train with chunk_gla"
-    ):
-        gla_tune.fused_recurrent_gla(q, k, v, g)
-    with torch.no_grad():
-        assert gla_tune.fused_recurrent_gla(q, k, v, g)[0].shape == v.shape
-
-
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_what_libgla_cannot_do_is_said(function):
     double = [meta(2, 8, 4, 16, dtype=torch.float64) for _ in range(4)]

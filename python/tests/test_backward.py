@@ -13,17 +13,18 @@ from gla_tune import _abi, _arguments, _backward, _operators
 from gla_tune._abi import Operation
 from gla_tune._backward import Wanted
 
-ALL = Wanted(True, True, True, True, True)
-NONE = Wanted(False, False, False, False, False)
+EVERY_CHUNK = Wanted(True, True, True, True, False, True)
+ALL = Wanted(*[True] * 6)
+NONE = Wanted(*[False] * 6)
 
 
 def state(*shape):
     return rand(*(shape or (B, H, K, V)), dtype=torch.float32)
 
 
-def differentiate(tensors, d_o=None, d_final_state=None, wanted=None, **changes):
+def differentiate(tensors, d_o=None, d_final_state=None, wanted=None, operation=Operation.CHUNK_BACKWARD, **changes):
     wanted = wanted or Wanted(*[getattr(tensors, name) is not None for name in Wanted._fields])
-    given = options(Operation.CHUNK_BACKWARD, output_final_state=d_final_state is not None, **changes)
+    given = options(operation, output_final_state=d_final_state is not None, **changes)
     return Wanted(*_backward.backward(tensors, given, d_o, d_final_state, wanted))
 
 
@@ -49,10 +50,12 @@ def test_a_backward_call_is_handed_over_as_it_lies(recorder):
 
 @pytest.mark.parametrize("name", Wanted._fields)
 def test_only_what_is_wanted_is_asked_for(recorder, name):
-    tensors = inputs(gk=rand(B, T, H, K, dtype=torch.float32), initial_state=state())
-    gradients = differentiate(tensors, rand(B, T, H, V), wanted=NONE._replace(**{name: True}))
+    tensors = inputs(gk=rand(B, T, H, K), gv=rand(B, T, H, V), initial_state=state())
+    wanted = NONE._replace(**{name: True})
+    gradients = differentiate(tensors, rand(B, T, H, V), wanted=wanted, operation=Operation.RECURRENT_BACKWARD)
     (call,) = recorder.backward_calls
-    found = [call.dq_data, call.dk_data, call.dv_data, call.dgk_data, call.d_initial_state]
+    assert recorder.backward_operations == [Operation.RECURRENT_BACKWARD]
+    found = [call.dq_data, call.dk_data, call.dv_data, call.dgk_data, call.dgv_data, call.d_initial_state]
     assert [address is not None for address in found] == [each == name for each in Wanted._fields]
     assert [gradient is not None for gradient in gradients] == [each == name for each in Wanted._fields]
 
@@ -62,6 +65,32 @@ def test_gates_of_16_bits_get_the_memory_of_dk_that_their_gradient_takes(recorde
     (call,) = recorder.backward_calls
     assert call.dgk_data == gradients.gk.data_ptr() and gradients.k is None
     assert call.dk_data is not None and strides(call, "dk") == (T * H * K, H * K, K)
+
+
+def without_chunk_backward(context, operation, reference, size):
+    """gla_workspace_bytes of a GPU on which chunk_backward has no variant for the call."""
+    return _abi.Status.UNSUPPORTED if operation == Operation.CHUNK_BACKWARD else 0
+
+
+def test_where_chunk_backward_has_no_kernel_recurrent_backward_is_used_and_says_so_once(recorder, caplog):
+    recorder.gla_workspace_bytes = without_chunk_backward
+    recorder.gla_last_error = lambda: b"chunk_backward of these head dims has no variant here"
+    for _ in range(2):
+        gradients = differentiate(inputs(), rand(B, T, H, V), wanted=NONE._replace(gk=True))
+    assert gradients.gk.shape == (B, T, H, K)
+    assert recorder.backward_operations == [Operation.RECURRENT_BACKWARD] * 2
+    assert recorder.backward_calls[0].dk_data is None  # which chunk_backward's gates of 16 bits would want
+    (line,) = [record for record in caplog.records if "recurrent_backward" in record.message]
+    assert (line.name, line.levelname) == ("gla_tune", "WARNING")
+    assert line.message.startswith("chunk_backward of these head dims has no variant here; its gradients come from")
+
+
+def test_what_recurrent_backward_cannot_do_either_is_refused(recorder):
+    recorder.gla_workspace_bytes = lambda *_: _abi.Status.UNSUPPORTED
+    recorder.gla_last_error = lambda: b"the call needs a grid of many blocks"
+    for operation in (Operation.CHUNK_BACKWARD, Operation.RECURRENT_BACKWARD):
+        with pytest.raises(gla_tune.Unsupported, match="many blocks"):
+            differentiate(inputs(), rand(B, T, H, V), operation=operation)
 
 
 def test_no_gradient_of_an_output_is_zero(recorder):
@@ -87,8 +116,8 @@ def test_an_incoming_gradient_that_libgla_cannot_read_is_copied(recorder, d_o):
 
 def test_gradients_have_the_shapes_and_dtypes_of_what_was_given(recorder):
     row = dict(q=rand(1, T, H, K), k=rand(1, T, H, K, dtype=torch.float32), v=rand(1, T, H, V), gk=rand(1, T, H, K))
-    tensors = inputs(**row, initial_state=state(H, K, V))
-    gradients = differentiate(tensors, rand(1, T, H, V))
+    tensors = inputs(**row, gv=rand(1, T, H, V), initial_state=state(H, K, V))
+    gradients = differentiate(tensors, rand(1, T, H, V), operation=Operation.RECURRENT_BACKWARD)
     assert recorder.calls[0].dtype == _abi.DTYPES["float32"]
     for name, gradient in gradients._asdict().items():
         given = getattr(tensors, name)
@@ -104,8 +133,8 @@ def test_gradients_of_expanded_inputs_are_not_expanded(recorder):
 def test_empty_calls_give_empty_gradients(recorder, tokens, sequences):
     shape = (sequences, tokens, H)
     tensors = inputs(q=rand(*shape, K), k=rand(*shape, K), v=rand(*shape, V), gk=rand(*shape, K))
-    tensors = tensors._replace(initial_state=state(sequences, H, K, V))
-    gradients = differentiate(tensors, rand(*shape, V))
+    tensors = tensors._replace(gv=rand(*shape, V), initial_state=state(sequences, H, K, V))
+    gradients = differentiate(tensors, rand(*shape, V), operation=Operation.RECURRENT_BACKWARD)
     assert [gradient.shape for gradient in gradients] == [getattr(tensors, name).shape for name in Wanted._fields]
     assert len(recorder.backward_calls) == (1 if sequences else 0)  # without tokens libgla still copies states
 
@@ -122,8 +151,20 @@ def test_a_workspace_that_has_grown_is_asked_for_again(recorder):
         differentiate(inputs(), rand(B, T, H, V))
 
 
+def with_value_gate(q, k, v, gk, gv, initial_state, output_final_state):
+    """The recurrence with both gates."""
+    scale, states, outputs = q.shape[3] ** -0.5, initial_state, []
+    for t in range(q.shape[1]):
+        decay = gk[:, t, :, :, None].exp() * gv[:, t, :, None, :].exp()
+        states = states * decay + k[:, t, :, :, None] * v[:, t, :, None, :]
+        outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t] * scale, states))
+    return torch.stack(outputs, dim=1), states if output_final_state else None
+
+
 def recurrence(tensors, given):
-    q, k, v, gk, _, initial_state, _, _ = tensors
+    q, k, v, gk, gv, initial_state, _, _ = tensors
+    if gv is not None:
+        return with_value_gate(q, k, v, gk, gv, initial_state, given.output_final_state)
     return gla_tune.naive_recurrent_gla(q, k, v, gk, initial_state, given.output_final_state)
 
 
@@ -152,8 +193,9 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(_operators, "backward", backward)
     monkeypatch.setattr(_arguments, "check_devices", lambda tensors: None)
     library = torch.library.Library("gla_tune", "IMPL")
-    library.impl("chunk_forward", partial(_operators._forward_cuda, Operation.CHUNK_FORWARD), "CPU")
-    library.impl("chunk_backward", _operators._backward_cuda, "CPU")
+    for forward, backward_operation in _abi.BACKWARD.items():
+        library.impl(forward.name.lower(), partial(_operators._forward_cuda, forward), "CPU")
+        library.impl(backward_operation.name.lower(), partial(_operators._backward_cuda, backward_operation), "CPU")
     yield asked
     library._destroy()
 
@@ -181,7 +223,28 @@ def assert_same_gradients(function, tensors=None):
 def test_autograd_differentiates_every_input(on_cpu):
     assert_same_gradients(gla_tune.chunk_gla)
     assert_same_gradients(gla_tune.fused_chunk_gla)
-    assert on_cpu == [ALL, ALL]
+    assert on_cpu == [EVERY_CHUNK] * 2
+
+
+def test_autograd_differentiates_every_input_of_a_recurrent_call(on_cpu):
+    q, k, v, gk, initial_state = leaves()
+    gv = rand(B, T, H, V, dtype=torch.float32).mul_(0.1).sigmoid().log().requires_grad_()
+    tensors = [q.detach()[:, :, :H].requires_grad_(), k, v, gk, gv, initial_state]
+
+    def gradients(function):
+        o, final_state = function(*tensors)
+        return torch.autograd.grad(o.square().sum() + final_state.sum(), tensors)
+
+    found = gradients(
+        lambda q, k, v, gk, gv, initial_state: gla_tune.fused_recurrent_gla(
+            q, k, v, gk, gv, initial_state=initial_state, output_final_state=True
+        )
+    )
+    for a, b in zip(found, gradients(partial(with_value_gate, output_final_state=True))):
+        torch.testing.assert_close(a, b)
+    assert on_cpu == [ALL]
+    assert_same_gradients(gla_tune.fused_recurrent_gla)
+    assert on_cpu[1:] == [EVERY_CHUNK]
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -196,8 +259,9 @@ def test_under_activation_checkpointing(on_cpu, use_reentrant):
         torch.testing.assert_close(tensor.grad, gradient)
 
 
-def test_under_torch_compile(on_cpu):
-    assert_same_gradients(torch.compile(gla_tune.chunk_gla, backend="aot_eager", fullgraph=True))
+@pytest.mark.parametrize("function", [gla_tune.chunk_gla, gla_tune.fused_recurrent_gla])
+def test_under_torch_compile(on_cpu, function):
+    assert_same_gradients(torch.compile(function, backend="aot_eager", fullgraph=True))
 
 
 def test_through_casts_and_repeated_heads(on_cpu):
@@ -222,11 +286,11 @@ def test_through_casts_and_repeated_heads(on_cpu):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("index", range(5))
-def test_autograd_asks_for_what_is_needed_only(on_cpu, index):
+@pytest.mark.parametrize("index, name", list(enumerate(("q", "k", "v", "gk", "initial_state"))))
+def test_autograd_asks_for_what_is_needed_only(on_cpu, index, name):
     tensors = [x.detach().requires_grad_(i == index) for i, x in enumerate(leaves())]
     loss(gla_tune.chunk_gla, *tensors).backward()
-    assert on_cpu == [Wanted(*[i == index for i in range(5)])]
+    assert on_cpu == [NONE._replace(**{name: True})]
     assert [x.grad is not None for x in tensors] == [i == index for i in range(5)]
 
 

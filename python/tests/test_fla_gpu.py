@@ -13,9 +13,9 @@ LENGTHS = [0, 70, 71, 200, 256]
 BF16_ERROR = 0.02  # two layers of bf16, relative to the logits
 
 
-@pytest.fixture(scope="module", params=["chunk", "fused_chunk"])
+@pytest.fixture(scope="module", params=["chunk", "fused_chunk", "fused_recurrent"])
 def model(request):
-    """A small GLAForCausalLM with random weights. FLA alone cannot run mode fused_chunk: it is compared with chunk."""
+    """A small GLAForCausalLM with random weights. FLA cannot run mode fused_chunk: all are compared with chunk."""
     from fla.models import GLAConfig, GLAForCausalLM
 
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from gpu_cases import FUNCTIONS, LENGTHS, Case, Inputs, arguments, error, make, prepare_all
+from gpu_cases import FUNCTIONS, Case, Inputs, arguments, error, make, prepare_all, recurrence
 
 import gla_tune
 
@@ -36,39 +36,12 @@ def cases():
 CASES = list(cases())
 
 
-def reference(case: Case, given: Inputs):
-    """The recurrence in fp64, sequence by sequence."""
-    heads = given.k.shape[2]
-    ends = LENGTHS if case.packed else [0, given.q.shape[1]]
-    outputs, states = [], []
-    for row in range(given.q.shape[0]):
-        for n, (begin, end) in enumerate(zip(ends, ends[1:])):
-            state = given.initial_state[n if case.packed else row].double()
-            state = state.mT if case.state_v_first else state
-            part = [
-                None if x is None else x[row, begin:end].double()
-                for x in (given.q, given.k, given.v, given.g, given.gv)
-            ]
-            q, k, v, gk, gv = part
-            output = torch.empty(end - begin, q.shape[1], v.shape[2], dtype=torch.float64, device="cuda")
-            for t in reversed(range(end - begin)) if case.reverse else range(end - begin):
-                state = state * gk[t].exp()[:, :, None]
-                if gv is not None:
-                    state = state * gv[t].exp()[:, None, :]
-                state = state + k[t][:, :, None] * v[t][:, None, :]
-                query = q[t].view(heads, case.group, -1) * q.shape[2] ** -0.5
-                output[t] = (query @ state).view(-1, v.shape[2])
-            outputs.append(output)
-            states.append(state.mT if case.state_v_first else state)
-    return torch.cat(outputs).view(*given.q.shape[:3], -1), torch.stack(states)
-
-
 def call(case: Case, given: Inputs):
     return FUNCTIONS[case.function](**arguments(case, given))
 
 
 def check(case: Case, given: Inputs, o, state, factor=1.0):
-    expected_o, expected_state = reference(case, given)
+    expected_o, expected_state = recurrence(case, given)
     bar_o, bar_state = BARS[case.dtype]
     assert o.dtype == case.dtype and state.dtype == torch.float32
     assert error(o, expected_o) <= bar_o * factor

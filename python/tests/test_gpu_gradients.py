@@ -1,37 +1,53 @@
-"""On a GPU: chunk_gla's gradients against the recurrence in fp64 under autograd, and the ways PyTorch asks for them."""
+"""On a GPU: gradients against the recurrence in fp64 under autograd, and the ways PyTorch asks for them."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from gpu_cases import LEARNING, LENGTHS, Case, Inputs, arguments, error, learning, make, prepare_all
+from gpu_cases import (
+    FUNCTIONS,
+    LEARNING,
+    VALUE_GATE,
+    Case,
+    Inputs,
+    arguments,
+    error,
+    learning,
+    make,
+    prepare_all,
+    recurrence,
+)
 from torch.utils.checkpoint import checkpoint
 
 import gla_tune
 
 pytestmark = pytest.mark.gpu
-HEAD_DIMS = [16, 60, 64, 100, 128, 256]
+HEAD_DIMS = {"chunk": [16, 60, 64, 100, 128, 256], "recurrent": [16, 60, 128, 512]}
 UNEQUAL = [(64, 128), (128, 64), (100, 60)]
-# Relative error of each gradient: 1.5 times what FLA has (PEERS.md), which random inputs stay within. In float32 the
-# gradient of g, a difference of sums over all later tokens, collects their rounding.
+# Relative error of each gradient: 1.5 times what FLA has (PEERS.md), which random inputs stay within. In float32
+# chunk_gla's gradient of g, a difference of sums over all later tokens, collects their rounding.
 BARS = {
-    torch.bfloat16: dict(q=2.9e-3, k=3.2e-3, v=3.5e-3, g=3.5e-3, initial_state=3.7e-3),
-    torch.float16: dict(q=7.5e-4, k=7.1e-4, v=7.4e-4, g=9.3e-4, initial_state=4.4e-4),
-    torch.float32: dict(q=1e-5, k=1e-5, v=1e-5, g=1e-4, initial_state=1e-5),
+    torch.bfloat16: dict(q=2.9e-3, k=3.2e-3, v=3.5e-3, g=3.5e-3, gv=3.5e-3, initial_state=3.7e-3),
+    torch.float16: dict(q=7.5e-4, k=7.1e-4, v=7.4e-4, g=9.3e-4, gv=9.3e-4, initial_state=4.4e-4),
+    torch.float32: dict(q=1e-5, k=1e-5, v=1e-5, g=1e-4, gv=1e-5, initial_state=1e-5),
 }
 
 
 def cases():
+    for function, sizes in HEAD_DIMS.items():
+        for dtype in BARS:
+            for index, size in enumerate(sizes):
+                yield Case(function, dtype, (size, size), state_v_first=index % 2 == 1, packed=index % 3 == 0)
+        for index, head_dims in enumerate(UNEQUAL):
+            yield Case(function, head_dims=head_dims, state_v_first=index % 2 == 0, packed=index % 2 == 1)
+        for gates, resets in ((1.0, 0.0), (10.0, 0.0), (1.0, 0.05)):
+            yield Case(function, head_dims=(128, 128), gates=gates, resets=resets)
+        yield Case(function, group=4)
+        yield Case(function, fp32_gates=True)
+        yield Case(function, packed=True, state_v_first=True, group=2, fp32_gates=True)
     for dtype in BARS:
-        for index, size in enumerate(HEAD_DIMS):
-            yield Case(dtype=dtype, head_dims=(size, size), state_v_first=index % 2 == 1, packed=index % 3 == 0)
-    for index, head_dims in enumerate(UNEQUAL):
-        yield Case(head_dims=head_dims, state_v_first=index % 2 == 0, packed=index % 2 == 1)
-    for gates, resets in ((1.0, 0.0), (10.0, 0.0), (1.0, 0.05)):
-        yield Case(head_dims=(128, 128), gates=gates, resets=resets)
-    yield Case(group=4)
-    yield Case(fp32_gates=True)
-    yield Case(packed=True, state_v_first=True, group=2, fp32_gates=True)
+        yield Case("recurrent", dtype, value_gate=True, resets=0.02, packed=True)
+        yield Case("recurrent", dtype, (100, 60), value_gate=True, reverse=True, state_v_first=True)
 
 
 CASES = list(cases())
@@ -45,10 +61,15 @@ def incoming(case: Case, given: Inputs):
     return tuple(torch.randn(size, generator=generator, device="cuda") for size in (shape, states))
 
 
-def gradients(case: Case, given: Inputs, names=LEARNING, function=gla_tune.chunk_gla) -> dict:
-    """Those of function(...) by the named inputs."""
+def learners(case: Case) -> tuple:
+    return (*LEARNING, VALUE_GATE) if case.value_gate else LEARNING
+
+
+def gradients(case: Case, given: Inputs, names=None, function=None) -> dict:
+    """Those of the case's function, or of one with its arguments, by the named inputs or all."""
+    names = names or learners(case)
     leaves = learning(given, names)
-    o, state = function(**arguments(case, leaves))
+    o, state = (function or FUNCTIONS[case.function])(**arguments(case, leaves))
     d_o, d_state = incoming(case, given)
     pairs = [(o, d_o.to(o.dtype)), (state, d_state)]
     outputs, starts = zip(*[pair for pair in pairs if pair[0].requires_grad])
@@ -57,26 +78,17 @@ def gradients(case: Case, given: Inputs, names=LEARNING, function=gla_tune.chunk
 
 
 def reference(case: Case, given: Inputs) -> dict:
-    """The same through the recurrence in fp64, sequence by sequence."""
-    leaves = learning(Inputs(**{name: None if x is None else x.double() for name, x in vars(given).items()}))
-    ends = LENGTHS if case.packed else [0, given.q.shape[1]]
-    pieces = []
-    for row in range(given.q.shape[0]):
-        for n, (begin, end) in enumerate(zip(ends, ends[1:])):
-            tokens = [x[row : row + 1, begin:end] for x in (leaves.q, leaves.k, leaves.v, leaves.g)]
-            start = leaves.initial_state[n if case.packed else row]
-            start = (start.mT if case.state_v_first else start)[None]
-            pieces.append(gla_tune.naive_recurrent_gla(*tokens, initial_state=start, output_final_state=True))
+    """The same through the recurrence in fp64."""
+    names = learners(case)
+    doubles = {name: getattr(given, name).double() for name in names}
+    leaves = learning(replace(given, **doubles), names)
     d_o, d_state = incoming(case, given)
-    d_o = d_o.to(case.dtype).double().flatten(0, 1)
-    outputs = [o[0] for o, _ in pieces]
-    states = [state.mT if case.state_v_first else state for _, state in pieces]
     found = torch.autograd.grad(
-        [torch.cat(outputs), torch.cat(states)],
-        [getattr(leaves, name) for name in LEARNING],
-        [d_o, d_state.double()],
+        recurrence(case, leaves),
+        [getattr(leaves, name) for name in names],
+        [d_o.to(case.dtype).double(), d_state.double()],
     )
-    return dict(zip(LEARNING, found))
+    return dict(zip(names, found))
 
 
 def check(case: Case, found: dict, expected: dict):
@@ -106,22 +118,25 @@ def test_against_fp64(case):
     assert_same_bits(gradients(case, given), found)
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("fp32_gates", [False, True])
-def test_each_gradient_alone(name, fp32_gates):
-    case = Case(fp32_gates=fp32_gates)
+def test_each_gradient_alone(function, name, fp32_gates):
+    case = Case(function, fp32_gates=fp32_gates)
     given = make(case)
     check(case, gradients(case, given, [name]), reference(case, given))
 
 
-def test_gates_that_let_next_to_nothing_through_have_finite_gradients():
-    case = Case(gates=100.0, resets=0.5)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_gates_that_let_next_to_nothing_through_have_finite_gradients(function):
+    case = Case(function, gates=100.0, resets=0.5)
     given = make(case)
     assert all(gradient.isfinite().all() for gradient in gradients(case, given).values())
 
 
-def test_no_gate_and_no_state():
-    case = Case()
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_gate_and_no_state(function):
+    case = Case(function)
     given = make(case)
     given.g, given.initial_state = torch.zeros_like(given.g), torch.zeros_like(given.initial_state)
     expected = reference(case, given)
@@ -162,6 +177,22 @@ def test_an_incoming_gradient_may_be_expanded_or_transposed():
     ):
         dense = found(d_o.contiguous(), d_state.contiguous())
         assert all(torch.equal(a, b) for a, b in zip(found(d_o, d_state), dense))
+
+
+def test_where_chunk_backward_has_no_kernel_the_recurrent_one_is_used(caplog):
+    """In float32, of the largest head dims: no GPU's blocks hold such a chunk."""
+    case = Case(dtype=torch.float32, head_dims=(512, 512))
+    given = make(case)
+    check(case, gradients(case, given), reference(case, given))
+    assert any("recurrent_backward" in record.message for record in caplog.records)
+
+
+def test_gradients_do_not_drift_over_a_long_sequence():
+    case = Case("recurrent", torch.float32, (16, 16), value_gate=True)
+    given = make(case)
+    long = {name: getattr(given, name).repeat(1, 20, 1, 1) for name in ("q", "k", "v", "g", "gv")}
+    given = replace(given, **long)
+    check(case, gradients(case, given), reference(case, given))
 
 
 def test_slices_and_repeated_heads():
@@ -205,10 +236,11 @@ def test_empty_batches_and_no_tokens(rows, tokens):
     assert all(x.grad.shape == x.shape for x in inputs)
 
 
-def test_compiled():
-    case = Case()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled(name):
+    case = Case(name)
     given = make(case)
-    compiled = torch.compile(lambda **named: gla_tune.chunk_gla(**named), fullgraph=True)
+    compiled = torch.compile(lambda **named: FUNCTIONS[name](**named), fullgraph=True)
     check(case, gradients(case, given, function=compiled), reference(case, given))
 
 
@@ -230,8 +262,9 @@ def test_checkpointed(use_reentrant):
     assert_same_bits({name: getattr(leaves, name).grad for name in LEARNING}, gradients(case, given))
 
 
-def test_captured_into_a_graph():
-    case = Case()
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_captured_into_a_graph(function):
+    case = Case(function)
     given = make(case)
     expected = gradients(case, given)
     leaves = learning(given)
@@ -239,7 +272,7 @@ def test_captured_into_a_graph():
     inputs = [getattr(leaves, name) for name in LEARNING]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = torch.autograd.grad(gla_tune.chunk_gla(**arguments(case, leaves)), inputs, starts)
+        found = torch.autograd.grad(FUNCTIONS[function](**arguments(case, leaves)), inputs, starts)
     graph.replay()
     assert_same_bits(dict(zip(LEARNING, found)), expected)
 
@@ -259,7 +292,9 @@ def test_the_operators_keep_pytorchs_rules():
     leaves = learning(given)
     options = (None, True, False, False, "default")
     forward = (leaves.q, leaves.k, leaves.v, leaves.g, None, leaves.initial_state, None, None, *options)
-    torch.library.opcheck(torch.ops.gla_tune.chunk_forward.default, forward)
+    for operator in (torch.ops.gla_tune.chunk_forward, torch.ops.gla_tune.recurrent_forward):
+        torch.library.opcheck(operator.default, forward)
     tensors = (given.q, given.k, given.v, given.g, None, given.initial_state, None, None)
-    backward = (*tensors, *options, d_o.to(given.q.dtype), d_state, [True, False, True, True, False])
-    torch.library.opcheck(torch.ops.gla_tune.chunk_backward.default, backward)
+    backward = (*tensors, *options, d_o.to(given.q.dtype), d_state, [True, False, True, True, False, False])
+    for operator in (torch.ops.gla_tune.chunk_backward, torch.ops.gla_tune.recurrent_backward):
+        torch.library.opcheck(operator.default, backward)

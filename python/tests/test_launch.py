@@ -125,27 +125,20 @@ def test_a_call_unlike_the_last_one_takes_the_longer_way(recorder, short_way, ch
     assert len(short_way) == (2 if "initial_state" in change or change.get("gk", 1) is None else 3)
 
 
+@pytest.mark.parametrize("function", [gla_tune.chunk_gla, gla_tune.fused_recurrent_gla])
 def test_a_call_that_needs_a_gradient_goes_through_autograd_though_one_like_it_did_not(
-    recorder, short_way, monkeypatch
+    recorder, short_way, monkeypatch, function
 ):
     dispatched = []
     monkeypatch.setattr(_operators, "call", lambda tensors, options: dispatched.append(tensors) or (tensors.v, None))
     given = inputs()
-    gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    function(given.q, given.k, given.v, given.gk)
     given.v.requires_grad_()
-    gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    function(given.q, given.k, given.v, given.gk)
     assert len(recorder.calls) == len(dispatched) == 1 and dispatched[0].v is given.v
     with torch.no_grad():
-        gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+        function(given.q, given.k, given.v, given.gk)
     assert len(recorder.calls) == 2 and len(dispatched) == 1
-
-
-def test_a_recurrent_call_that_needs_a_gradient_is_refused_though_one_like_it_was_not(recorder, short_way):
-    given = inputs()
-    gla_tune.fused_recurrent_gla(given.q, given.k, given.v, given.gk)
-    given.v.requires_grad_()
-    with pytest.raises(NotImplementedError, match="v requires a gradient"):
-        gla_tune.fused_recurrent_gla(given.q, given.k, given.v, given.gk)
 
 
 def test_a_mode_that_began_after_a_call_like_it_is_served(recorder, short_way):

@@ -65,26 +65,12 @@ def test_autocast_settles_the_dtype_of_a_chunk_call(monkeypatch):
     assert {argument.meta["val"].dtype for argument in node.args[:3]} == {torch.bfloat16}
 
 
-def test_a_compiled_recurrent_call_that_needs_gradients_is_refused():
-    compiled = torch.compile(lambda *inputs: gla_tune.fused_recurrent_gla(*inputs)[0], backend="aot_eager")
-    inputs = [x.requires_grad_() for x in meta_inputs(torch.float32)]
-    # Some versions of PyTorch show the line that raises in place of the message.
-    with pytest.raises(Exception, match="has no backward pass|raise _operators.no_gradients"):
-        compiled(*inputs)
-
-
-def test_the_recurrent_operator_itself_refuses_gradients():
-    inputs = [x.requires_grad_() for x in meta_inputs(torch.float32)]
-    o, _ = torch.ops.gla_tune.recurrent_forward(*inputs, None, None, None, None, None, False, False, False, "default")
-    with pytest.raises(NotImplementedError, match="has no backward pass"):
-        o.sum().backward()
-
-
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_compiled_call_has_gradients_in_one_graph(dynamic):
+def test_a_compiled_call_has_gradients_in_one_graph(function, dynamic):
     @torch.compile(backend="aot_eager", fullgraph=True, dynamic=dynamic)
     def layer(q, k, v, g):
-        o, state = gla_tune.chunk_gla(q * 2, k, v, g, output_final_state=True)
+        o, state = function(q * 2, k, v, g, output_final_state=True)
         return o + 1, state
 
     inputs = [x.requires_grad_() for x in meta_inputs(query_heads=3 * H)]
@@ -93,8 +79,9 @@ def test_a_compiled_call_has_gradients_in_one_graph(dynamic):
     assert [x.grad.shape for x in inputs] == [x.shape for x in inputs]
 
 
-def test_a_second_derivative_is_refused():
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_second_derivative_is_refused(function):
     q, k, v, g = (x.requires_grad_() for x in meta_inputs(torch.float32))
-    (dk,) = torch.autograd.grad(gla_tune.chunk_gla(q, k, v, g)[0].sum(), [k], create_graph=True)
+    (dk,) = torch.autograd.grad(function(q, k, v, g)[0].sum(), [k], create_graph=True)
     with pytest.raises(NotImplementedError, match="first-order gradients only"):
         dk.sum().backward()

@@ -67,6 +67,7 @@ BackwardArgs backward_args(const BackwardCall& call) {
   args.dk = tensor(call.dk);
   args.dv = tensor(call.dv);
   args.dgk = tensor(call.dgk);
+  args.dgv = tensor(call.dgv);
   args.d_final_state = static_cast<const float*>(call.d_final_state);
   args.d_initial_state = static_cast<float*>(call.d_initial_state);
   return args;

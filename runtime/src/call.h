@@ -24,6 +24,6 @@ Status check_shapes(Operation operation, const ForwardCall& call);
 
 /// Null and unaligned pointers, strides, aliases, cu_seqlens_host. Precondition: check_shapes() is ok.
 Status check_tensors(const ForwardCall& call);
-Status check_tensors(const BackwardCall& call);
+Status check_tensors(Operation operation, const BackwardCall& call);
 
 }  // namespace gla

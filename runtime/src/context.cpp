@@ -267,7 +267,7 @@ Status Context::backward(Operation operation, const BackwardCall& call, void* wo
   const Result<Request> request = request_of(operation, call.forward);
   if (!request.ok()) return request.status();
   if (!is_backward(operation)) return wrong_direction(operation, "backward");
-  if (Status status = check_tensors(call); !status.ok()) return status;
+  if (Status status = check_tensors(operation, call); !status.ok()) return status;
   const BackwardArgs args = backward_args(call);
   if (wanted_gradients(args) == 0) return {};
   return impl_->run(*request, args, {call.d_final_state, call.d_initial_state}, {workspace, workspace_size},
@@ -277,6 +277,11 @@ Status Context::backward(Operation operation, const BackwardCall& call, void* wo
 Status Context::chunk_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size,
                                Stream stream) {
   return backward(Operation::chunk_backward, call, workspace, workspace_size, stream);
+}
+
+Status Context::recurrent_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size,
+                                   Stream stream) {
+  return backward(Operation::recurrent_backward, call, workspace, workspace_size, stream);
 }
 
 Status Context::prepare(std::span<const Problem> problems, std::span<const Workload> workloads,

@@ -83,7 +83,7 @@ gla::TensorView convert(const gla_tensor& tensor) {
 }
 
 Status convert(gla_operation operation, gla::Operation& out) {
-  return convert("operation", operation, GLA_CHUNK_BACKWARD, out);
+  return convert("operation", operation, GLA_RECURRENT_BACKWARD, out);
 }
 
 /// `name`: what the caller knows the struct by.
@@ -129,6 +129,7 @@ Status convert(const gla_backward_call* given, gla::BackwardCall& backward) {
   backward.dk = convert(call.dk);
   backward.dv = convert(call.dv);
   backward.dgk = convert(call.dgk);
+  backward.dgv = convert(call.dgv);
   backward.d_final_state = call.d_final_state;
   backward.d_initial_state = call.d_initial_state;
   return {};

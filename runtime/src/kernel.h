@@ -60,6 +60,7 @@ inline unsigned wanted_gradients(const BackwardArgs& args) {
   if (args.dk.data != nullptr) wanted |= kGradientK;
   if (args.dv.data != nullptr) wanted |= kGradientV;
   if (args.dgk.data != nullptr) wanted |= kGradientGk;
+  if (args.dgv.data != nullptr) wanted |= kGradientGv;
   if (args.d_initial_state != nullptr) wanted |= kGradientState;
   return wanted;
 }

@@ -117,7 +117,7 @@ Status check_enum(std::string_view name, Enum value, Enum last) {
 }
 
 Status check_enums(Operation operation, const ForwardCall& call) {
-  Status status = check_enum("operation", operation, Operation::chunk_backward);
+  Status status = check_enum("operation", operation, Operation::recurrent_backward);
   if (status.ok()) status = check_enum("dtype", call.dtype, DType::fp32);
   if (status.ok()) status = check_enum("gate_dtype", call.gate_dtype, DType::fp32);
   if (status.ok()) status = check_enum("state_dtype", call.state_dtype, DType::fp32);
@@ -183,11 +183,11 @@ Status check_features(Operation operation, const ForwardCall& call) {
     if (call.state_dtype != DType::fp16) return {};
     return invalid_argument("state_dtype is fp16; accepted: fp32, bf16");
   }
-  if (call.gv.data != nullptr) {
-    return invalid_argument(fmt::format("gv.data is not null; {} takes no gv, only recurrent_forward does",
+  if (call.gv.data != nullptr && !is_recurrent(operation)) {
+    return invalid_argument(fmt::format("gv.data is not null; {} takes no gv, only recurrent operations do",
                                         to_string(operation)));
   }
-  if (call.reverse)
+  if (call.reverse && !is_recurrent(operation))
     return invalid_argument(fmt::format("reverse is true; {} accepts false only", to_string(operation)));
   if (call.state_dtype != DType::fp32) {
     return invalid_argument(fmt::format("state_dtype is {}; {} accepts fp32 only",
@@ -230,6 +230,9 @@ Extents extents_of_v(const ForwardCall& call) {
 Extents extents_of_gk(const ForwardCall& call) {
   return extents_of(call, call.heads, call.head_dim_k, call.gate_dtype);
 }
+Extents extents_of_gv(const ForwardCall& call) {
+  return extents_of(call, call.heads, call.head_dim_v, call.gate_dtype);
+}
 Extents extents_of_o(const ForwardCall& call) {
   return extents_of(call, call.query_heads, call.head_dim_v, call.dtype);
 }
@@ -240,20 +243,21 @@ Status check_inputs(const ForwardCall& call) {
   if (status.ok()) status = check_tensor("k", call.k, extents_of_k(call));
   if (status.ok()) status = check_tensor("v", call.v, extents_of_v(call));
   if (status.ok() && call.gk.data != nullptr) status = check_tensor("gk", call.gk, extents_of_gk(call));
-  if (status.ok() && call.gv.data != nullptr)
-    status = check_tensor("gv", call.gv, extents_of(call, call.heads, call.head_dim_v, call.gate_dtype));
+  if (status.ok() && call.gv.data != nullptr) status = check_tensor("gv", call.gv, extents_of_gv(call));
   if (!status.ok()) return status;
   if (!aligned(call.initial_state, kVectorBytes))
     return unaligned("initial_state", call.initial_state, kVectorBytes);
   return check_cu_seqlens(call);
 }
 
-/// What dgk needs besides its memory.
-Status check_gate_gradient(const BackwardCall& call) {
+/// What dgk and dgv need besides their memory.
+Status check_gate_gradients(Operation operation, const BackwardCall& call) {
+  if (call.dgv.data != nullptr && call.forward.gv.data == nullptr)
+    return invalid_argument("dgv.data is not null; it goes with gv, and gv.data is null");
   if (call.dgk.data == nullptr) return {};
   if (call.forward.gk.data == nullptr)
     return invalid_argument("dgk.data is not null; it goes with gk, and gk.data is null");
-  if (call.forward.gate_dtype == DType::fp32 || call.dk.data != nullptr) return {};
+  if (is_recurrent(operation) || call.forward.gate_dtype == DType::fp32 || call.dk.data != nullptr) return {};
   return invalid_argument(
       fmt::format("dk.data is null; dgk with gate_dtype = {} needs it, for 16 bits cannot hold what one "
                   "kernel leaves of dgk for "
@@ -286,11 +290,11 @@ Status check_tensors(const ForwardCall& call) {
   return check_own_memory({"o.data", call.o.data}, others);
 }
 
-Status check_tensors(const BackwardCall& call) {
+Status check_tensors(Operation operation, const BackwardCall& call) {
   const ForwardCall& forward = call.forward;
   Status status = check_inputs(forward);
   if (status.ok()) status = check_tensor("d_o", call.d_o, extents_of_o(forward));
-  if (status.ok()) status = check_gate_gradient(call);
+  if (status.ok()) status = check_gate_gradients(operation, call);
   const auto check_wanted = [&](std::string_view name, const TensorView& view, const Extents& extents) {
     if (status.ok() && view.data != nullptr) status = check_tensor(name, view, extents, true);
   };
@@ -298,6 +302,7 @@ Status check_tensors(const BackwardCall& call) {
   check_wanted("dk", call.dk, extents_of_k(forward));
   check_wanted("dv", call.dv, extents_of_v(forward));
   check_wanted("dgk", call.dgk, extents_of_gk(forward));
+  check_wanted("dgv", call.dgv, extents_of_gv(forward));
   if (!status.ok()) return status;
   const NamedPointer states[] = {{"d_final_state", call.d_final_state},
                                  {"d_initial_state", call.d_initial_state}};
@@ -309,6 +314,7 @@ Status check_tensors(const BackwardCall& call) {
                               {"k.data", forward.k.data},
                               {"v.data", forward.v.data},
                               {"gk.data", forward.gk.data},
+                              {"gv.data", forward.gv.data},
                               {"d_o.data", call.d_o.data},
                               {"initial_state", forward.initial_state},
                               {"d_final_state", call.d_final_state},
@@ -316,8 +322,9 @@ Status check_tensors(const BackwardCall& call) {
                               {"dk.data", call.dk.data},
                               {"dv.data", call.dv.data},
                               {"dgk.data", call.dgk.data},
+                              {"dgv.data", call.dgv.data},
                               {"d_initial_state", call.d_initial_state}};
-  constexpr std::size_t kFirstOutput = 7;
+  constexpr std::size_t kFirstOutput = 8;
   for (std::size_t i = kFirstOutput; status.ok() && i < std::size(all); ++i)
     status = check_own_memory(all[i], std::span(all).first(i));
   return status;

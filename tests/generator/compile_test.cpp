@@ -155,6 +155,14 @@ std::vector<Case> covering_set() {
       {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
        walks,
        {{segments, 2}, {score_parts, 3}}},
+      {changed(recurrent_backward_of(60, 100, DType::fp16, 4),
+               [](Problem& p) {
+                 p.gate_dtype = DType::fp32;
+                 p.gate_v = p.reverse = p.state_v_first = true;
+               }),
+       lines,
+       {{rows, 2}}},
+      {recurrent_backward_of(37, 512, DType::fp32), lines, {{lanes, 32}}},
   };
 }
 

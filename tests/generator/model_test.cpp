@@ -66,7 +66,7 @@ TEST_CASE("the floor of a backward problem is two walks over its inputs and its 
 
 TEST_CASE("nothing is predicted to beat the floor") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64)})
+  for (const Problem& problem : {chunk_of(128, 256), recurrent_of(64, 64), recurrent_backward_of(64, 64)})
     for (const Workload& workload : {Workload{1, 8, 64, false}, Workload{64, 32, 2048, false}}) {
       const double floor = floor_bytes(problem, workload, true) / gpu.copy_bandwidth;
       for (const Variant& one : some_variants(problem, gpu, 7))
@@ -79,7 +79,7 @@ TEST_CASE("the model's choice is legal and meant for the class, for small work a
     const Architecture gpu = architecture(name);
     for (const Problem& problem :
          {chunk_of(128, 128), chunk_of(60, 100, DType::fp16, 4), chunk_of(256, 512, DType::fp32),
-          recurrent_of(128, 128), backward_of(60, 100, DType::fp16, 4)}) {
+          recurrent_of(128, 128), backward_of(60, 100, DType::fp16, 4), recurrent_backward_of(512, 512)}) {
       for (const Workload& workload :
            {Workload{1, 1, 1, false}, Workload{1, 4, 32768, false}, Workload{9, 16, 4096, true}}) {
         for (const Accuracy accuracy : {Accuracy::standard, Accuracy::fast}) {
@@ -121,8 +121,9 @@ TEST_CASE("few heads and many tokens are given to family segmented, many heads t
 
 TEST_CASE("twice the work is never predicted to be faster") {
   const Architecture gpu = architecture("sm_90a");
-  for (const Problem& problem : {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4),
-                                 recurrent_of(128, 128), backward_of(64, 128)}) {
+  for (const Problem& problem :
+       {chunk_of(128, 128), chunk_of(64, 128, DType::fp32, 4), recurrent_of(128, 128), backward_of(64, 128),
+        recurrent_backward_of(64, 128)}) {
     for (const Variant& one : some_variants(problem, gpu, 31)) {
       for (const bool packed : {false, true})
         for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 4)

@@ -235,6 +235,37 @@ TEST_CASE("two blocks share out more key channels than one has by warpgroups, an
   CHECK(found.boxes.rows == 32);
 }
 
+TEST_CASE("family lines gives each warp some rows of one state, then some columns") {
+  const Variant one = variant("lines lanes=8 rows=2 warps=4 chunk=4");
+  Problem problem = recurrent_backward_of(128, 100);
+  const LaunchPlan found = plan(problem, one, {3, 5, 1000, false});
+  REQUIRE(found.launches.size() == 2);
+  // A warp holds 4 groups of lanes by 2 rows: 16 warps for 128 rows, 13 for 100 columns; 4 to a block.
+  CHECK(found.launches[0].grid == 3 * 5 * 4);
+  CHECK(found.launches[1].grid == 49);
+  CHECK(found.launches[0].gradients == (kGradientQ | kGradientK | kGradientGk | kGradientState));
+  CHECK(found.launches[1].gradients == (kGradientV | kGradientGv));
+  // 250 chunks are 16 segments of 16 chunks of 4 tokens: a slot for each segment and each chunk of one; rows of 100 are rounded
+  // up to 128.
+  CHECK(found.segment_tokens == 64);
+  CHECK(found.segments == 16);
+  CHECK(found.workspace_bytes == std::size_t{3} * 5 * (16 + 16) * 128 * 128 * 4);
+
+  // What fits one segment needs its chunks only, what fits one chunk nothing.
+  CHECK(plan(problem, one, {3, 5, 9, false}).workspace_bytes == std::size_t{3} * 5 * 3 * 128 * 128 * 4);
+  CHECK(plan(problem, one, {3, 5, 4, false}).workspace_bytes == 0);
+  // Packed sequences are cut as one of their usual length, and have a segment each besides those of all their tokens.
+  const LaunchPlan packed = plan(problem, one, {3, 5, 1000, true});
+  CHECK(packed.segment_tokens == 40);
+  CHECK(packed.workspace_bytes == std::size_t{5} * (3 * 10 + 25 + 3) * 128 * 128 * 4);
+  // Only gradients of gates go back over states.
+  problem.gate_k = false;
+  problem.state_v_first = true;
+  const LaunchPlan ungated = plan(problem, one, {3, 5, 1000, false});
+  CHECK(ungated.workspace_bytes == 0);
+  CHECK(ungated.launches[1].gradients == (kGradientV | kGradientGv | kGradientState));
+}
+
 TEST_CASE("family decode gives each warp some value channels of one state") {
   const Variant one = variant("decode lanes_k=8 rows_v=4 warps=4 stages=2 min_blocks=1");
   const LaunchPlan found = plan(recurrent_of(128, 100), one, {3, 5, 1, false});

@@ -1,6 +1,8 @@
 // Problems and workloads: their written form, what is refused and why, and which problems share points.
 #include "gla/generator/problem.h"
 
+#include <fmt/format.h>
+
 #include <map>
 #include <string>
 
@@ -31,7 +33,8 @@ TEST_CASE("operations, dtypes and accuracy classes read back from their names") 
 
 TEST_CASE("an unknown name is refused with what it was for and what is accepted") {
   CHECK(parse_operation("fused_chunk").status().message() ==
-        "operation is 'fused_chunk'; accepted: chunk_forward, recurrent_forward, chunk_backward");
+        "operation is 'fused_chunk'; accepted: chunk_forward, recurrent_forward, chunk_backward, "
+        "recurrent_backward");
   CHECK(parse_dtype("float16").status().message() == "dtype is 'float16'; accepted: fp16, bf16, fp32");
   CHECK(parse_dtype("").status().message() == "dtype is ''; accepted: fp16, bf16, fp32");
   CHECK(parse_dtype("BF16").status().code() == StatusCode::invalid_argument);
@@ -110,22 +113,33 @@ TEST_CASE("gates are fp32 or have the dtype of q") {
   refused(problem, "gate_dtype is bf16; accepted: fp32 or the dtype of q (fp32)");
 }
 
-TEST_CASE("what only recurrent_forward does is refused of the chunk operations by name") {
-  const auto all = [](auto change, const std::string& before, const std::string& behind) {
-    Problem problem = recurrent_of(64, 64);
-    change(problem);
-    CHECK(check(problem).message() == "");
-    for (const Operation operation : {Operation::chunk_forward, Operation::chunk_backward}) {
-      problem.operation = operation;
-      refused(problem, before + std::string(to_string(operation)) + behind);
+TEST_CASE("what only recurrent operations do is refused of the chunk operations by name") {
+  const auto all = [](auto change, const std::string& given, const std::string& accepted) {
+    for (const auto& [chunk, recurrent] :
+         {std::pair(Operation::chunk_forward, Operation::recurrent_forward),
+          std::pair(Operation::chunk_backward, Operation::recurrent_backward)}) {
+      Problem problem = problem_of(recurrent, 64, 64);
+      change(problem);
+      CHECK(check(problem).message() == "");
+      problem.operation = chunk;
+      refused(problem, fmt::format("{}; {} accepts {} only, {} takes both", given, to_string(chunk), accepted,
+                                   to_string(recurrent)));
     }
   };
-  all([](Problem& problem) { problem.gate_v = true; }, "gv is given; ",
-      " accepts gk only, recurrent_forward takes both");
-  all([](Problem& problem) { problem.reverse = true; }, "reverse is true; ",
-      " accepts false only, recurrent_forward takes both");
-  all([](Problem& problem) { problem.state_dtype = DType::bf16; }, "state_dtype is bf16; ",
-      " accepts fp32 only");
+  all([](Problem& problem) { problem.gate_v = true; }, "gv is given", "gk");
+  all([](Problem& problem) { problem.reverse = true; }, "reverse is true", "false");
+}
+
+TEST_CASE("states are bf16 in recurrent_forward only") {
+  for (const Operation operation : kOperations) {
+    Problem problem = problem_of(operation, 64, 64);
+    problem.state_dtype = DType::bf16;
+    if (operation == Operation::recurrent_forward) {
+      CHECK(check(problem).message() == "");
+    } else {
+      refused(problem, fmt::format("state_dtype is bf16; {} accepts fp32 only", to_string(operation)));
+    }
+  }
 }
 
 TEST_CASE("states are never fp16") {

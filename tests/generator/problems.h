@@ -37,6 +37,11 @@ inline Problem backward_of(int head_dim_k, int head_dim_v, DType dtype = DType::
   return problem_of(Operation::chunk_backward, head_dim_k, head_dim_v, dtype, group);
 }
 
+inline Problem recurrent_backward_of(int head_dim_k, int head_dim_v, DType dtype = DType::bf16,
+                                     int group = 1) {
+  return problem_of(Operation::recurrent_backward, head_dim_k, head_dim_v, dtype, group);
+}
+
 /// (K, V) that `gla-tune tune` takes by default.
 inline constexpr std::pair<int, int> kDefaultHeadDims[] = {
     {64, 64}, {128, 128}, {256, 256}, {128, 256}, {256, 512}};

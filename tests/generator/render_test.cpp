@@ -66,6 +66,8 @@ void has_bounds(const Source& source, const std::vector<EntryShape>& shapes) {
 /// A variant of each family that serves the problem.
 std::vector<Variant> one_of_each_family(const Problem& problem) {
   if (problem.operation == Operation::recurrent_forward) return {variant(kDecode)};
+  if (problem.operation == Operation::recurrent_backward)
+    return {variant("lines lanes=8 rows=2 warps=2 chunk=4")};
   if (problem.operation == Operation::chunk_backward) return {variant("walks segments=8" + kWalkParameters)};
   return {variant("fused" + kChunkParameters), variant("segmented segments=8" + kChunkParameters),
           variant(kDecode)};
@@ -74,7 +76,8 @@ std::vector<Variant> one_of_each_family(const Problem& problem) {
 }  // namespace
 
 TEST_CASE("the same problem and variant give the same source") {
-  for (const Problem& problem : {chunk_of(128, 128), recurrent_of(60, 100), backward_of(60, 100)})
+  for (const Problem& problem :
+       {chunk_of(128, 128), recurrent_of(60, 100), backward_of(60, 100), recurrent_backward_of(60, 100)})
     for (const Variant& one : one_of_each_family(problem)) {
       CHECK(render(problem, one).text == render(problem, one).text);
       CHECK(render_tools(problem).text == render_tools(problem).text);
@@ -237,7 +240,7 @@ TEST_CASE("the templates of an operation are all that its variants include, and 
         for (const std::string& name : includes(render(problem, one).text)) CHECK(names.count(name) == 1);
     }
     CHECK(names.count("verification.cuh") == 0);
-    CHECK(names.count("chunk_gates.cuh") == (operation == Operation::recurrent_forward ? 0 : 1));
+    CHECK(names.count("chunk_gates.cuh") == (is_recurrent(operation) ? 0 : 1));
     CHECK(names.count("key_walk.cuh") == (operation == Operation::chunk_backward ? 1 : 0));
     CHECK(templates_hash(operation).size() == 16);
   }

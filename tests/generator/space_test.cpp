@@ -73,17 +73,20 @@ void refused(const Problem& problem, const Variant& from, Parameter parameter, i
 
 }  // namespace
 
-TEST_CASE("every recurrent problem has variants for both classes on every architecture") {
+TEST_CASE("every recurrent problem has variants for both classes on every architecture, there and back") {
   for (const char* name : kArchitectures) {
     const Architecture gpu = architecture(name);
     for (const int k : kHeadDims)
       for (const int v : kHeadDims)
         for (const DType dtype : kDTypes)
           for (const int group : kGroups) {
-            const Problem problem = recurrent_of(k, v, dtype, group);
-            const std::vector<Variant> variants = space(problem, gpu);
-            for (const Accuracy accuracy : kClasses)
-              if (!serves(problem, variants, accuracy)) FAIL_CHECK(name << ": " << to_string(problem));
+            Problem back = recurrent_backward_of(k, v, dtype, group);
+            back.gate_v = true;
+            for (const Problem& problem : {recurrent_of(k, v, dtype, group), back}) {
+              const std::vector<Variant> variants = space(problem, gpu);
+              for (const Accuracy accuracy : kClasses)
+                if (!serves(problem, variants, accuracy)) FAIL_CHECK(name << ": " << to_string(problem));
+            }
           }
   }
 }
@@ -151,19 +154,21 @@ TEST_CASE("family walks serves every 16-bit head dim on large GPUs, and of other
   }
 }
 
-TEST_CASE("the default problems have hundreds of variants, or scores of those that take three kernels each") {
+TEST_CASE(
+    "the default problems have hundreds of variants, of gradients scores, and a dozen of recurrent ones") {
   for (const char* name : {"sm_80", "sm_90a", "sm_100a"})
     for (const Operation operation : kOperations)
       for (const auto& [k, v] : kDefaultHeadDims) {
         const Problem problem = problem_of(operation, k, v);
+        const std::size_t least = !is_backward(operation) ? 200 : is_recurrent(operation) ? 12 : 50;
         INFO(name << ": " << to_string(problem));
-        CHECK(space(problem, architecture(name)).size() >= (is_backward(operation) ? 50 : 200));
+        CHECK(space(problem, architecture(name)).size() >= least);
       }
 }
 
 TEST_CASE("a space holds each legal combination of parameters once, and no other") {
-  for (const Problem& problem :
-       {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64), backward_of(100, 60)}) {
+  for (const Problem& problem : {chunk_of(100, 37, DType::fp16, 2), chunk_of(512, 256), recurrent_of(7, 64),
+                                 backward_of(100, 60), recurrent_backward_of(7, 64)}) {
     const Architecture gpu = architecture("sm_80");
     const std::vector<Variant> listed = space(problem, gpu);
     const std::set<Variant> legal(listed.begin(), listed.end());

@@ -99,7 +99,7 @@ static void test_with_context(gla_context* context) {
   call.dtype = call.gate_dtype = GLA_BF16;
   call.state_dtype = GLA_FP32;
   expect(gla_forward(context, (gla_operation)9, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
-             says("operation is 9; accepted: 0 to 2"),
+             says("operation is 9; accepted: 0 to 3"),
          "an unknown operation is refused");
   call.dtype = (gla_dtype)300;
   expect(gla_forward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
@@ -152,7 +152,7 @@ static void test_backward(gla_context* context) {
   /* Any aligned address will do: with no gradient wanted, nothing is launched. */
   forward.q.data = forward.k.data = forward.v.data = call.d_o.data = (void*)(uintptr_t)0x10000;
   expect(gla_backward(context, GLA_CHUNK_FORWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
-             says("operation is chunk_forward; backward accepts chunk_backward"),
+             says("operation is chunk_forward; backward accepts chunk_backward, recurrent_backward"),
          "a forward operation is refused");
   expect(gla_forward(context, GLA_CHUNK_BACKWARD, &forward, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
              says("operation is chunk_backward; forward accepts"),
@@ -165,6 +165,11 @@ static void test_backward(gla_context* context) {
              says("dq.data is q.data"),
          "the gradients arrive");
   call.dq.data = NULL;
+  call.dgv = forward.q;
+  expect(gla_backward(context, GLA_RECURRENT_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("dgv.data is not null; it goes with gv"),
+         "the gradient of gv arrives");
+  call.dgv.data = NULL;
   call.d_initial_state = (void*)(uintptr_t)0x10008;
   expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
              says("d_initial_state is 0x10008"),

@@ -100,8 +100,11 @@ ForwardCall decode_call() {
   return call;
 }
 
+/// That call has no gv.
+constexpr unsigned kEveryGradient = kAllGradients & ~kGradientGv;
+
 /// Its gradients: bits of Gradient.
-BackwardCall backward_call(unsigned wanted = kAllGradients) {
+BackwardCall backward_call(unsigned wanted = kEveryGradient) {
   BackwardCall call;
   call.forward = decode_call();
   call.forward.o = {};
@@ -357,7 +360,7 @@ TEST_CASE("of a backward plan, the launches are made that a wanted gradient need
   CHECK(launches(kGradientV) == 2);
   CHECK(launches(kGradientK) == 1);
   CHECK(launches(kGradientGk | kGradientState) == 3);
-  CHECK(launches(kAllGradients) == 3);
+  CHECK(launches(kEveryGradient) == 3);
   launch_observer() = nullptr;
 }
 
@@ -369,7 +372,7 @@ TEST_CASE("a backward call makes three launches, or as many as its gradients nee
   const Workload workload = workload_of(call.forward);
   const LaunchPlan expected =
       plan(problem, fixture.context->choose(problem, workload, Accuracy::standard)->variant, workload);
-  const std::pair<unsigned, long> launches[] = {{kAllGradients, 3},  {kGradientQ, 1},
+  const std::pair<unsigned, long> launches[] = {{kEveryGradient, 3}, {kGradientQ, 1},
                                                 {kGradientK, 1},     {kGradientV, 1},
                                                 {kGradientState, 1}, {kGradientK | kGradientGk, 2}};
   for (const auto& [wanted, count] : launches) {
@@ -387,6 +390,22 @@ TEST_CASE("a backward call makes three launches, or as many as its gradients nee
   CHECK(allocations() == allocated);
 }
 
+TEST_CASE("a recurrent backward call launches the walk over rows, that over columns, or both") {
+  if (cannot_run()) return;
+  Fixture fixture;
+  // Of states as [K, V] the walk over rows writes the initial state's gradient.
+  const std::pair<unsigned, long> launches[] = {
+      {kEveryGradient, 2}, {kGradientQ, 1}, {kGradientV, 1}, {kGradientGk | kGradientState, 1}};
+  for (const auto& [wanted, count] : launches) {
+    const long before = *counter("fake_launches");
+    const Status status =
+        fixture.context->recurrent_backward(backward_call(wanted), workspace, kMuchWorkspace, fixture.stream);
+    INFO(status.message());
+    REQUIRE(status.ok());
+    CHECK(*counter("fake_launches") == before + count);
+  }
+}
+
 TEST_CASE("a backward call of which no gradient is wanted does nothing") {
   if (cannot_run()) return;
   const Fixture fixture;
@@ -402,7 +421,7 @@ TEST_CASE("forward and backward refuse each other's operations by name") {
   CHECK(fixture.context->forward(Operation::chunk_backward, decode_call(), nullptr, 0, nullptr).message() ==
         "operation is chunk_backward; forward accepts chunk_forward, recurrent_forward");
   CHECK(fixture.context->backward(Operation::chunk_forward, call, nullptr, 0, nullptr).message() ==
-        "operation is chunk_forward; backward accepts chunk_backward");
+        "operation is chunk_forward; backward accepts chunk_backward, recurrent_backward");
 }
 
 TEST_CASE("without tokens the states or their gradients are copied, without sequences nothing happens") {

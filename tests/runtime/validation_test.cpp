@@ -49,9 +49,9 @@ Status check_all(const ForwardCall& call, Operation operation = Operation::chunk
   return status.ok() ? check_tensors(call) : status;
 }
 
-Status check_all(const BackwardCall& call) {
-  Status status = check_shapes(Operation::chunk_backward, call.forward);
-  return status.ok() ? check_tensors(call) : status;
+Status check_all(const BackwardCall& call, Operation operation = Operation::chunk_backward) {
+  Status status = check_shapes(operation, call.forward);
+  return status.ok() ? check_tensors(operation, call) : status;
 }
 
 void refused(const char* argument, const Status& status) {
@@ -176,7 +176,7 @@ TEST_CASE("features of the other operation are refused by name") {
 TEST_CASE("enumerations beyond the last value are refused by name") {
   refused("dtype is 7", [](ForwardCall& call) { call.dtype = static_cast<DType>(7); });
   refused("accuracy is 2", [](ForwardCall& call) { call.accuracy = static_cast<Accuracy>(2); });
-  CHECK(check_shapes(static_cast<Operation>(5), good()).message() == "operation is 5; accepted: 0 to 2");
+  CHECK(check_shapes(static_cast<Operation>(5), good()).message() == "operation is 5; accepted: 0 to 3");
 }
 
 TEST_CASE("o may not be one of the inputs; final_state may be initial_state") {
@@ -311,6 +311,28 @@ TEST_CASE("chunk_backward refuses what chunk_forward refuses, by its own name") 
                    [](BackwardCall& call) { call.forward.reverse = true; });
   backward_refused("state_dtype is bf16; chunk_backward",
                    [](BackwardCall& call) { call.forward.state_dtype = DType::bf16; });
+}
+
+TEST_CASE("recurrent_backward takes gv and reverse, dgv beside gv only, and 16-bit dgk without dk") {
+  BackwardCall call = good_backward();
+  call.forward.reverse = true;
+  call.forward.gv = dense(address(0xe000), 32, 4, 128);
+  call.dgv = dense(address(0xf000), 32, 4, 128);
+  call.dk = {};
+  REQUIRE(call.forward.gate_dtype == DType::bf16);
+  CHECK(check_all(call, Operation::recurrent_backward).message() == "");
+  CHECK(backward_args(call).dgv.data == call.dgv.data);
+
+  const auto changed = [&](const char* argument, auto change) {
+    BackwardCall bad = call;
+    change(bad);
+    refused(argument, check_all(bad, Operation::recurrent_backward));
+  };
+  changed("dgv.data is not null; it goes with gv", [](BackwardCall& bad) { bad.forward.gv = {}; });
+  changed("dgv.stride_token is 513", [](BackwardCall& bad) { bad.dgv.stride_token = 513; });
+  changed("dgv.data is gv.data", [](BackwardCall& bad) { bad.dgv.data = bad.forward.gv.data; });
+  changed("state_dtype is bf16; recurrent_backward",
+          [](BackwardCall& bad) { bad.forward.state_dtype = DType::bf16; });
 }
 
 TEST_CASE("a backward kernel's arguments carry the call, without what only the forward pass writes") {

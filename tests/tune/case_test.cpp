@@ -70,6 +70,12 @@ TEST_CASE(
   CHECK(asked(kGradientGk));
   problem.gate_k = false;
   CHECK_FALSE(asked(kGradientGk));
+  problem = {};
+  problem.operation = Operation::recurrent_backward;
+  CHECK(asked(kGradientGk));
+  CHECK_FALSE(asked(kGradientGv));
+  problem.gate_v = true;
+  CHECK(asked(kGradientGv));
   for (const VerificationCase& one : quick_cases(problem)) CHECK(one.gradients == kAllGradients);
 }
 
@@ -83,7 +89,7 @@ TEST_CASE("the other layouts of a problem are legal, and each is another problem
     CHECK(different.count(problem) == 0);
     CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.state_v_first; }));
     CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.reverse; }) ==
-          (operation == Operation::recurrent_forward));
+          is_recurrent(operation));
     for (const Problem& layout : layouts) CHECK(check(layout).message() == "");
   }
 }

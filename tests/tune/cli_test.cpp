@@ -60,8 +60,9 @@ TEST_CASE("what is wrong with an argument is said with its name and what is acce
       {"verify --budget soon", "--budget: \"soon\""},
       {"tune --share 3/2", "--share: \"3/2\" is not a share such as 2/4"},
       {"tune --op recurrent_forward --workload B1,T1 --workload B1,T65",
-       "--workload N1 H1 T65 suits no operation that --op asks for: recurrent_forward takes T from 1 to 64"},
-      {"tune --op chunk_forward --gv", "--gv is for recurrent_forward"},
+       "--workload N1 H1 T65 suits no operation that --op asks for: recurrent operations take T from 1 to "
+       "64"},
+      {"tune --op chunk_forward --gv", "--gv is for recurrent operations"},
       {"tune --arch sm_80 --op recurrent_forward --head-dims 64 --share 2/2", "--share 2/2 is empty"},
       {"generate --head-dims 64 --variant 'decode lanes_k=4 rows_v=4 warps=4 stages=9 min_blocks=1' -o " +
            sources,

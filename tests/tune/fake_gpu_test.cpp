@@ -164,6 +164,18 @@ TEST_CASE("a backward problem is verified and timed by its gradients") {
   CHECK((*with_states)["results"].items().at(0)["error_d_initial_state"].as_double() > 0);
 }
 
+TEST_CASE("recurrent gradients are timed when they are asked for") {
+  if (!has_nvrtc()) return;
+  const FakeMachine machine(false);
+  const char* const bench =
+      "bench --op recurrent_backward --shape B1,T16,H1,D16 --check --seconds 0.01 --json";
+  CHECK(machine.run(bench) == 0);
+  INFO(machine.errors());
+  const auto measured = parse_json(machine.output());
+  REQUIRE(measured.ok());
+  CHECK((*measured)["results"].items().at(0)["error_dgk"].as_double() > 0);
+}
+
 TEST_CASE("a verification whose budget ends before the first variant has not passed") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(false);

@@ -43,9 +43,9 @@ struct BenchCommandOptions {
     command.add_option("--shape", shapes,
                        "B or N, T, H, G, D or K and V: B1,T8192,H96,D128 (default: those of the comparisons "
                        "that suit --op)");
-    command.add_option(
-        "--op", operation,
-        "chunk_forward, recurrent_forward or chunk_backward (default: one of the first two, by T)");
+    command.add_option("--op", operation,
+                       "an operation, such as recurrent_backward (default: chunk_forward or "
+                       "recurrent_forward, by T)");
     command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
     command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
     command.add_option("--accuracy", accuracy, "default or fast");

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <span>
 
 #include "check.h"
 #include "gla/generator/render.h"
@@ -30,7 +31,10 @@ Status parse_all(const std::vector<std::string>& texts, Parse parse, std::vector
 
 void ProblemOptions::add_to(CLI::App& command) {
   const std::string group = "Problems";
-  command.add_option("--op", operations, "chunk_forward, recurrent_forward, chunk_backward (default: all)")
+  command
+      .add_option(
+          "--op", operations,
+          "chunk_forward, recurrent_forward, chunk_backward (default: these three), recurrent_backward")
       ->delimiter(',')
       ->group(group);
   command.add_option("--dtype", dtypes, "fp16, bf16, fp32 (default: bf16)")->delimiter(',')->group(group);
@@ -41,7 +45,7 @@ void ProblemOptions::add_to(CLI::App& command) {
   command.add_option("--group", groups, "query heads per key/value head (default: 1)")
       ->delimiter(',')
       ->group(group);
-  command.add_flag("--gv", gate_v, "with decay per value channel (recurrent_forward)")->group(group);
+  command.add_flag("--gv", gate_v, "with decay per value channel (recurrent operations)")->group(group);
 }
 
 Result<TaskSelection> ProblemOptions::selection() const {
@@ -63,19 +67,15 @@ Result<std::vector<TuningTask>> ProblemOptions::tasks(const std::vector<std::str
   auto chosen = selection();
   if (!chosen.ok()) return chosen.status();
   GLA_RETURN_IF_ERROR(parse_all(workloads, parse_workload, chosen->workloads));
-  const auto asked_for = [&](Operation operation) {
-    const auto& list = chosen->operations;
-    return list.empty() || std::find(list.begin(), list.end(), operation) != list.end();
-  };
-  if (chosen->gate_v && !asked_for(Operation::recurrent_forward))
-    return invalid_argument("--gv is for recurrent_forward, which --op leaves out");
+  std::span<const Operation> asked_for = kUsualOperations;
+  if (!chosen->operations.empty()) asked_for = chosen->operations;
+  if (chosen->gate_v && std::none_of(asked_for.begin(), asked_for.end(), is_recurrent))
+    return invalid_argument("--gv is for recurrent operations, which --op leaves out");
   for (const Workload& workload : chosen->workloads) {
-    const auto takes_it = [&](Operation operation) {
-      return asked_for(operation) && suits(operation, workload);
-    };
-    if (std::none_of(std::begin(kOperations), std::end(kOperations), takes_it))
+    const auto takes_it = [&](Operation operation) { return suits(operation, workload); };
+    if (std::none_of(asked_for.begin(), asked_for.end(), takes_it))
       return invalid_argument(fmt::format(
-          "--workload {} suits no operation that --op asks for: recurrent_forward takes T from 1 to "
+          "--workload {} suits no operation that --op asks for: recurrent operations take T from 1 to "
           "{}, the others from {}",
           to_string(workload), kLongestRecurrent, kShortestChunk));
   }

@@ -43,7 +43,8 @@ typedef enum gla_status GLA_ENUM_BASE {
 typedef enum gla_operation GLA_ENUM_BASE {
   GLA_CHUNK_FORWARD = 0,
   GLA_RECURRENT_FORWARD = 1,
-  GLA_CHUNK_BACKWARD = 2
+  GLA_CHUNK_BACKWARD = 2,
+  GLA_RECURRENT_BACKWARD = 3
 } gla_operation;
 typedef enum gla_dtype GLA_ENUM_BASE { GLA_FP16 = 0, GLA_BF16 = 1, GLA_FP32 = 2 } gla_dtype;
 typedef enum gla_accuracy GLA_ENUM_BASE { GLA_ACCURACY_DEFAULT = 0, GLA_ACCURACY_FAST = 1 } gla_accuracy;
@@ -90,19 +91,20 @@ typedef struct gla_forward_call {
   gla_dtype dtype;               /* of q, k, v, o */
   gla_dtype gate_dtype;          /* of gk, gv: fp32 or dtype */
   gla_dtype state_dtype;         /* fp32; recurrent_forward takes bf16 too */
-  int reverse;                   /* recurrent_forward only */
+  int reverse;                   /* recurrent operations only */
   int state_v_first;
   int has_scale; /* 0: K^-0.5 */
   float scale;
   gla_accuracy accuracy;
 } gla_forward_call;
 
-/* The gradients of a chunk_forward call. Zero it first: an output that is zero is not wanted. */
+/* The gradients of a forward call. Zero it first: an output that is zero is not wanted. Those of 16-bit gk by chunk_backward
+ * want dk too. */
 typedef struct gla_backward_call {
   size_t struct_size;              /* sizeof(gla_backward_call) */
   const gla_forward_call* forward; /* the call itself; its o and final_state are not looked at */
   gla_tensor d_o;                  /* [B, T, HQ, V] */
-  gla_tensor dq, dk, dv, dgk;      /* of the shapes and dtypes of q, k, v, gk; dgk of 16 bits wants dk too */
+  gla_tensor dq, dk, dv, dgk, dgv; /* of the shapes and dtypes of q, k, v, gk, gv */
   const void* d_final_state;       /* fp32, the layout of initial_state; NULL: zero */
   void* d_initial_state;           /* the same, written; NULL: not wanted */
 } gla_backward_call;

@@ -44,7 +44,7 @@ struct ForwardCall {
   TensorView k;                         ///< [B, T, H, K]
   TensorView v;                         ///< [B, T, H, V]
   TensorView gk;                        ///< [B, T, H, K], natural-log decay; optional: no decay
-  TensorView gv;                        ///< [B, T, H, V]; optional; recurrent_forward only
+  TensorView gv;                        ///< [B, T, H, V]; optional; recurrent operations only
   TensorView o;                         ///< [B, T, HQ, V], written
   const void* initial_state = nullptr;  ///< [N, H, K, V], or [N, H, V, K] when state_v_first; optional: zero
   void* final_state = nullptr;       ///< the same shape, written; optional; may be initial_state (in place)
@@ -69,10 +69,12 @@ struct ForwardCall {
   Accuracy accuracy = Accuracy::standard;
 };
 
-/// The gradients of a chunk_forward call: of its inputs, from those of its outputs. All pointers are device pointers under
+/// The gradients of a forward call: of its inputs, from those of its outputs. All pointers are device pointers under
 /// ForwardCall's rules. Outputs are optional, written whole where given (zero rows where there is no gradient), and what is
-/// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of states in fp32. Head
-/// dims whose kernels do not fit the GPU are `unsupported`: all reach 256 in 16 bits and 128 in fp32.
+/// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of states in fp32, which
+/// the states are too. chunk_backward is `unsupported` for head dims whose kernels do not fit the GPU: all reach 256 in 16
+/// bits and 128 in fp32. recurrent_backward has all that recurrent_forward has but bf16 states; it takes gradients of a
+/// chunk_forward call too, more slowly.
 struct BackwardCall {
   ForwardCall forward;                  ///< the call itself; its o and final_state are not looked at
   TensorView d_o;                       ///< [B, T, HQ, V], of the dtype of o
@@ -80,7 +82,8 @@ struct BackwardCall {
   TensorView dq;                        ///< [B, T, HQ, K]
   TensorView dk;                        ///< [B, T, H, K]
   TensorView dv;                        ///< [B, T, H, V]
-  TensorView dgk;                   ///< [B, T, H, K]; goes with gk, and with gates of 16 bits wants dk too
+  TensorView dgk;  ///< [B, T, H, K]; goes with gk, and in chunk_backward with gates of 16 bits wants dk too
+  TensorView dgv;  ///< [B, T, H, V]; goes with gv
   void* d_initial_state = nullptr;  ///< the layout of initial_state, fp32, whether that is given or not
 };
 
@@ -149,6 +152,8 @@ class Context {
   Status backward(Operation operation, const BackwardCall& call, void* workspace, std::size_t workspace_size,
                   Stream stream);
   Status chunk_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size, Stream stream);
+  Status recurrent_backward(const BackwardCall& call, void* workspace, std::size_t workspace_size,
+                            Stream stream);
 
   /// Compiles and loads what these problems need for these workloads, on all cores. Other workloads of the
   /// same buckets (docs/runtime.md) are then prepared too.

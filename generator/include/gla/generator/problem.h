@@ -17,14 +17,20 @@ inline constexpr int kMaxGroup = 64;
 enum class Operation : std::uint8_t {
   chunk_forward,
   recurrent_forward,
-  chunk_backward,  ///< gradients of chunk_forward's inputs by those of its outputs
+  chunk_backward,      ///< gradients of chunk_forward's inputs by those of its outputs
+  recurrent_backward,  ///< of recurrent_forward's
 };
 inline constexpr Operation kOperations[] = {Operation::chunk_forward, Operation::recurrent_forward,
-                                            Operation::chunk_backward};
+                                            Operation::chunk_backward, Operation::recurrent_backward};
 
 /// Whether it takes the gradients of a forward operation's outputs and gives those of its inputs.
 constexpr bool is_backward(Operation operation) {
-  return operation == Operation::chunk_backward;
+  return operation == Operation::chunk_backward || operation == Operation::recurrent_backward;
+}
+
+/// Whether it is about the recurrence token by token, with everything that this allows: gv, reverse.
+constexpr bool is_recurrent(Operation operation) {
+  return operation == Operation::recurrent_forward || operation == Operation::recurrent_backward;
 }
 
 enum class DType : std::uint8_t { fp16, bf16, fp32 };
@@ -51,8 +57,8 @@ struct Problem {
   std::int16_t head_dim_v = 128;  ///< V, 1 to kMaxHeadDim
   std::int16_t group = 1;         ///< G = HQ / H: query heads that share one key/value head, 1 to kMaxGroup
   bool gate_k = true;             ///< gk present: decay per key channel
-  bool gate_v = false;            ///< gv present: decay per value channel (recurrent_forward only)
-  bool reverse = false;           ///< walks T backwards (recurrent_forward only)
+  bool gate_v = false;            ///< gv present: decay per value channel (recurrent operations only)
+  bool reverse = false;           ///< walks T backwards (recurrent operations only)
   bool state_v_first = false;     ///< states are [N, H, V, K] instead of [N, H, K, V]
 
   auto operator<=>(const Problem&) const = default;

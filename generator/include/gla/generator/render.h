@@ -49,7 +49,8 @@ enum Gradient : unsigned {
   kGradientV = 4,
   kGradientGk = 8,
   kGradientState = 16,  ///< of the initial state
-  kAllGradients = 31,
+  kGradientGv = 32,
+  kAllGradients = 63,
 };
 
 /// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), with boxes in the plan

@@ -18,10 +18,11 @@ enum class Family : std::uint8_t {
   segmented,  ///< chunk_forward: segment states, a scan over segments, then fused per segment
   decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
   walks,      ///< chunk_backward: dq forward in time, dk and dv backward, each by a walk over the chunks
+  lines,  ///< recurrent_backward: a warp keeps rows, then columns of a state in fp32 registers, there and back
 };
 
 enum class Parameter : std::uint8_t {
-  chunk,        ///< tokens per chunk, C
+  chunk,        ///< tokens per chunk, C (lines: those between which a thread has the states at once)
   tile_v,       ///< value channels per block (chunk families)
   warps_v,      ///< warps along the value channels of the tile
   warps_k,      ///< warps along the key channels
@@ -36,8 +37,10 @@ enum class Parameter : std::uint8_t {
   min_blocks,   ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
   lanes_k,      ///< lanes of a warp along the key channels (decode)
   rows_v,       ///< value channels per thread (decode)
-  warps,        ///< warps per block (decode, walks)
+  warps,        ///< warps per block (decode, walks, lines)
   tile_k,       ///< key channels per block (walks)
+  lanes,        ///< lanes of a warp that share a row or column of a state (lines)
+  rows,         ///< rows or columns of a state per thread (lines)
   count_
 };
 inline constexpr std::size_t kParameterCount = static_cast<std::size_t>(Parameter::count_);
