@@ -169,14 +169,16 @@ struct WarpgroupProducts {
 
   /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of all query heads and, with the first k_parts parts of k^, U^T += V^T k^. Of
   /// several blocks of value channels the last one comes first. Calls meanwhile() once and then use(block, row0, sums) for
-  /// each kColumns rows of each block, the last time while the update runs.
+  /// each kColumns rows of each block, the last time while the update runs. `decays`: the state is scaled with `after` between
+  /// its product with q^ and the update.
   template <class Meanwhile, class UseSums>
-  GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
+  GLA_DEVICE void multiply(int k_parts, bool decays, Meanwhile meanwhile, UseSums use) {
     Operands operands[kAtOnce ? 1 : 2];
     Sums sums;
     GLA_UNROLL
     for (int i = kBlocksV - 1; i >= 0; --i) {
       make_operands(operands[0], i, 0);
+      if (kAtOnce && decays) state.scale(tiles.after());
       GLA_UNROLL
       for (int row0 = 0; row0 < kRows; row0 += kColumns) {
         warpgroup_pin(sums);
@@ -187,6 +189,15 @@ struct WarpgroupProducts {
         warpgroup_commit();
         const bool is_last = i == 0 && row0 + kColumns == kRows;
         if (is_last) {
+          if (!kAtOnce && decays) {
+            warpgroup_wait<0>();
+            warpgroup_pin(sums);
+            state.scale(tiles.after());
+          }
+          if constexpr (!kAtOnce) {
+            pin(state.tiles);
+            warpgroup_fence();
+          }
           add_update(0);
           warpgroup_commit();
         }
