@@ -197,11 +197,12 @@ class ChunkPipeline {
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
       unsigned int marks = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
-      const float* carried = chunk > 0 ? tiles.carried(chunk - 1) : nullptr;
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
-      if constexpr (kGated) marks |= gates.template join_scaling<kOutputs>(entry, carried);
+      if constexpr (kGated) {
+        marks |= gates.template join_scaling<kOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
+      }
       if (marks != 0 && lane_index() == 0)
         tiles.marks()[Producers::of_all()] = ChunkMarks::word(chunk, marks);
       arrive(tiles.converted());
@@ -219,10 +220,8 @@ class ChunkPipeline {
           }
         }
         if constexpr (kGated && kHeads == 1) {
-          if (way == Way::steep) {
-            const unsigned int* team = tiles.marks() + Producers::team() * Producers::kWarps;
-            SteepScores<Config, Tiles, Producers::kWarps>{tiles, chunk, args.scale, team, carried}.make();
-          }
+          if (way == Way::steep)
+            SteepScores<Config, Tiles, Producers::kWarps, kTeams>{tiles, chunk, args.scale}.make();
         }
         arrive(tiles.made());
       }

@@ -15,9 +15,9 @@
 
 namespace gla {
 
-/// By each warpgroup of a team of `Warps` producers, whose marks are `marks`; `carried` is what the chunk before has left, if
-/// any. A channel block that is not steep has its operands already.
-template <class Config, class Tiles, int Warps>
+/// By a warpgroup of the team of producers whose chunk it is, one of Teams of `Warps` warps. A channel block that is not steep
+/// has its operands already.
+template <class Config, class Tiles, int Warps, int Teams>
 struct SteepScores {
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr int kChunk = kShape.chunk, kPaddedK = kShape.padded_k();
@@ -30,21 +30,18 @@ struct SteepScores {
   Tiles tiles;
   int chunk;
   float scale;
-  const unsigned int* marks;
-  const float* carried;
+  /// Of the thread in the warpgroup, which the compiler must not know: what it finds out about it would stay in registers in
+  /// which producers of ordinary chunks have other things.
+  int thread = thread_index() % (4 * kWarpSize) + static_cast<int>(tiles.marks()[0] >> 31);
 
   /// Shows the scores to the products that follow a barrier, and q~_i = scale q_i exp2(b_i) and k~_j = k_j exp2(b_C - b_j) of the
   /// chunk, `before`, `after` and `ahead`.
   GLA_DEVICE void make() const {
     const bool works = warp_any(share() < kShares);
-    if (works) {
-      float levels[kLevels][4] = {};
-      make_rows(levels);
-      sync();
-      make_scores(levels);
-    } else {
-      sync();
-    }
+    Scores scores = {};
+    if (works) make_own_scores(scores);
+    sync();
+    if (works) make_other_scores(scores);
     sync();
     if (works) finish_rows();
     sync();
@@ -56,24 +53,23 @@ struct SteepScores {
   /// A lane's elements of 16 rows and 16 channels, as an operand of mma.cuh: two of word w are i = 2 * w and the next.
   using Values = float[8];
   using Words = Bits32[4];
+  using Scores = float[2][4];
 
-  static constexpr int kLevels = 5;  ///< halves of 1, 2, 4 and 8 rows, and a row by itself
-  static constexpr int kHalf = 3, kRow = 4;
+  static constexpr int kLevels = 4;  ///< halves of 1, 2, 4 and 8 rows
 
-  GLA_DEVICE static int block() { return warp_index() % 4 % kBlocks; }
-  GLA_DEVICE static int share() { return warp_index() % 4 / kBlocks; }
+  GLA_DEVICE int lane() const { return thread % kWarpSize; }
+  GLA_DEVICE int block() const { return thread / kWarpSize % kBlocks; }
+  GLA_DEVICE int share() const { return thread / kWarpSize / kBlocks; }
   GLA_DEVICE static void sync() {
     part_sync<4 * kWarpSize>(WarpgroupScores<kShape, Tiles>::kFirstBarrier + warp_index() / 4);
   }
 
-  GLA_DEVICE unsigned int marks_of(int step) const { return ChunkMarks::of(marks[step % Warps], chunk); }
+  GLA_DEVICE unsigned int marks_of(int step) const { return ChunkMarks::of(tiles.marks()[chunk % Teams * Warps + step % Warps], chunk); }
   GLA_DEVICE bool is_steep(int step) const { return warp_any((marks_of(step) >> step / Warps & 1u) != 0); }
 
-  /// The lane's channels: four of a step's 16, in pairs.
-  GLA_DEVICE static int channel(int step, int pair) {
-    return step * kStep + pair * 8 + lane_index() % 4 * 2;
-  }
-
+  /// The warp's next 8 channels.
+  GLA_DEVICE static int next(int first) { return first + (first % kStep == 0 ? 8 : kShares * kStep - 8); }
+  GLA_DEVICE int row(int half) const { return 16 * block() + 8 * half + lane() / 4; }
   GLA_DEVICE static void split(Bits32 (&parts)[kParts][4], const Values& x) {
     GLA_UNROLL
     for (int word = 0; word < 4; ++word) {
@@ -84,135 +80,137 @@ struct SteepScores {
     }
   }
 
-  /// Gates of a block in log2 units.
+  /// Of 16 rows and 8 channels a lane has two channels of two rows, lane / 4 and the one 8 further: i = 2 * row + channel.
+  using HalfValues = float[4];
+
   template <class Gate>
-  GLA_DEVICE static void load_gates(Values& gates, const RawTile<Gate>& tile, int step) {
-    Words words;
-    if constexpr (sizeof(Gate) == 2) load_a(words, tile.operand(), 16 * block(), step * kStep);
+  GLA_DEVICE void load_gates(HalfValues& gates, const RawTile<Gate>& tile, int channel) const {
     GLA_UNROLL
-    for (int word = 0; word < 4; ++word) {
-      Vector<float, 2> two;
-      if constexpr (sizeof(Gate) == 2) {
-        two = unpack<Gate>(words[word]);
-      } else {
-        two = load_pair(tile, 16 * block() + lane_index() / 4 + word % 2 * 8, channel(step, word / 2));
-      }
+    for (int half = 0; half < 2; ++half) {
+      const Vector<float, 2> two = load_pair(tile, row(half), channel);
       GLA_UNROLL
-      for (int half = 0; half < 2; ++half)
-        gates[2 * word + half] = kLog2E * (two.item[half] < kMinGate ? kMinGate : two.item[half]);
+      for (int c = 0; c < 2; ++c)
+        gates[2 * half + c] = kLog2E * (two.item[c] < kMinGate ? kMinGate : two.item[c]);
+    }
+  }
+  GLA_DEVICE Bits32 load_word(const OperandTile& tile, int half, int channel) const {
+    return *reinterpret_cast<const Bits32*>(tile.at(row(half), channel));
+  }
+
+  /// As bf16 parts: of 8 channels an operand's 16 columns hold two.
+  using HalfParts = Bits32[2][kParts];
+  GLA_DEVICE static void split(HalfParts& parts, const HalfValues& x) {
+    GLA_UNROLL
+    for (int half = 0; half < 2; ++half) split_bf16(x[2 * half], x[2 * half + 1], parts[half]);
+  }
+  template <class Tile>
+  GLA_DEVICE void store(const HalfValues& x, int channel, Tile tile_of) const {
+    HalfParts parts;
+    split(parts, x);
+    GLA_UNROLL
+    for (int i = 0; i < 2 * kParts; ++i)
+      *reinterpret_cast<Bits32*>(tile_of(i / 2).at(row(i % 2), channel)) = parts[i % 2][i / 2];
+  }
+
+  /// sums += the products of rows `a` (0: the first 8, 1: the others) with rows `b`, of which the sums' rows are the former's.
+  GLA_DEVICE static void multiply(float (&sums)[4], const HalfParts& x, int a, int b) {
+    constexpr int kRest = kParts - 1;
+    Words rows = {};
+    rows[a] = x[a][0];
+    if constexpr (kScoreParts > 1) rows[2 + a] = x[a][kRest];
+    multiply_accumulate(sums, rows, x[b][0], x[b][0]);
+    if constexpr (kScoreParts > 1) {
+      rows[2 + a] = 0;
+      multiply_accumulate(sums, rows, x[b][kRest], 0);
     }
   }
 
-  /// The scores within the warp's block by level, without the scale; leaves q and k relative to the block, and its sums.
-  GLA_DEVICE void make_rows(float (&levels)[kLevels][4]) const {
+  /// The scores of the warp's rows with each other in steep channels; leaves q and k relative to the block, and its sums.
+  GLA_DEVICE void make_own_scores(Scores& scores) const {
+    float levels[kLevels][4] = {};
+    float own[2] = {};  // of each row with itself
     GLA_UNROLL_BY(1)
-    for (int step = share(); step < kSteps; step += kShares) {
-      if (!is_steep(step)) continue;
-      Words q, k;
-      load_a(q, tiles.raw_q(0).operand(), 16 * block(), step * kStep);
-      load_a(k, tiles.raw_k().operand(), 16 * block(), step * kStep);
-      // Of the rows of its half so far: sums up to this one, and of all.
-      Values sums, all;
-      load_gates(sums, tiles.raw_gates(), step);
+    for (int first = share() * kStep; first < kPaddedK; first = next(first)) {
+      if (!is_steep(first / kStep)) continue;
+      const int channel = first + lane() % 4 * 2;
+      Bits32 q[2], k[2];
+      // Of the rows of its half so far: the sums up to a row, and of all.
+      HalfValues sums, all, x;
+      load_gates(sums, tiles.raw_gates(), channel);
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) all[i] = sums[i];
-      multiply_accumulate(levels[kRow], {q[0], 0, q[2], 0}, k[0], k[2]);
-      multiply_accumulate(levels[kRow], {0, q[1], 0, q[3]}, k[1], k[3]);
+      for (int half = 0; half < 2; ++half) {
+        q[half] = load_word(tiles.raw_q(0).operand(), half, channel);
+        k[half] = load_word(tiles.raw_k().operand(), half, channel);
+        own[half] += low_of(q[half]) * low_of(k[half]);
+        own[half] += high_of(q[half]) * high_of(k[half]);
+      }
+      const auto value = [](Bits32 word, int i) { return i % 2 == 0 ? low_of(word) : high_of(word); };
+      HalfParts parts;
       GLA_UNROLL
-      for (int level = 0; level < kHalf; ++level) {
-        const bool is_later = (lane_index() / 4 >> level & 1) != 0;
-        Values x;
+      for (int i = 0; i < 4; ++i) all[i] = sums[i];
+      GLA_UNROLL
+      for (int level = 0; level < kLevels - 1; ++level) {
+        const bool is_later = (lane() / 4 >> level & 1) != 0;
         GLA_UNROLL
-        for (int i = 0; i < 8; ++i) {
-          const Bits32 word = is_later ? q[i / 2] : k[i / 2];
-          x[i] = (i % 2 == 0 ? low_of(word) : high_of(word)) * exp2_fast(is_later ? sums[i] : all[i] - sums[i]);
+        for (int i = 0; i < 4; ++i) {
+          x[i] = value(is_later ? q[i / 2] : k[i / 2], i) * exp2_fast(is_later ? sums[i] : all[i] - sums[i]);
           const float other = shuffle_xor(all[i], 4 << level);
           if (is_later) sums[i] += other;
           all[i] += other;
         }
-        Bits32 parts[kParts][4];
         split(parts, x);
-        multiply_halves(levels[level], parts);
+        multiply(levels[level], parts, 0, 0);
+        multiply(levels[level], parts, 1, 1);
       }
-      Values x;
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const bool is_later = i / 2 % 2 != 0;
-        const Bits32 word = is_later ? q[i / 2] : k[i / 2];
-        x[i] = (i % 2 == 0 ? low_of(word) : high_of(word)) * exp2_fast(is_later ? sums[i] : all[i] - sums[i]);
+      for (int i = 0; i < 4; ++i)
+        x[i] = i < 2 ? value(k[0], i) * exp2_fast(all[i] - sums[i]) : value(q[1], i) * exp2_fast(sums[i]);
+      split(parts, x);
+      multiply(levels[kLevels - 1], parts, 1, 0);
+      GLA_UNROLL
+      for (int i = 2; i < 4; ++i) {
+        sums[i] += all[i - 2];
+        all[i] += all[i - 2];
+        all[i - 2] = all[i];
       }
-      Bits32 parts[kParts][4];
-      split(parts, x);
-      multiply_whole(levels[kHalf], parts);
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        if (i / 2 % 2 == 0) continue;
-        const int earlier = i - 2;
-        sums[i] += all[earlier];
-        all[i] += all[earlier];
-        all[earlier] = all[i];
-      }
-      warp_sync();
+      for (int i = 0; i < 4; ++i) x[i] = value(q[i / 2], i) * (scale * exp2_fast(sums[i]));
+      store(x, channel, [this](int part) { return tiles.template q<kChunk>(0, part); });
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i)
-        x[i] = (i % 2 == 0 ? low_of(q[i / 2]) : high_of(q[i / 2])) * (scale * exp2_fast(sums[i]));
-      split(parts, x);
-      store_parts<kParts>(parts, step, [this](int part) { return tiles.template q<kChunk>(0, part); });
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i)
-        x[i] = (i % 2 == 0 ? low_of(k[i / 2]) : high_of(k[i / 2])) * exp2_fast(all[i] - sums[i]);
-      split(parts, x);
-      store_parts<kParts>(parts, step, [this](int part) { return tiles.template k<kChunk>(part); });
-      if (lane_index() / 4 == 0) {
+      for (int i = 0; i < 4; ++i) x[i] = value(k[i / 2], i) * exp2_fast(all[i] - sums[i]);
+      store(x, channel, [this](int part) { return tiles.template k<kChunk>(part); });
+      if (lane() / 4 == 0) {
         GLA_UNROLL
-        for (int i = 0; i < 4; ++i)
-          tiles.row_sums(block())[channel(step, i / 2) + i % 2] = all[i / 2 * 4 + i % 2];
+        for (int c = 0; c < 2; ++c) tiles.row_sums(block())[channel + c] = all[c];
       }
+    }
+    GLA_UNROLL
+    for (float& of_row : own) of_row = sum_quad(of_row);
+    GLA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int apart = lane() / 4 ^ (lane() % 4 * 2 + i % 2);  // rows of the same 8
+      const float within = apart < 2 ? levels[0][i] : apart < 4 ? levels[1][i] : levels[2][i];
+      scores[i / 2][i] = scale * (apart == 0 ? own[i / 2] : within);
+      if (i >= 2) scores[0][i] = scale * levels[kLevels - 1][i];
     }
   }
 
-  template <int Parts, class Tile>
-  GLA_DEVICE static void store_parts(const Bits32 (&parts)[kParts][4], int step, Tile tile_of) {
-    GLA_UNROLL
-    for (int part = 0; part < Parts; ++part) store_a(parts[part], tile_of(part), 16 * block(), step * kStep);
-  }
-
-  /// Of rows that are q in later halves and k in earlier ones, the scores of rows 0 to 7 with each other, and those of the others.
-  GLA_DEVICE static void multiply_halves(float (&sums)[4], const Bits32 (&x)[kParts][4]) {
-    GLA_UNROLL
-    for (int p = 0; p < kScoreParts; ++p) {
-      GLA_UNROLL
-      for (int r = 0; p + r < kScoreParts; ++r) {
-        const Words first{x[p][0], 0, x[p][2], 0}, second{0, x[p][1], 0, x[p][3]};
-        multiply_accumulate(sums, first, x[r][0], x[r][2]);
-        multiply_accumulate(sums, second, x[r][1], x[r][3]);
-      }
-    }
-  }
-  /// Those of rows 8 to 15 with rows 0 to 7.
-  GLA_DEVICE static void multiply_whole(float (&sums)[4], const Bits32 (&x)[kParts][4]) {
-    GLA_UNROLL
-    for (int p = 0; p < kScoreParts; ++p) {
-      GLA_UNROLL
-      for (int r = 0; p + r < kScoreParts; ++r) {
-        const Words second{0, x[p][1], 0, x[p][3]};
-        multiply_accumulate(sums, second, x[r][0], x[r][2]);
-      }
+  /// Adds the sums of blocks [first, end) in two channels.
+  GLA_DEVICE void add_row_sums(float* sums, int channel, int first, int end) const {
+    GLA_UNROLL_BY(1)
+    for (int other = first; other < end; ++other) {
+      const auto two = *reinterpret_cast<const Vector<float, 2>*>(tiles.row_sums(other) + channel);
+      sums[0] += two.item[0];
+      sums[1] += two.item[1];
     }
   }
 
   /// Multiplies rows of a step by exp2 of the sums of blocks [first, end).
   GLA_DEVICE void scale_rows(Bits32 (&rows)[kParts][4], int step, int first, int end) const {
     float factors[4] = {};
-    GLA_UNROLL_BY(1)
-    for (int other = first; other < end; ++other) {
-      GLA_UNROLL
-      for (int pair = 0; pair < 2; ++pair) {
-        const auto two = *reinterpret_cast<const Vector<float, 2>*>(tiles.row_sums(other) + channel(step, pair));
-        factors[2 * pair] += two.item[0];
-        factors[2 * pair + 1] += two.item[1];
-      }
-    }
+    GLA_UNROLL
+    for (int pair = 0; pair < 2; ++pair)
+      add_row_sums(factors + 2 * pair, step * kStep + pair * 8 + lane() % 4 * 2, first, end);
     GLA_UNROLL
     for (float& factor : factors) factor = exp2_fast(factor);
     Values x = {};
@@ -226,85 +224,87 @@ struct SteepScores {
     split(rows, x);
   }
 
-  /// All scores of the warp's rows and steps.
-  GLA_DEVICE void make_scores(const float (&levels)[kLevels][4]) const {
-    const int lane = lane_index();
+  /// Adds the scores of the warp's rows and those of block `other` in the channels of a step, once those have operands.
+  GLA_DEVICE void add_scores(Scores& scores, int other, int step) const {
+    Bits32 a[kParts][4], b[kParts][4];
+    GLA_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      load_a(a[part], tiles.template q<kChunk>(0, part), 16 * block(), step * kStep, lane());
+      load_b(b[part], tiles.template k<kChunk>(part), step * kStep, 16 * other, lane());
+    }
+    if (other + 1 < block() && is_steep(step)) scale_rows(a, step, other + 1, block());
+    multiply_parts<kScoreParts>(scores[0], scores[1], a, b);
+  }
+
+  /// Also what is above the diagonal.
+  GLA_DEVICE void store_scores(Scores& scores, int other) const {
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int row = lane() / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane() % 4 * 2 + i % 2;
+      if (16 * other + column > 16 * block() + row) scores[i / 4][i % 4] = 0;
+    }
+    GLA_UNROLL
+    for (int part = 0; part < kShape.score_operand_parts(); ++part) {
+      Words words;
+      GLA_UNROLL
+      for (int pair = 0; pair < 4; ++pair) {
+        float &low = scores[pair / 2][pair % 2 * 2], &high = scores[pair / 2][pair % 2 * 2 + 1];
+        words[pair] = pack_bf16(low, high);
+        low -= low_of(words[pair]);
+        high -= high_of(words[pair]);
+      }
+      store_a(words, tiles.template scores<kChunk>(part), 16 * block(), share() * kChunk + 16 * other, lane());
+    }
+  }
+
+  /// All scores of the warp's rows; `scores` are those that are made.
+  GLA_DEVICE void make_other_scores(Scores& scores) const {
     GLA_UNROLL_BY(1)
-    for (int other = 0; other < kBlocks; ++other) {
-      float sums[2][4] = {};
+    for (int n = 0; n < kBlocks; ++n) {
+      const int other = (block() + n) % kBlocks;
       GLA_UNROLL_BY(1)
       for (int step = share(); step < kSteps && other <= block(); step += kShares) {
-        const bool steep = is_steep(step);
-        if (steep && other == block()) continue;
-        Bits32 a[kParts][4], b[kParts][4];
-        GLA_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          load_a(a[part], tiles.template q<kChunk>(0, part), 16 * block(), step * kStep);
-          load_b(b[part], tiles.template k<kChunk>(part), step * kStep, 16 * other);
-        }
-        if (steep && other + 1 < block()) scale_rows(a, step, other + 1, block());
-        multiply_parts<kScoreParts>(sums[0], sums[1], a, b);
+        if (n > 0 || !is_steep(step)) add_scores(scores, other, step);
       }
-      if (other == block()) {
-        GLA_UNROLL
-        for (int i = 0; i < 8; ++i) {
-          const int row = lane / 4, column = lane % 4 * 2 + i % 2;  // within 8
-          float& sum = sums[i / 4][i % 4];
-          if (i / 4 == (i % 4) / 2) {
-            const int apart = row ^ column;
-            const float within = apart == 0  ? levels[kRow][i % 4]
-                                 : apart < 2 ? levels[0][i % 4]
-                                 : apart < 4 ? levels[1][i % 4]
-                                             : levels[2][i % 4];
-            sum = column <= row ? sum + scale * within : 0.0f;
-          } else {
-            sum = i / 4 == 0 ? sum + scale * levels[kHalf][i % 4] : 0.0f;
-          }
-        }
-      }
+      store_scores(scores, other);
       GLA_UNROLL
-      for (int part = 0; part < kShape.score_operand_parts(); ++part) {
-        Words words;
-        GLA_UNROLL
-        for (int pair = 0; pair < 4; ++pair) {
-          float(&two)[4] = sums[pair / 2];
-          float &low = two[pair % 2 * 2], &high = two[pair % 2 * 2 + 1];
-          words[pair] = pack_bf16(low, high);
-          low -= low_of(words[pair]);
-          high -= high_of(words[pair]);
-        }
-        store_a(words, tiles.template scores<kChunk>(part), 16 * block(), share() * kChunk + 16 * other);
-      }
+      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
     }
   }
 
   /// q and k relative to the chunk.
   GLA_DEVICE void finish_rows() const {
     GLA_UNROLL_BY(1)
-    for (int step = share(); step < kSteps; step += kShares) {
-      if (!is_steep(step)) continue;
+    for (int first = share() * kStep; first < kPaddedK; first = next(first)) {
+      if (!is_steep(first / kStep)) continue;
+      const int channel = first + lane() % 4 * 2;
       GLA_UNROLL_BY(1)
       for (int which = 0; which < 2; ++which) {
         const auto tile_of = [this, which](int part) {
           return which == 0 ? tiles.template q<kChunk>(0, part) : tiles.template k<kChunk>(part);
         };
-        Bits32 rows[kParts][4];
+        float factors[2] = {};
+        add_row_sums(factors, channel, which == 0 ? 0 : block() + 1, which == 0 ? block() : kBlocks);
+        HalfValues x = {};
         GLA_UNROLL
-        for (int part = 0; part < kParts; ++part)
-          load_a(rows[part], tile_of(part), 16 * block(), step * kStep);
-        scale_rows(rows, step, which == 0 ? 0 : block() + 1, which == 0 ? block() : kBlocks);
-        warp_sync();
-        store_parts<kParts>(rows, step, tile_of);
+        for (int i = 0; i < 2 * kParts; ++i) {
+          const Bits32 word = load_word(tile_of(kParts - 1 - i / 2), i % 2, channel);
+          x[i % 2 * 2] += low_of(word);
+          x[i % 2 * 2 + 1] += high_of(word);
+        }
+        GLA_UNROLL
+        for (int i = 0; i < 4; ++i) x[i] *= exp2_fast(factors[i % 2]);
+        store(x, channel, tile_of);
       }
     }
   }
 
   GLA_DEVICE void store_scaling() const {
-    for (int c = thread_index() % (4 * kWarpSize); c < kPaddedK; c += 4 * kWarpSize) {
+    for (int c = thread; c < kPaddedK; c += 4 * kWarpSize) {
       const int step = c / kStep;
       const unsigned int mark = marks_of(step);
       const bool apart = (mark & ChunkMarks::kApart) != 0, steep = (mark >> step / Warps & 1u) != 0;
-      const float rest = carried == nullptr ? 1.0f : exp2_fast(carried[c]);
+      const float rest = chunk > 0 ? exp2_fast(tiles.carried(chunk - 1)[c]) : 1.0f;
       float sum = 0;
       for (int other = 0; steep && other < kBlocks; ++other) sum += tiles.row_sums(other)[c];
       if (steep) tiles.before()[c] = apart ? 1.0f : rest;
