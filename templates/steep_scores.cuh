@@ -32,7 +32,7 @@ struct SteepScores {
   float scale;
   /// Of the thread in the warpgroup, which the compiler must not know: what it finds out about it would stay in registers in
   /// which producers of ordinary chunks have other things.
-  int thread = thread_index() % (4 * kWarpSize) + static_cast<int>(tiles.marks()[0] >> 31);
+  unsigned int thread = static_cast<unsigned int>(thread_index()) % (4 * kWarpSize) + (tiles.marks()[0] >> 31);
 
   /// Shows the scores to the products that follow a barrier, and q~_i = scale q_i exp2(b_i) and k~_j = k_j exp2(b_C - b_j) of the
   /// chunk, `before`, `after` and `ahead`.
@@ -57,9 +57,9 @@ struct SteepScores {
 
   static constexpr int kLevels = 4;  ///< halves of 1, 2, 4 and 8 rows
 
-  GLA_DEVICE int lane() const { return thread % kWarpSize; }
-  GLA_DEVICE int block() const { return thread / kWarpSize % kBlocks; }
-  GLA_DEVICE int share() const { return thread / kWarpSize / kBlocks; }
+  GLA_DEVICE int lane() const { return static_cast<int>(thread % kWarpSize); }
+  GLA_DEVICE int block() const { return static_cast<int>(thread / kWarpSize % kBlocks); }
+  GLA_DEVICE int share() const { return static_cast<int>(thread / kWarpSize % 4 / kBlocks); }
   GLA_DEVICE static void sync() {
     part_sync<4 * kWarpSize>(WarpgroupScores<kShape, Tiles>::kFirstBarrier + warp_index() / 4);
   }
@@ -272,35 +272,37 @@ struct SteepScores {
     }
   }
 
+  /// Multiplies the block's rows of an operand in 8 channels by exp2 of the sums of blocks [first, end).
+  template <class Tile>
+  GLA_DEVICE void scale_rows(int channel, int first, int end, Tile tile_of) const {
+    if (first == end) return;
+    float factors[2] = {};
+    add_row_sums(factors, channel, first, end);
+    HalfValues x = {};
+    GLA_UNROLL
+    for (int i = 0; i < 2 * kParts; ++i) {
+      const Bits32 word = load_word(tile_of(kParts - 1 - i / 2), i % 2, channel);
+      x[i % 2 * 2] += low_of(word);
+      x[i % 2 * 2 + 1] += high_of(word);
+    }
+    GLA_UNROLL
+    for (int i = 0; i < 4; ++i) x[i] *= exp2_fast(factors[i % 2]);
+    store(x, channel, tile_of);
+  }
+
   /// q and k relative to the chunk.
   GLA_DEVICE void finish_rows() const {
     GLA_UNROLL_BY(1)
     for (int first = share() * kStep; first < kPaddedK; first = next(first)) {
       if (!is_steep(first / kStep)) continue;
       const int channel = first + lane() % 4 * 2;
-      GLA_UNROLL_BY(1)
-      for (int which = 0; which < 2; ++which) {
-        const auto tile_of = [this, which](int part) {
-          return which == 0 ? tiles.template q<kChunk>(0, part) : tiles.template k<kChunk>(part);
-        };
-        float factors[2] = {};
-        add_row_sums(factors, channel, which == 0 ? 0 : block() + 1, which == 0 ? block() : kBlocks);
-        HalfValues x = {};
-        GLA_UNROLL
-        for (int i = 0; i < 2 * kParts; ++i) {
-          const Bits32 word = load_word(tile_of(kParts - 1 - i / 2), i % 2, channel);
-          x[i % 2 * 2] += low_of(word);
-          x[i % 2 * 2 + 1] += high_of(word);
-        }
-        GLA_UNROLL
-        for (int i = 0; i < 4; ++i) x[i] *= exp2_fast(factors[i % 2]);
-        store(x, channel, tile_of);
-      }
+      scale_rows(channel, 0, block(), [this](int part) { return tiles.template q<kChunk>(0, part); });
+      scale_rows(channel, block() + 1, kBlocks, [this](int part) { return tiles.template k<kChunk>(part); });
     }
   }
 
   GLA_DEVICE void store_scaling() const {
-    for (int c = thread; c < kPaddedK; c += 4 * kWarpSize) {
+    for (int c = static_cast<int>(thread); c < kPaddedK; c += 4 * kWarpSize) {
       const int step = c / kStep;
       const unsigned int mark = marks_of(step);
       const bool apart = (mark & ChunkMarks::kApart) != 0, steep = (mark >> step / Warps & 1u) != 0;

@@ -18,6 +18,7 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   const Problem fp32 = chunk_of(128, 128, DType::fp32);
   const std::pair<Problem, Variant> tested[] = {
       {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1})},
+      {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 128, .warps_v = 8, .warps_k = 1, .producers = 8})},
       {fp16, chunk_variant(fp16, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .state_parts = 2})},
       {fp32,
        chunk_variant(
@@ -31,6 +32,12 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
       const KernelCase c{.tokens = 512, .heads = 2, .gates = gates};
       CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, gates, Accuracy::standard)) == "");
     }
+    // Steep for chunks of 64 and not for those of 32.
+    const KernelCase c{.tokens = 512, .heads = 2, .gates = Gates::one};
+    ReferenceInput twice = make_inputs(problem, c);
+    for (float& gate : twice.gk) gate *= 2;
+    CHECK(complaint(judge(twice, run_kernel(twice, c, kernel)),
+                    accuracy_bar(problem, Gates::one, Accuracy::standard)) == "");
   }
 }
 
