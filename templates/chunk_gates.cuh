@@ -21,8 +21,10 @@ inline constexpr float kMaxRange = 140.0f;
 /// pivot, so `before` is exp2 of what is carried, and `after` what the state takes between its two products.
 struct ChunkMarks {
   static constexpr int kBits = 10;
-  static constexpr unsigned int kApart = 1u << 8;      ///< `ahead` is what is carried, which `before` has not taken in
-  static constexpr unsigned int kSubChunks = 1u << 9;  ///< the chunk must be walked by sub-chunks: its sums rise
+  static constexpr unsigned int kApart =
+      1u << 8;  ///< `ahead` is what is carried, which `before` has not taken in
+  static constexpr unsigned int kSubChunks = 1u
+                                             << 9;  ///< the chunk must be walked by sub-chunks: its sums rise
 
   GLA_DEVICE static unsigned int word(int chunk, unsigned int marks) {
     return static_cast<unsigned int>(chunk + 1) << kBits | marks;

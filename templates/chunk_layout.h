@@ -150,7 +150,7 @@ struct PipelineLayout {
   int q_panel, k_panel, gate_panel;  ///< bytes from one panel to the next
   int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
-      scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
+      scores;                      ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last, ahead;  ///< fp32 vectors over K, one behind the other, within a stage
   int stage_bytes;
   int out;                                   ///< staged outputs, of several query heads one below the other

@@ -6,8 +6,10 @@
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
-// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of it). A chunk that may not have one pivot, or no such factor, is
-// loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
+// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of
+// it), but where that is no float. What is not ordinary about a chunk, ChunkMarks tell: if sums fall too far for one pivot, the
+// scores are made in steps (steep_scores.cuh) and the state is scaled between its products; if they rise, and in blocks of
+// several query heads, it is loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
 #pragma once
 
 #include "args.h"

@@ -32,7 +32,8 @@ struct SteepScores {
   float scale;
   /// Of the thread in the warpgroup, which the compiler must not know: what it finds out about it would stay in registers in
   /// which producers of ordinary chunks have other things.
-  unsigned int thread = static_cast<unsigned int>(thread_index()) % (4 * kWarpSize) + (tiles.marks()[0] >> 31);
+  unsigned int thread =
+      static_cast<unsigned int>(thread_index()) % (4 * kWarpSize) + (tiles.marks()[0] >> 31);
 
   /// Shows the scores to the products that follow a barrier, and q~_i = scale q_i exp2(b_i) and k~_j = k_j exp2(b_C - b_j) of the
   /// chunk, `before`, `after` and `ahead`.
@@ -41,7 +42,7 @@ struct SteepScores {
     Scores scores = {};
     if (works) make_own_scores(scores);
     sync();
-    if (works) make_other_scores(scores);
+    if (works) make_scores(scores);
     sync();
     if (works) finish_rows();
     sync();
@@ -64,12 +65,16 @@ struct SteepScores {
     part_sync<4 * kWarpSize>(WarpgroupScores<kShape, Tiles>::kFirstBarrier + warp_index() / 4);
   }
 
-  GLA_DEVICE unsigned int marks_of(int step) const { return ChunkMarks::of(tiles.marks()[chunk % Teams * Warps + step % Warps], chunk); }
+  GLA_DEVICE unsigned int marks_of(int step) const {
+    return ChunkMarks::of(tiles.marks()[chunk % Teams * Warps + step % Warps], chunk);
+  }
   GLA_DEVICE bool is_steep(int step) const { return warp_any((marks_of(step) >> step / Warps & 1u) != 0); }
 
   /// The warp's next 8 channels.
   GLA_DEVICE static int next(int first) { return first + (first % kStep == 0 ? 8 : kShares * kStep - 8); }
+  /// Rows lane / 4 of the block's first half and of its second.
   GLA_DEVICE int row(int half) const { return 16 * block() + 8 * half + lane() / 4; }
+
   GLA_DEVICE static void split(Bits32 (&parts)[kParts][4], const Values& x) {
     GLA_UNROLL
     for (int word = 0; word < 4; ++word) {
@@ -186,9 +191,10 @@ struct SteepScores {
     }
     GLA_UNROLL
     for (float& of_row : own) of_row = sum_quad(of_row);
+    // The highest bit in which two rows of the same 8 differ is the level at which they stand in different halves.
     GLA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int apart = lane() / 4 ^ (lane() % 4 * 2 + i % 2);  // rows of the same 8
+      const int apart = lane() / 4 ^ (lane() % 4 * 2 + i % 2);
       const float within = apart < 2 ? levels[0][i] : apart < 4 ? levels[1][i] : levels[2][i];
       scores[i / 2][i] = scale * (apart == 0 ? own[i / 2] : within);
       if (i >= 2) scores[0][i] = scale * levels[kLevels - 1][i];
@@ -205,8 +211,8 @@ struct SteepScores {
     }
   }
 
-  /// Multiplies rows of a step by exp2 of the sums of blocks [first, end).
-  GLA_DEVICE void scale_rows(Bits32 (&rows)[kParts][4], int step, int first, int end) const {
+  /// Multiplies rows of a step, as an operand, by exp2 of the sums of blocks [first, end).
+  GLA_DEVICE void scale_operand(Bits32 (&rows)[kParts][4], int step, int first, int end) const {
     float factors[4] = {};
     GLA_UNROLL
     for (int pair = 0; pair < 2; ++pair)
@@ -232,7 +238,7 @@ struct SteepScores {
       load_a(a[part], tiles.template q<kChunk>(0, part), 16 * block(), step * kStep, lane());
       load_b(b[part], tiles.template k<kChunk>(part), step * kStep, 16 * other, lane());
     }
-    if (other + 1 < block() && is_steep(step)) scale_rows(a, step, other + 1, block());
+    if (other + 1 < block() && is_steep(step)) scale_operand(a, step, other + 1, block());
     multiply_parts<kScoreParts>(scores[0], scores[1], a, b);
   }
 
@@ -253,12 +259,13 @@ struct SteepScores {
         low -= low_of(words[pair]);
         high -= high_of(words[pair]);
       }
-      store_a(words, tiles.template scores<kChunk>(part), 16 * block(), share() * kChunk + 16 * other, lane());
+      store_a(words, tiles.template scores<kChunk>(part), 16 * block(), share() * kChunk + 16 * other,
+              lane());
     }
   }
 
   /// All scores of the warp's rows; `scores` are those that are made.
-  GLA_DEVICE void make_other_scores(Scores& scores) const {
+  GLA_DEVICE void make_scores(Scores& scores) const {
     GLA_UNROLL_BY(1)
     for (int n = 0; n < kBlocks; ++n) {
       const int other = (block() + n) % kBlocks;
@@ -272,7 +279,7 @@ struct SteepScores {
     }
   }
 
-  /// Multiplies the block's rows of an operand in 8 channels by exp2 of the sums of blocks [first, end).
+  /// Multiplies the block's rows of a tile in 8 channels by exp2 of the sums of blocks [first, end).
   template <class Tile>
   GLA_DEVICE void scale_rows(int channel, int first, int end, Tile tile_of) const {
     if (first == end) return;
@@ -290,7 +297,7 @@ struct SteepScores {
     store(x, channel, tile_of);
   }
 
-  /// q and k relative to the chunk.
+  /// q and k relative to the chunk instead of the block.
   GLA_DEVICE void finish_rows() const {
     GLA_UNROLL_BY(1)
     for (int first = share() * kStep; first < kPaddedK; first = next(first)) {
@@ -301,6 +308,7 @@ struct SteepScores {
     }
   }
 
+  /// In the place of the blocks' sums, which nobody needs behind it.
   GLA_DEVICE void store_scaling() const {
     for (int c = static_cast<int>(thread); c < kPaddedK; c += 4 * kWarpSize) {
       const int step = c / kStep;

@@ -84,7 +84,8 @@ GLA_DEVICE void load_b_transposed(Bits32 (&b)[4], const OperandTile& tile, int k
 }
 
 /// Writes an A operand (16 x 16) to a tile that stores it [m][k].
-GLA_DEVICE void store_a(const Bits32 (&a)[4], const OperandTile& tile, int m, int k, int lane = lane_index()) {
+GLA_DEVICE void store_a(const Bits32 (&a)[4], const OperandTile& tile, int m, int k,
+                        int lane = lane_index()) {
   if constexpr (kStoresMatrices) {
     store_matrices(tile.at(m + lane % 16, k + lane / 16 * 8), a);
   } else {
