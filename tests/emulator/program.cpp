@@ -19,12 +19,14 @@ namespace {
 namespace fs = std::filesystem;
 
 // -fno-gnu-unique: two programs may give different values to a variable of one name. Aliasing: as lax as
-// NVCC. Undefined behaviour, unaligned vectors included, traps. psabi: GCC tells that 64-byte aligned parameters are newer
-// than GCC 4.6.
+// NVCC. Undefined behaviour, unaligned vectors included, traps; an access through null does by itself. psabi: GCC tells that
+// 64-byte aligned parameters are newer than GCC 4.6. -Og: a program takes longer to compile than to run; what is inlined all the
+// same is what source_line() names the kernel's line of.
 constexpr const char* kCompileOptions =
-    " -c -std=c++20 -O1 -g1 -fPIC -fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -Wno-psabi "
+    " -c -std=c++20 -Og -finline-small-functions -finline-functions-called-once -g1 -fPIC -fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -Wno-psabi "
     "-DGLA_EMULATOR"
-    " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero -fsanitize-undefined-trap-on-error";
+    " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero,null,pointer-overflow"
+    " -fsanitize-undefined-trap-on-error";
 constexpr const char* kLinkOptions = " -shared";
 // Accesses to memory call instrumentation.cpp: linked without the sanitizer's runtime.
 constexpr const char* kTellAccesses = " -fsanitize=thread --param tsan-instrument-func-entry-exit=0";

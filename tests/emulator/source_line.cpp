@@ -29,11 +29,14 @@ std::string source_line(const void* return_address) {
   char command[4096];
   std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
   std::istringstream frames(run_command(command).output);
+  std::string innermost;
   for (std::string frame; std::getline(frames, frame);) {
-    if (frame.find('?') != std::string::npos || frame.find("/device/") != std::string::npos) continue;
-    return " at " + base_name(frame.substr(0, frame.find(' ')));
+    if (frame.find('?') != std::string::npos) continue;
+    const std::string line = " at " + base_name(frame.substr(0, frame.find(' ')));
+    if (frame.find("/device/") == std::string::npos) return line;
+    if (innermost.empty()) innermost = line;
   }
-  return " in " + base_name(info.dli_fname);
+  return innermost.empty() ? " in " + base_name(info.dli_fname) : innermost;
 }
 
 }  // namespace gla::emulator

@@ -1,4 +1,5 @@
-// What the generator renders compiles, for three architectures: a covering set, and what the shipped tables name.
+// What the generator renders compiles, for three architectures: a covering set, most of it for two of them, and what the
+// shipped tables name.
 // Needs NVRTC, no GPU. README.md beside this file says how to compile more.
 #include <fmt/format.h>
 
@@ -31,7 +32,7 @@ constexpr const char* kArchitectures[] = {"sm_80", "sm_90a", "sm_100a"};
 
 /// Kernels of the tables that are compiled for their own architecture, where each has been compiled and measured
 /// before, and for each of the others.
-constexpr std::size_t kOwnSample = 6, kSample = 4;
+constexpr std::size_t kOwnSample = 3, kSample = 2;
 
 struct Job {
   std::string name;
@@ -196,12 +197,16 @@ Variant variant_of(const Case& one, const char* name) {
 
 }  // namespace
 
-TEST_CASE("every family compiles for every architecture in every dtype, split, gating and layout") {
+TEST_CASE("every family compiles for every architecture, and in every dtype, split, gating and layout") {
   if (no_nvrtc()) return;
   std::vector<Job> jobs;
   for (const char* name : kArchitectures) {
     if (!is_known(name)) continue;
+    // Each for sm_90a and for one of the others in turns; the only one of its family for all.
+    std::size_t place = 0;
     for (const Case& one : covering_set()) {
+      const bool is_turn_of_last = place++ % 2 != 0;
+      if (one.family != Family::walks && name == kArchitectures[is_turn_of_last ? 0 : 2]) continue;
       const Variant chosen = variant_of(one, kArchitectures[0]);
       CHECK(check(one.problem, architecture(name), chosen).message() == "");
       jobs.push_back({to_string(one.problem) + ": " + to_string(chosen), render(one.problem, chosen), name});
