@@ -58,9 +58,9 @@ TEST_CASE(
     const char* script;
     std::vector<std::string> told;
   };
-  const Fault faults[] = {{"s/reverse = false/reverse = true/", {"o is off by"}},
-                          {"s/head_dim_v = 16/head_dim_v = 160/",
-                           {"launch: ", "block 0, thread ", " at recurrent_forward.cuh:"}}};
+  const Fault faults[] = {
+      {"s/reverse = false/reverse = true/", {"o is off by"}},
+      {"s/head_dim_v = 16/head_dim_v = 160/", {"launch: ", "block 0, thread ", " at channel_group.cuh:"}}};
   for (const Fault& fault : faults) {
     const Shell shell;
     const Outcome outcome =
