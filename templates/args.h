@@ -36,7 +36,7 @@ struct KernelArgs {
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 
   /// Null, or three counters: chunks on the fast path, sub-chunks with a pivot of their own, direct
-  /// sub-chunks and steep chunks (ChunkMarks).
+  /// sub-chunks.
   unsigned long long* path_counts = nullptr;
 };
 

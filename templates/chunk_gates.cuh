@@ -16,25 +16,6 @@ namespace gla {
 /// exp2 of half this range, squared by a product, still leaves room for small gradients (DESIGN section 5).
 inline constexpr float kMaxRange = 140.0f;
 
-/// What is not ordinary about a chunk, as bits that a warp sets for its channels; in shared memory behind the chunk's number,
-/// so that nobody need clear them. The low bits are channel blocks of the warp that are steep: their sums fall too far for one
-/// pivot, so `before` is exp2 of what is carried, and `after` what the state takes between its two products.
-struct ChunkMarks {
-  static constexpr int kBits = 10;
-  static constexpr unsigned int kApart =
-      1u << 8;  ///< `ahead` is what is carried, which `before` has not taken in
-  static constexpr unsigned int kSubChunks = 1u
-                                             << 9;  ///< the chunk must be walked by sub-chunks: its sums rise
-
-  GLA_DEVICE static unsigned int word(int chunk, unsigned int marks) {
-    return static_cast<unsigned int>(chunk + 1) << kBits | marks;
-  }
-  /// Of this chunk, if the word is.
-  GLA_DEVICE static unsigned int of(unsigned int word, int chunk) {
-    return word >> kBits == static_cast<unsigned int>(chunk + 1) ? word % (1u << kBits) : 0;
-  }
-};
-
 /// By the warps of `Team` (team.cuh).
 template <class Config, class Tiles, class Team>
 struct ChunkGates {
@@ -151,7 +132,6 @@ struct ChunkGates {
     int row0, first;  ///< row; channel block of this warp
     Pivots pivots[Blocks];
     LaneValues<Tokens> sums[Blocks];
-    bool rises;  ///< some sum, of any lane
 
     GLA_DEVICE int channel(int b) const { return channel_of(first + b); }
 
@@ -163,8 +143,7 @@ struct ChunkGates {
       GLA_UNROLL
       for (int b = 0; b < Blocks; ++b)
         rise |= sum_gates<Tokens>(sums[b], ranges[b], gates.tiles.raw_gates(), row0, channel(b));
-      rises = warp_any(rise);
-      if (rises) {
+      if (warp_any(rise)) {
         GLA_UNROLL
         for (int b = 0; b < Blocks; ++b) widen<Tokens>(ranges[b], sums[b]);
       }
@@ -237,7 +216,7 @@ struct ChunkGates {
   static constexpr float kMostScaling = 126;
 
   /// What is carried is divided out again where sub-chunks have used it. Going forward it is within half a chunk's range of
-  /// 2^0; going back it is the pivot, which the first gate alone may put anywhere: a chunk that begins with a reset is steep.
+  /// 2^0; going back it is the pivot, which the first gate alone may put anywhere: a chunk that begins with a reset has no one pivot.
   template <int Tokens, int Blocks>
   GLA_DEVICE static bool can_carry(const Channels<Tokens, Blocks>& channels) {
     if constexpr (!kBack) return true;
@@ -249,14 +228,13 @@ struct ChunkGates {
   }
 
   /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
-  /// state takes first. Returns the marks of this warp's channels. Steep ones stay as they are loaded, for SteepScores; without
-  /// queries they have k~_j = k_j exp2(b_C - b_j), which needs no pivot, and `after`.
+  /// state takes first. False if this warp's channels may not have one pivot.
   template <bool WithQueries>
-  GLA_DEVICE unsigned int replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
+  GLA_DEVICE bool replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
     constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
     constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
-    static_assert(kPaddedK / 16 % Team::kWarps == 0 && (1u << kChannelBlocks) <= ChunkMarks::kApart);
-    unsigned int marks = 0;
+    static_assert(kPaddedK / 16 % Team::kWarps == 0);
+    bool all_within = true;
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; n += kAtOnce) {
       Channels<kShape.chunk, kAtOnce> channels;
@@ -266,65 +244,42 @@ struct ChunkGates {
         const bool within = channels.find_pivots(*this) && can_carry(channels);
         GLA_UNROLL
         for (int b = 0; b < kAtOnce; ++b) {
-          Pivots& found = channels.pivots[b];
+          const Pivots& found = channels.pivots[b];
           float rest[2];
           GLA_UNROLL
           for (int c = 0; c < 2; ++c) {
-            entry[n + b][c] = within ? entering(found, c) : 0.0f;
+            entry[n + b][c] = entering(found, c);
             rest[c] = within ? leaving(found, c) : 0.0f;
           }
           if (lane_index() % 4 == 0) store_channels(carried, channels.channel(b), rest);
           if (lane_index() % 4 == 1) store_channels(tiles.last(), channels.channel(b), found.last);
-          if constexpr (!WithQueries) {
-            float after[2];
-            GLA_UNROLL
-            for (int c = 0; c < 2; ++c) {
-              after[c] = within ? 1.0f : exp2_fast(found.last[c]);
-              found.pivot[c] = within ? found.pivot[c] : found.last[c];
-            }
-            if (lane_index() % 4 == 2) store_channels(tiles.after(), channels.channel(b), after);
-          }
         }
-        if (!within) {
-          const bool steep = !channels.rises && kShape.group_tile <= 1;
-          marks |= steep ? ((1u << kAtOnce) - 1) << n : ChunkMarks::kSubChunks;
-          if (WithQueries || !steep) continue;
-        }
+        all_within &= within;
+        if (!within) continue;
       }
       channels.template make<WithQueries, true>(*this);
     }
-    return marks;
+    return all_within;
   }
 
-  /// Leaves `before`, which takes in what the chunk before left `carried`, if any. If that is no factor for floats the two stay
-  /// apart, and the mark says so; without queries `ahead` is left too.
-  template <bool WithQueries>
-  GLA_DEVICE unsigned int join_scaling(const float (&entry)[kChannelBlocks][2], const float* carried) const {
-    float exponents[kChannelBlocks][2];
+  /// Leaves `before`, which takes in what the chunk before left `carried`, if any. False if that is no factor for floats.
+  GLA_DEVICE bool join_scaling(const float (&entry)[kChannelBlocks][2], const float* carried) const {
     bool within = true;
-    GLA_UNROLL
-    for (int i = 0; i < 2 * kChannelBlocks; ++i) {
-      const int n = i / 2, c = i % 2;
-      exponents[n][c] = entry[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
-      // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with. (Going back the pivot is
-      // what is carried, within bounds.)
-      within &= fabsf(exponents[n][c]) <= kMostScaling || entry[n][c] < -kMostScaling;
-    }
-    const bool apart = warp_any(!within);
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; ++n) {
       float before[2];
       GLA_UNROLL
-      for (int c = 0; c < 2; ++c) before[c] = exp2_fast(apart ? entry[n][c] : exponents[n][c]);
-      if (lane_index() % 4 == 0) store_channels(tiles.before(), channel_of(n), before);
-      if constexpr (!WithQueries) {
-        float ahead[2];
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) ahead[c] = apart ? exp2_fast(exponents[n][c] - entry[n][c]) : 1.0f;
-        if (lane_index() % 4 == 1) store_channels(tiles.ahead(), channel_of(n), ahead);
+      for (int c = 0; c < 2; ++c) {
+        const float exponent =
+            entry[n][c] + (carried == nullptr ? 0.0f : carried[channel_of(n) + lane_channel(c)]);
+        // Under a pivot so low nothing is left of the state, whatever it still was to be scaled with. (Going back the pivot is
+        // what is carried, within bounds.)
+        within &= fabsf(exponent) <= kMostScaling || entry[n][c] < -kMostScaling;
+        before[c] = exp2_fast(exponent);
       }
+      if (lane_index() % 4 == 0) store_channels(tiles.before(), channel_of(n), before);
     }
-    return apart ? ChunkMarks::kApart : 0;
+    return !warp_any(!within);
   }
 
   /// Operands and state factors of a sub-chunk: with one pivot, and false if this warp's channels may not have one; or

@@ -150,15 +150,15 @@ struct PipelineLayout {
   int q_panel, k_panel, gate_panel;  ///< bytes from one panel to the next
   int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
-      scores;                      ///< within a stage; q_rest and k_rest are the operands' second parts
-  int before, after, last, ahead;  ///< fp32 vectors over K, one behind the other, within a stage
+      scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
+  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
   int stage_bytes;
   int out;                                   ///< staged outputs, of several query heads one below the other
   int inbox;                                 ///< sums from the other block of a cluster: ClusterSums
   int sub_q, sub_k, sub_scores, cumulative;  ///< a sub-chunk's operands, and fp32 [kSubChunk][K]
   int decay;                                 ///< fp32 over K
   int carried;                               ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
-  int marks;                                 ///< int per stage and producer warp: PipelineTiles::marks()
+  int failed;                                ///< int per stage and producer warp: PipelineTiles::failed()
   int loaded, converted, made;               ///< barriers, one per stage each
   int reloaded;                              ///< one more
   int received;                              ///< two per warp that multiplies
@@ -193,7 +193,6 @@ struct PipelineLayout {
         before(0),
         after(0),
         last(0),
-        ahead(0),
         stage_bytes(0),
         out(0),
         inbox(0),
@@ -203,7 +202,7 @@ struct PipelineLayout {
         cumulative(0),
         decay(0),
         carried(0),
-        marks(0),
+        failed(0),
         loaded(0),
         converted(0),
         made(0),
@@ -230,8 +229,7 @@ struct PipelineLayout {
     before = v + v_plane + (over_rest ? 0 : heads * s.score_operand_parts() * head_rows);
     after = before + vector;
     last = after + vector;
-    ahead = last + vector;
-    stage_bytes = aligned(ahead + vector);
+    stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
     inbox = out + heads * v_plane / s.cluster;
     // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads, or going back, the
@@ -250,8 +248,8 @@ struct PipelineLayout {
     made = converted + 8 * s.stages;
     reloaded = made + 8 * s.stages;
     received = reloaded + 8;
-    marks = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
-    total = marks + 4 * s.stages * s.producers;
+    failed = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
+    total = failed + 4 * s.stages * s.producers;
   }
 };
 

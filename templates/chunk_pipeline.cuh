@@ -6,10 +6,8 @@
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
-// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of
-// it), but where that is no float. What is not ordinary about a chunk, ChunkMarks tell: if sums fall too far for one pivot, the
-// scores are made in steps (steep_scores.cuh) and the state is scaled between its products; if they rise, and in blocks of
-// several query heads, it is loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
+// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of it). A chunk that may not have one pivot, or no such factor, is
+// loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
 #pragma once
 
 #include "args.h"
@@ -23,7 +21,6 @@
 #include "device/launch.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/warpgroup.cuh"
-#include "steep_scores.cuh"
 #include "team.cuh"
 #include "warpgroup_products.cuh"
 
@@ -117,7 +114,7 @@ class ChunkPipeline {
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);
         barrier_init(tiles_of(stage).made(), 4 * kTogether);
-        for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).marks()[warp] = 0;
+        for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).failed()[warp] = 0;
       }
       barrier_init(tiles_of(0).reloaded(), 1);
     }
@@ -211,32 +208,26 @@ class ChunkPipeline {
       if (warp_any(is_cut(chunk))) zero_rows<Producers>(tiles, rows_of(chunk));
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
-      unsigned int marks = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
+      bool within = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
       if constexpr (kGated) {
-        marks |= gates.template join_scaling<kOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
+        within &= gates.join_scaling(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
       }
-      if (marks != 0 && lane_index() == 0)
-        tiles.marks()[Producers::of_all()] = ChunkMarks::word(chunk, marks);
+      if (!within && lane_index() == 0) tiles.failed()[Producers::of_all()] = chunk + 1;
       arrive(tiles.converted());
       if constexpr (kOutputs) {
         // Where one warpgroup makes all scores of a chunk, the other can be a chunk ahead.
         const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
         if (!warp_any(first < kTogether)) continue;
         barrier_wait(tiles.converted(), parity_of(chunk));
-        const Way way = way_of(chunk);
-        if (way == Way::ordinary) {
+        if (has_one_pivot(chunk)) {
           GLA_UNROLL_BY(1)
           for (int pair = 0; pair < kScorePairs; pair += kTogether) {
             const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
             WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
           }
-        }
-        if constexpr (kGated && kHeads == 1) {
-          if (way == Way::steep)
-            SteepScores<Config, Tiles, Producers::kWarps, kTeams>{tiles, chunk, args.scale}.make();
         }
         arrive(tiles.made());
       }
@@ -249,16 +240,10 @@ class ChunkPipeline {
     if (lane_index() == 0) barrier_arrive(barrier);
   }
 
-  /// Of a chunk through the walk.
-  enum class Way { ordinary, steep, sub_chunks };
-
-  /// Once it is converted. A factor that must stay apart makes a chunk a steep one, if no sums do.
-  GLA_DEVICE static Way way_of(int chunk) {
-    if constexpr (!kGated) return Way::ordinary;
-    const unsigned int marks =
-        ChunkMarks::of(tiles_of(chunk).marks()[lane_index() % kShape.producers], chunk);
-    if (!warp_any(marks != 0)) return Way::ordinary;
-    return kHeads > 1 || warp_any((marks & ChunkMarks::kSubChunks) != 0) ? Way::sub_chunks : Way::steep;
+  /// Once it is converted.
+  GLA_DEVICE static bool has_one_pivot(int chunk) {
+    if constexpr (!kGated) return true;
+    return !warp_any(tiles_of(chunk).failed()[lane_index() % kShape.producers] == chunk + 1);
   }
 
   /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of gates and of what the state takes up: k,
@@ -306,18 +291,17 @@ class ChunkPipeline {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
       Products products{work, tiles, state};
-      const Way way = way_of(chunk);
-      const bool whole = way != Way::sub_chunks;
+      const bool whole = has_one_pivot(chunk);
       if (kGated && chunk > 0 && scaled == whole) state.scale_by_exponents(tiles.carried(chunk - 1), whole);
       scaled = !whole;
       if constexpr (kSends) {
         if (whole) {
-          walk_chunk_in_cluster(products, chunk, way == Way::steep);
+          walk_chunk_in_cluster(products, chunk);
         } else {
           walk_sub_chunks_in_cluster(products, chunk, reloads++ % 2);
         }
       } else if (whole) {
-        multiply(products, chunk, way == Way::steep, [&](int, int row0, const ChunkSums& sums) {
+        multiply(products, chunk, [&](int, int row0, const ChunkSums& sums) {
           products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       } else {
@@ -348,9 +332,9 @@ class ChunkPipeline {
 
   // Blocks of a cluster may take different ways through a chunk. Either ends with its outputs staged.
 
-  GLA_DEVICE void walk_chunk_in_cluster(Products& products, int chunk, bool steep) const {
+  GLA_DEVICE void walk_chunk_in_cluster(Products& products, int chunk) const {
     ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
-    multiply(products, chunk, steep, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
+    multiply(products, chunk, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
 
@@ -387,13 +371,10 @@ class ChunkPipeline {
 
   /// A whole chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk).
   template <class UseSums>
-  GLA_DEVICE void multiply(Products& products, int chunk, bool steep, UseSums use) const {
-    work.count_path(steep ? 2 : 0);
+  GLA_DEVICE void multiply(Products& products, int chunk, UseSums use) const {
+    work.count_path(0);
     Work::add_decay(products.tiles.decay(), products.tiles.last());
-    if constexpr (kGated) {
-      if (steep) products.state.scale(products.tiles.ahead());
-      products.state.scale(products.tiles.before());
-    }
+    if constexpr (kGated) products.state.scale(products.tiles.before());
     WarpgroupProducts<kShape, Tiles> warpgroups{products.tiles, products.state};
     // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
     const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kShape.k_parts(kChunk) : 1;
@@ -402,9 +383,8 @@ class ChunkPipeline {
         bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
         Consumers::sync();
       };
-      warpgroups.multiply(k_parts, kGated && steep, meanwhile, use);
+      warpgroups.multiply(k_parts, meanwhile, use);
     } else {
-      if (kGated && steep) products.state.scale(products.tiles.after());
       warpgroups.update(k_parts);
     }
   }

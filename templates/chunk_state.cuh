@@ -47,13 +47,6 @@ struct ChunkState {
   GLA_DEVICE void scale(const float* vector) {
     scale_by(vector, [](float factor) { return factor; });
   }
-  /// The same of 8 rows, and 16 value channels.
-  GLA_DEVICE void scale_tile(const float* vector, int i, int j) {
-    const auto pair =
-        *reinterpret_cast<const Vector<float, 2>*>(vector + first_k() + lane_index() % 4 * 2 + 8 * j);
-    GLA_UNROLL
-    for (int e = 0; e < 4; ++e) tiles[i][j][e] *= pair.item[e % 2];
-  }
   /// Multiplies them by powers of two, or divides by them.
   GLA_DEVICE void scale_by_exponents(const float* exponents, bool divide) {
     scale_by(exponents, [divide](float exponent) { return exp2_fast(divide ? -exponent : exponent); });

@@ -100,9 +100,6 @@ struct PipelineTiles {
   GLA_DEVICE float* before() const { return vector(slot * kLayout.stage_bytes + kLayout.before); }
   GLA_DEVICE float* after() const { return vector(slot * kLayout.stage_bytes + kLayout.after); }
   GLA_DEVICE float* last() const { return vector(slot * kLayout.stage_bytes + kLayout.last); }
-  GLA_DEVICE float* ahead() const { return vector(slot * kLayout.stage_bytes + kLayout.ahead); }
-  /// While steep scores are made, the sums of 16 rows, in the place of those four.
-  GLA_DEVICE float* row_sums(int block) const { return before() + block * kPaddedK; }
   GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
   GLA_DEVICE float* cumulative() const { return vector(kLayout.cumulative); }
 
@@ -110,9 +107,9 @@ struct PipelineTiles {
   GLA_DEVICE float* carried(int chunk) const {
     return vector(kLayout.carried + chunk % PipelineLayout::kCarried * 4 * kPaddedK);
   }
-  /// Of this slot, by producer warp: ChunkMarks.
-  GLA_DEVICE unsigned int* marks() const {
-    return reinterpret_cast<unsigned int*>(shared + kLayout.marks) + slot * kShape.producers;
+  /// Of this slot, by producer warp: one more than the last chunk that its channels deny one pivot or one factor.
+  GLA_DEVICE int* failed() const {
+    return reinterpret_cast<int*>(shared + kLayout.failed) + slot * kShape.producers;
   }
   /// Of this slot: its tiles have been loaded; turned into operands; its scores are made too.
   GLA_DEVICE unsigned long long* loaded() const { return barrier(kLayout.loaded) + slot; }

@@ -169,21 +169,20 @@ struct WarpgroupProducts {
 
   /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of all query heads and, with the first k_parts parts of k^, U^T += V^T k^. Of
   /// several blocks of value channels the last one comes first. Calls meanwhile() once and then use(block, row0, sums) for
-  /// each kColumns rows of each block, the last time while the update runs. `decays`: the state is scaled with `after` between
-  /// its product with q^ and the update.
+  /// each kColumns rows of each block, the last time while the update runs.
   template <class Meanwhile, class UseSums>
-  GLA_DEVICE void multiply(int k_parts, bool decays, Meanwhile meanwhile, UseSums use) {
+  GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
     Operands operands[kAtOnce ? 1 : 2];
     Sums sums;
     GLA_UNROLL
     for (int i = kBlocksV - 1; i >= 0; --i) {
-      make_operands(operands[0], i, 0, decays);
+      make_operands(operands[0], i, 0);
       GLA_UNROLL
       for (int row0 = 0; row0 < kRows; row0 += kColumns) {
         warpgroup_pin(sums);
         pin(operands);
         pin(state.tiles);
-        add_state_product(sums, i, row0, operands, decays);
+        add_state_product(sums, i, row0, operands);
         add_score_product(sums, i, row0);
         warpgroup_commit();
         const bool is_last = i == 0 && row0 + kColumns == kRows;
@@ -242,7 +241,7 @@ struct WarpgroupProducts {
   static_assert(kAtOnce || kRows == kColumns);
   using Operands = Bits32[kBatch][4];
 
-  GLA_DEVICE void make_operands(Operands& operands, int i, int batch, bool decays) {
+  GLA_DEVICE void make_operands(Operands& operands, int i, int batch) const {
     GLA_UNROLL
     for (int k = 0; k < kBatch; ++k) {
       Bits32 parts[1][4];
@@ -250,14 +249,11 @@ struct WarpgroupProducts {
       GLA_UNROLL
       for (int quarter = 0; quarter < 4; ++quarter) operands[k][quarter] = parts[0][quarter];
     }
-    if (!decays) return;
-    GLA_UNROLL
-    for (int j = 0; j < 2 * kBatch; ++j) state.scale_tile(tiles.after(), i, 2 * batch * kBatch + j);
   }
 
   /// Starts O^T = S'^T q^T, whose first operands are made.
   template <int Sets>
-  GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets], bool decays) {
+  GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets]) {
     const OperandTile q = kBack ? tiles.template k<kChunk>(0) : tiles.template q<kChunk>(0, 0);
     GLA_UNROLL
     for (int batch = 0; batch < kSteps / kBatch; ++batch) {
@@ -266,7 +262,7 @@ struct WarpgroupProducts {
         warpgroup_commit();
         warpgroup_wait<1>();
         warpgroup_pin(set);
-        make_operands(set, i, batch, decays);
+        make_operands(set, i, batch);
         warpgroup_pin(set);
       }
       warpgroup_fence();

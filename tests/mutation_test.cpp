@@ -224,7 +224,7 @@ std::string objection_to_tools(const emulator::Toolchain& toolchain) {
 }
 
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
-  static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh", "steep_scores.cuh",
+  static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh",
                                              "warpgroup_products.cuh"};
   if (file == "verification.cuh") return objection_to_tools(toolchain);
   if (file == "key_walk.cuh") return objection_to_walks(toolchain);
