@@ -15,6 +15,7 @@ from .commit import measured_commit
 from .errors import UsageError
 from .fla_compiler import MOST_PROCESSES, compile_ahead
 from .journal import Journal, read_result, require_same_run
+from .libraries import require_two_sides
 from .machine import Machine, Questions, inspect_machine
 from .modes import MODES
 from .operations import CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD, OPERATIONS
@@ -48,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    if os.environ.get("GLA_TUNE_PATCH_FLA") == "1":
-        raise UsageError("GLA_TUNE_PATCH_FLA=1 puts gla_tune into FLA, so both sides would be gla_tune: unset it")
+    require_two_sides()
     modes = [mode.name for mode in MODES] if "all" in (options.mode or []) else options.mode or []
     selection = Selection(
         operations=options.op or [],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
+
+from .errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,9 @@ def load_fla() -> Library:
     from fla.ops.gla import chunk_gla, fused_recurrent_gla
 
     return Library("fla", chunk_gla, fused_recurrent_gla, repeats_heads=True)
+
+
+def require_two_sides() -> None:
+    """Refuses an environment in which FLA is gla_tune."""
+    if os.environ.get("GLA_TUNE_PATCH_FLA") == "1":
+        raise UsageError("GLA_TUNE_PATCH_FLA=1 puts gla_tune into FLA, so both sides would be gla_tune: unset it")

@@ -97,6 +97,11 @@ class BackwardCall(ctypes.Structure):
 def set_tensor(call: ctypes.Structure, name: str, tensor) -> None:
     """Points one of a call's tensors at a torch tensor [B, T, H, channels]."""
     setattr(call, f"{name}_data", tensor.data_ptr())
+    set_strides(call, name, tensor)
+
+
+def set_strides(call: ctypes.Structure, name: str, tensor) -> None:
+    """Says how one of a call's tensors lies: as a torch tensor [B, T, H, channels] does."""
     for axis, stride in zip(("batch", "token", "head"), tensor.stride()):
         setattr(call, f"{name}_stride_{axis}", stride)
 

@@ -10,7 +10,7 @@ from . import _abi
 from ._abi import Operation, Unsupported
 from ._arguments import ArgumentError, Options, Shape, Tensors, aligned_state, readable
 from ._context import logger
-from ._forward import Plan, plan_of
+from ._forward import ALIGNMENT, Misaligned, Plan, keep_plan, kept_plan, kind_of, plan_of
 
 
 class Wanted(NamedTuple):
@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
 
 
 class BackwardPlan(Plan):
-    """A normalised call whose gradients are asked for, with its addresses."""
+    """A normalised call whose gradients are asked for, without its addresses."""
 
     def __init__(self, tensors: Tensors, options: Options, shape: Shape):
         super().__init__(tensors, options, shape)
@@ -36,6 +36,41 @@ class BackwardPlan(Plan):
             struct_size=ctypes.sizeof(_abi.BackwardCall), forward=ctypes.pointer(self.call)
         )
         self.launched = ctypes.byref(self.gradients)
+
+    def ask_for(self, wanted: Wanted, tensors: Tensors, d_o: torch.Tensor) -> None:
+        """Settles what is computed, for incoming gradients that lie as d_o does."""
+        _abi.set_tensor(self.gradients, "d_o", d_o)
+        by_chunks = self.operation == Operation.CHUNK_BACKWARD
+        gates_need_dk = by_chunks and wanted.gk and tensors.gk.dtype != torch.float32  # gla.hpp, BackwardCall
+        computed = wanted._replace(k=wanted.k or gates_need_dk)
+        self.computed = []  # where among the tensors the input is, where the struct has the gradient's address
+        self.returned = []  # where among those, in Wanted's order
+        for name, is_computed, is_wanted in zip(Wanted._fields, computed, wanted):
+            self.returned.append(len(self.computed) if is_wanted else None)
+            if not is_computed:
+                continue
+            field = "d_initial_state" if name == "initial_state" else f"d{name}_data"
+            self.computed.append((Tensors._fields.index(name), field))
+            if name != "initial_state":
+                _abi.set_strides(self.gradients, f"d{name}", torch.empty(getattr(tensors, name).shape, device="meta"))
+
+    def run(self, tensors: Tensors, d_o: torch.Tensor, d_final_state: Optional[torch.Tensor]):
+        """Launches on the current stream: the gradients in Wanted's order, None for what is not wanted."""
+        self.read_from(tensors)
+        call = self.gradients
+        call.d_o_data = addresses = d_o.data_ptr()
+        if d_final_state is not None and self.state_shape is not None:
+            call.d_final_state = address = d_final_state.data_ptr()
+            addresses |= address
+        if addresses & ALIGNMENT:
+            raise Misaligned
+        gradients = []
+        for place, field in self.computed:
+            gradient = torch.empty_like(tensors[place], memory_format=torch.contiguous_format)
+            setattr(call, field, gradient.data_ptr())
+            gradients.append(gradient)
+        self.enqueue()
+        return [place if place is None else gradients[place] for place in self.returned]
 
 
 @lru_cache(maxsize=None)
@@ -81,35 +116,25 @@ def backward(
 
     d_o and d_final_state are those of the outputs; None for zero.
     """
+    key = (wanted, options, *kind_of((*tensors, d_o, d_final_state)))
+    plan = kept_plan(key)
+    if plan is not None:
+        try:
+            return plan.run(tensors, d_o, d_final_state)
+        except Misaligned:
+            pass
     ready, plan = backward_plan_of(tensors, options)
     if plan.is_empty:
         return [torch.zeros_like(getattr(tensors, name)) if asked else None for name, asked in wanted._asdict().items()]
-    by_chunks = plan.operation == Operation.CHUNK_BACKWARD
-    gates_need_dk = by_chunks and wanted.gk and ready.gk.dtype != torch.float32  # gla.hpp, BackwardCall
-    computed = wanted._replace(k=wanted.k or gates_need_dk)
-    gradients = {
-        name: torch.empty_like(getattr(ready, name), memory_format=torch.contiguous_format)
-        for name, asked in computed._asdict().items()
-        if asked
-    }
     _check("d_o", d_o, plan.output_shape, plan.device)
     if options.output_final_state:
         _check("d_final_state", d_final_state, plan.state_shape, plan.device)
-    call = plan.gradients
-    d_o = _incoming(plan, d_o)
-    _abi.set_tensor(call, "d_o", d_o)
-    if d_final_state is not None and options.output_final_state:  # torch.compile makes zeros of what was not asked for
-        d_final_state = aligned_state(d_final_state)
-        call.d_final_state = d_final_state.data_ptr()
-    for name, gradient in gradients.items():
-        if name == "initial_state":
-            call.d_initial_state = gradient.data_ptr()
-        else:
-            _abi.set_tensor(call, f"d{name}", gradient)
-    plan.enqueue()
-
-    def like_its_input(name: str) -> torch.Tensor:
-        given = getattr(tensors, name)
-        return gradients[name].to(given.dtype).reshape(given.shape)
-
-    return [like_its_input(name) if asked else None for name, asked in wanted._asdict().items()]
+    else:
+        d_final_state = None  # torch.compile makes zeros of what was not asked for
+    incoming = _incoming(plan, d_o), None if d_final_state is None else aligned_state(d_final_state)
+    plan.ask_for(wanted, ready, incoming[0])
+    if all(after is before for after, before in zip((*ready, *incoming), (*tensors, d_o, d_final_state))):
+        keep_plan(key, plan)
+    gradients = plan.run(ready, *incoming)
+    inputs = [getattr(tensors, name) for name in Wanted._fields]
+    return [g if g is None else g.to(given.dtype).reshape(given.shape) for g, given in zip(gradients, inputs)]

@@ -6,6 +6,7 @@ in its plan. A call that finds its plan allocates its outputs, sets addresses an
 
 import ctypes
 import threading
+from typing import Optional
 
 import torch
 
@@ -15,7 +16,7 @@ from ._arguments import Options, Shape, Tensors, checked_shape, normalised, outp
 
 _TEXT = 4096  # bytes of a description, at most
 _MOST_PLANS = 1024  # per thread; beyond it they are made anew
-_ALIGNMENT = 15  # of every address: the low bits that must be zero
+ALIGNMENT = 15  # of every address: the low bits that must be zero
 
 _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None) or (
     lambda device: torch.cuda.current_stream(device).cuda_stream
@@ -137,19 +138,28 @@ class Plan:
 
     def run(self, tensors: Tensors):
         """Launches on the current stream; (o, final state or None)."""
-        q, k, v, gk, gv, initial_state, cu_seqlens, cu_seqlens_cpu = tensors
         if self.output_is_like_v:
-            output = torch.empty_like(v)
+            output = torch.empty_like(tensors[2])
         else:
             output = torch.empty(self.output_shape, dtype=self.dtype, device=self.device)
         if self.state_shape is None:
             state = None
-        elif initial_state is not None:
-            state = torch.empty_like(initial_state)
+        elif tensors[5] is not None:
+            state = torch.empty_like(tensors[5])
         else:
             state = torch.empty(self.state_shape, dtype=torch.float32, device=self.device)
         if self.is_empty:
             return output, state
+        self.read_from(tensors)
+        self.call.o_data = output.data_ptr()
+        if state is not None:
+            self.call.final_state = state.data_ptr()
+        self.enqueue()
+        return output, state
+
+    def read_from(self, tensors: Tensors) -> None:
+        """Sets the addresses of the inputs. Raises Misaligned."""
+        q, k, v, gk, gv, initial_state, cu_seqlens, cu_seqlens_cpu = tensors
         call = self.call
         call.q_data = addresses = q.data_ptr()
         call.k_data = address = k.data_ptr()
@@ -165,16 +175,11 @@ class Plan:
         if initial_state is not None:
             call.initial_state = address = initial_state.data_ptr()
             addresses |= address
-        if addresses & _ALIGNMENT:
+        if addresses & ALIGNMENT:
             raise Misaligned
         if cu_seqlens is not None:
             call.cu_seqlens = cu_seqlens.data_ptr()
             call.cu_seqlens_host = None if cu_seqlens_cpu is None else cu_seqlens_cpu.data_ptr()
-        call.o_data = output.data_ptr()
-        if state is not None:
-            call.final_state = state.data_ptr()
-        self.enqueue()
-        return output, state
 
     def enqueue(self, once_more: bool = True) -> None:
         """Launches the struct as it is filled."""
@@ -195,6 +200,24 @@ def plan_of(tensors: Tensors, options: Options, kind: type = Plan):
     shape = checked_shape(tensors)
     ready = normalised(tensors, options, shape)
     return ready, kind(ready, options, shape)
+
+
+def kind_of(tensors: tuple) -> list:
+    """All that a plan may depend on of tensors, by which it is kept."""
+    return [t if t is None else (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors]
+
+
+def kept_plan(key: tuple) -> Optional[Plan]:
+    """The plan that this thread keeps for calls of a kind."""
+    return _plans.by_key.get(key)
+
+
+def keep_plan(key: tuple, plan: Plan) -> None:
+    """For calls that need no copies, nor will others of the kind."""
+    if len(_plans.by_key) >= _MOST_PLANS:
+        _plans.by_key.clear()
+        _plans.recent.clear()
+    _plans.by_key[key] = plan
 
 
 def _remember(tensors: Tensors, options: Options, plan: Plan) -> None:
@@ -226,8 +249,8 @@ def forward_again(tensors: tuple, options: tuple):
 
 def forward(tensors: Tensors, options: Options):
     """One call on CUDA tensors, gradients aside: (o, final state or None)."""
-    key = (options, *[t if t is None else (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors])
-    plan = _plans.by_key.get(key)
+    key = (options, *kind_of(tensors))
+    plan = kept_plan(key)
     if plan is not None:
         try:
             result = plan.run(tensors)
@@ -237,11 +260,8 @@ def forward(tensors: Tensors, options: Options):
             _remember(tensors, options, plan)
             return result
     ready, plan = plan_of(tensors, options)
-    if all(after is before for after, before in zip(ready, tensors)):  # a call that needs no copies
-        if len(_plans.by_key) >= _MOST_PLANS:
-            _plans.by_key.clear()
-            _plans.recent.clear()
-        _plans.by_key[key] = plan
+    if all(after is before for after, before in zip(ready, tensors)):
+        keep_plan(key, plan)
         _remember(tensors, options, plan)
     output, state = plan.run(ready)
     return output.to(output_dtype(tensors, options)), state

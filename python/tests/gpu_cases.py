@@ -33,6 +33,7 @@ class Case:
     reverse: bool = False
     value_gate: bool = False
     fp32_gates: bool = False
+    loss_scale: float = 1.0  # of the gradients of the outputs
 
     def __str__(self):
         parts = [self.function, str(self.dtype).rpartition(".")[2], "x".join(map(str, self.head_dims))]
@@ -42,6 +43,7 @@ class Case:
         parts += [f"G{self.group}"] if self.group > 1 else []
         parts += [f"gates{self.gates:g}"] if self.gates != 1 / 16 else []
         parts += ["resets"] if self.resets else []
+        parts += [f"loss{self.loss_scale:g}"] if self.loss_scale != 1 else []
         return "-".join(parts)
 
 

@@ -161,6 +161,64 @@ def with_value_gate(q, k, v, gk, gv, initial_state, output_final_state):
     return torch.stack(outputs, dim=1), states if output_final_state else None
 
 
+@pytest.fixture
+def planned(recorder, monkeypatch):
+    """How many plans were made."""
+    made = []
+    plan_of = _backward.plan_of
+    monkeypatch.setattr(_backward, "plan_of", lambda *arguments: made.append(1) or plan_of(*arguments))
+    return made
+
+
+def test_a_backward_plan_is_made_once_for_calls_of_one_kind(recorder, planned):
+    calls = [(inputs(initial_state=state()), rand(B, T, H, V), state()) for _ in range(3)]
+    for tensors, d_o, d_final_state in calls:
+        gradients = differentiate(tensors, d_o, d_final_state)
+        forward, call = recorder.calls[-1], recorder.backward_calls[-1]
+        assert (forward.q_data, forward.initial_state) == (tensors.q.data_ptr(), tensors.initial_state.data_ptr())
+        assert (call.d_o_data, call.d_final_state) == (d_o.data_ptr(), d_final_state.data_ptr())
+        assert [call.dq_data, call.dk_data, call.dv_data, call.dgk_data, call.d_initial_state] == [
+            gradient.data_ptr() for gradient in gradients if gradient is not None
+        ]
+    assert len(planned) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(d_o=rand(B, H, T, V).transpose(1, 2)),
+        dict(d_final_state=state()),
+        dict(wanted=NONE._replace(v=True)),
+        dict(scale=0.5),
+    ],
+    ids=["strides of d_o", "d_final_state", "wanted", "options"],
+)
+def test_a_backward_call_of_another_kind_has_a_plan_of_its_own(recorder, planned, change):
+    usual = dict(d_o=rand(B, T, H, V))
+    for given in (usual, {**usual, **change}, usual):
+        differentiate(inputs(), **given)
+    assert len(planned) == 2
+    first, other, again = recorder.backward_calls
+    assert strides(first, "d_o") == strides(again, "d_o") and first.d_final_state is again.d_final_state is None
+    assert strides(other, "d_o") == change.get("d_o", usual["d_o"]).stride()[:3]
+    assert (other.d_final_state is None) == ("d_final_state" not in change)
+    assert (other.dq_data is None) == ("wanted" in change)
+
+
+@pytest.mark.parametrize("name", ["k", "d_o", "d_final_state"])
+def test_an_odd_address_is_copied_though_its_backward_call_has_a_plan(recorder, name):
+    given = dict(k=inputs().k, d_o=rand(B, T, H, V), d_final_state=state())
+    odd = {**given, name: torch.zeros(given[name].numel() + 1, dtype=given[name].dtype)[1:].view(given[name].shape)}
+    for each in (given, odd, given):
+        differentiate(inputs(k=each["k"]), each["d_o"], each["d_final_state"])
+    found = [
+        (forward.k_data, call.d_o_data, call.d_final_state)
+        for forward, call in zip(recorder.calls, recorder.backward_calls)
+    ]
+    assert found[0] == found[2] == tuple(x.data_ptr() for x in given.values())
+    assert found[1][list(given).index(name)] not in (odd[name].data_ptr(), None)
+
+
 def recurrence(tensors, given):
     q, k, v, gk, gv, initial_state, _, _ = tensors
     if gv is not None:

@@ -48,6 +48,11 @@ def cases():
     for dtype in BARS:
         yield Case("recurrent", dtype, value_gate=True, resets=0.02, packed=True)
         yield Case("recurrent", dtype, (100, 60), value_gate=True, reverse=True, state_v_first=True)
+    # Small and large losses: relative accuracy is kept, the least normal number of bf16 and fp32 being 1e-38.
+    for loss_scale in (1e-12, 1e6):
+        for gates in (1 / 16, 1.0):
+            yield Case("chunk", head_dims=(128, 128), gates=gates, loss_scale=loss_scale)
+        yield Case("chunk", torch.float32, loss_scale=loss_scale)
 
 
 CASES = list(cases())
@@ -58,7 +63,7 @@ def incoming(case: Case, given: Inputs):
     generator = torch.Generator("cuda").manual_seed(11)
     shape = (*given.q.shape[:3], given.v.shape[3])
     states = make(case).initial_state.shape
-    return tuple(torch.randn(size, generator=generator, device="cuda") for size in (shape, states))
+    return tuple(case.loss_scale * torch.randn(size, generator=generator, device="cuda") for size in (shape, states))
 
 
 def learners(case: Case) -> tuple:
@@ -116,6 +121,60 @@ def test_against_fp64(case):
         assert (gradient.shape, gradient.dtype) == (getattr(given, name).shape, getattr(given, name).dtype)
     check(case, found, reference(case, given))
     assert_same_bits(gradients(case, given), found)
+
+
+REFERENCE_CHUNK = 32
+
+
+def chunked_gradients(q, k, v, g, d_o):
+    """Those of q, k, v, g in fp64, chunk by chunk: the recurrence takes too long for long sequences."""
+    leaves = [x.detach().double().requires_grad_() for x in (q, k, v, g)]
+    B, _, H, K = q.shape
+    state = torch.zeros(B, H, K, v.shape[3], dtype=torch.float64, device=q.device)
+    later = torch.ones(REFERENCE_CHUNK, REFERENCE_CHUNK, dtype=torch.bool, device=q.device).triu(1)[:, :, None]
+    outputs = []
+    for q, k, v, g in zip(*[x.transpose(1, 2).split(REFERENCE_CHUNK, dim=2) for x in leaves]):
+        b = g.clamp(min=-1e4).cumsum(2)  # exp(-1e4) is 0 as exp(-inf) is
+        size = b.shape[2]
+        decay = (b[:, :, :, None] - b[:, :, None]).masked_fill(later[:size, :size], -torch.inf).exp()
+        scores = torch.einsum("bhik,bhjk,bhijk->bhij", q, k, decay)
+        outputs.append((scores @ v + (q * b.exp()) @ state) * K**-0.5)
+        state = state * b[:, :, -1].exp()[..., None] + (k * (b[:, :, -1:] - b).exp()).mT @ v
+    o = torch.cat(outputs, dim=2).transpose(1, 2)
+    return dict(zip("qkvg", torch.autograd.grad(o, leaves, d_o.double())))
+
+
+@pytest.mark.parametrize("tokens", [512, 8192, 32768])
+@pytest.mark.parametrize("gates, resets", [(1.0, 0.0), (1 / 16, 0.0), (1.0, 0.05)])
+def test_the_error_does_not_grow_with_the_length(tokens, gates, resets):
+    generator = torch.Generator("cuda").manual_seed(3)
+
+    def rand():
+        return torch.randn(1, tokens, 2, 64, generator=generator, device="cuda")
+
+    g = torch.nn.functional.logsigmoid(rand()) * gates
+    g[torch.rand(g.shape, generator=generator, device="cuda") < resets] = -torch.inf
+    q, k, v, g, d_o = (x.bfloat16() for x in (rand(), rand(), rand(), g, rand()))
+    leaves = [x.requires_grad_() for x in (q, k, v, g)]
+    found = torch.autograd.grad(gla_tune.chunk_gla(*leaves)[0], leaves, d_o)
+    check(Case(), dict(zip("qkvg", found)), chunked_gradients(q, k, v, g, d_o))
+
+
+def test_little_memory_is_needed_beside_inputs_outputs_and_gradients():
+    rows = (8, 2048, 4)
+    q, k, g = (torch.randn(*rows, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    v, d_o = (torch.randn(*rows, 256, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    inputs = [x.requires_grad_() for x in (q, k, v, torch.nn.functional.logsigmoid(g))]
+    for _ in range(2):  # the first call compiles and loads
+        o = made = None  # the memory of the earlier call is free again
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        o, _ = gla_tune.chunk_gla(*inputs)
+        made = [o, *torch.autograd.grad(o, inputs, d_o)]
+    own = sum(x.nbytes for x in made)
+    extra = torch.cuda.max_memory_allocated() - before - own
+    assert extra <= 0.1 * (own + sum(x.nbytes for x in (*inputs, d_o)))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

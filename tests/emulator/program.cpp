@@ -23,7 +23,8 @@ namespace fs = std::filesystem;
 // 64-byte aligned parameters are newer than GCC 4.6. -Og: a program takes longer to compile than to run; what is inlined all the
 // same is what source_line() names the kernel's line of.
 constexpr const char* kCompileOptions =
-    " -c -std=c++20 -Og -finline-small-functions -finline-functions-called-once -g1 -fPIC -fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -Wno-psabi "
+    " -c -std=c++20 -Og -finline-small-functions -finline-functions-called-once -g1 -fPIC "
+    "-fno-strict-aliasing -fno-gnu-unique -Wall -Wextra -Wno-psabi "
     "-DGLA_EMULATOR"
     " -fsanitize=undefined -fno-sanitize=vptr,float-divide-by-zero,null,pointer-overflow"
     " -fsanitize-undefined-trap-on-error";
