@@ -50,8 +50,8 @@ def _caption(result: dict, source: Path) -> str:
     config = result["config"]
     dates = sorted({side["date"][:10] for side in result["sides"].values()})
     text = (
-        f"{config['layers']} layers, hidden {config['hidden_size']}, {config['heads']} heads, batch {config['batch']} of "
-        f"{config['tokens']} tokens, {config['precision']}; {' to '.join({dates[0]: None, dates[-1]: None})}; commit "
-        f"{result['commit'] or 'unknown'}. Synthetic sequences, the same on both sides. Data: {source.name}"
+        f"{config['layers']} layers, hidden {config['hidden_size']}, {config['heads']} heads, batch {config['batch']} "
+        f"of {config['tokens']} tokens, {config['precision']}; {' to '.join({dates[0]: None, dates[-1]: None})}; "
+        f"commit {result['commit'] or 'unknown'}. Synthetic sequences, the same on both sides. Data: {source.name}"
     )
     return "\n".join(textwrap.wrap(text, CAPTION_WIDTH))
