@@ -225,11 +225,10 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       for (int step = 0; step < kStages; ++step) start_loads(step);
       start_carried(0);
     }
-    warp_sync();
     for (int step = 0; step < chunks; ++step) {
       open(step);
       barrier_wait(of_stage(kLayout.loaded), stage_parity());
-      if (warp_any(is_cut())) zero_values();
+      if (warp_any(is_cut())) zero_values();  // the warp meets here, behind what one thread does alone
       if constexpr (kOutputs) {
         if (step > 0) barrier_wait(barrier(kLayout.used), 1 - parity());
         make_scores();
@@ -237,7 +236,6 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       fence_for_warpgroup();
       arrive(of_stage(kLayout.made));
       if (copies && step > 0) pass_on(step - 1);
-      warp_sync();
     }
     if (copies) pass_on(chunks - 1);
   }
@@ -283,25 +281,10 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if (row >= kChunk) return;  // a product has 64 rows, whatever the chunk
     GLA_UNROLL
     for (int part = 0; part < kShape.score_parts; ++part) {
-      store_triangle(sums, scores(part), row);
+      store_triangle<kChunk>(sums, scores(part), row, 0);
       GLA_UNROLL
       for (int i = 0; i < kChunk / 2; ++i)
         sums[i / 4][i % 4] -= to_float(from_float<bf16>(sums[i / 4][i % 4]));
-    }
-  }
-  GLA_DEVICE static void store_triangle(const Sums<kChunk>& sums, const OperandTile& to, int i0) {
-    const int lane = lane_index();
-    GLA_UNROLL
-    for (int j0 = 0; j0 < kChunk; j0 += 16) {
-      Bits32 words[4];
-      GLA_UNROLL
-      for (int pair = 0; pair < 4; ++pair) {
-        const int i = i0 + lane / 4 + pair % 2 * 8;
-        const int j = j0 + pair / 2 * 8 + lane % 4 * 2;
-        const float(&two)[4] = sums[j0 / 8 + pair / 2];
-        words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
-      }
-      store_a(words, to, i0, j0);
     }
   }
 
@@ -392,7 +375,6 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kForward) put(raw_q(), args.dq);
     if constexpr (kGated) put(raw_gates(), args.dgk);
     if (stores_keys()) put(raw_k(), args.dk);
-    part_sync<kGroupThreads>(group_barrier());
   }
   template <class T>
   GLA_DEVICE void put(const RawTile<T>& staged, const Tensor& tensor) const {

@@ -16,6 +16,25 @@ GLA_DEVICE const unsigned char* along(const OperandTile& tile, int column) {
   return tile.base + column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
 }
 
+/// Stores a warp's rows of a product's lower triangle, from i0 on, in a tile's columns from `column` on.
+template <int Columns>
+GLA_DEVICE void store_triangle(const float (&sums)[Columns / 8][4], const OperandTile& tile, int i0,
+                               int column) {
+  const int lane = lane_index();
+  GLA_UNROLL
+  for (int j0 = 0; j0 < Columns; j0 += 16) {
+    Bits32 words[4];
+    GLA_UNROLL
+    for (int pair = 0; pair < 4; ++pair) {
+      const int i = i0 + lane / 4 + pair % 2 * 8;
+      const int j = j0 + pair / 2 * 8 + lane % 4 * 2;
+      const float(&two)[4] = sums[j0 / 8 + pair / 2];
+      words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
+    }
+    store_a(words, tile, i0, column + j0);
+  }
+}
+
 /// tril(q^ k^T) of one query head, or of two that follow each other, by one warpgroup.
 template <ChunkShape kShape, class Tiles>
 struct WarpgroupScores {
@@ -132,20 +151,7 @@ struct WarpgroupScores {
 
   /// Rows of a head's lower triangle from i0 on, in the tile's columns from `column` on.
   GLA_DEVICE void store(const Scores& scores, int of_head, int i0, int column) const {
-    const OperandTile tile = tiles.template scores<kChunk>(of_head);
-    const int lane = lane_index();
-    GLA_UNROLL
-    for (int j0 = 0; j0 < kChunk; j0 += 16) {
-      Bits32 words[4];
-      GLA_UNROLL
-      for (int pair = 0; pair < 4; ++pair) {
-        const int i = i0 + lane / 4 + pair % 2 * 8;
-        const int j = j0 + pair / 2 * 8 + lane % 4 * 2;
-        const float(&two)[4] = scores[j0 / 8 + pair / 2];
-        words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
-      }
-      store_a(words, tile, i0, column + j0);
-    }
+    store_triangle<kChunk>(scores, tiles.template scores<kChunk>(of_head), i0, column);
   }
 };
 

@@ -1,4 +1,4 @@
-"""Sequences that a model can learn from in a few hundred steps: what follows a symbol is one of few, and blocks repeat."""
+"""Sequences to learn from in a few hundred steps: what follows a symbol is one of few, and blocks repeat."""
 
 from __future__ import annotations
 
