@@ -154,7 +154,7 @@ def _caption(rows: Sequence[Row], source: Path) -> str:
     settings = f"{first.dtype}, gates {first.gates}" + (" where nothing else is said" if others else "")
     text = (
         f"{first.device}, {' to '.join({dates[0]: None, dates[-1]: None})}; {settings}; {versions}; "
-        f"commit {first.commit or 'unknown'}. "
+        f"commit {', '.join(dict.fromkeys(row.commit or 'unknown' for row in rows))}. "
         f"Method: {first.method}, {first.copy_bandwidth * 1e-12:.2f} TB/s. Data: {source.name}"
     )
     return "\n".join(textwrap.wrap(text, CAPTION_WIDTH))
