@@ -228,20 +228,28 @@ struct ChunkGates {
   }
 
   /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
-  /// state takes first. False if this warp's channels may not have one pivot.
+  /// state takes first. Returns how many of the warp's channel blocks have one pivot; those of others stay as they are loaded. Without
+  /// queries all have: where there is none mid-range it is the last sum, with which k^ is at most k for gates of at most 0.
   template <bool WithQueries>
-  GLA_DEVICE bool replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
+  GLA_DEVICE int replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
     constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
     constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
     static_assert(kPaddedK / 16 % Team::kWarps == 0);
-    bool all_within = true;
+    int replaced = 0;
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; n += kAtOnce) {
       Channels<kShape.chunk, kAtOnce> channels;
       channels.row0 = 0;
       channels.first = n;
       if constexpr (kGated) {
-        const bool within = channels.find_pivots(*this) && can_carry(channels);
+        bool within = channels.find_pivots(*this) && can_carry(channels);
+        if constexpr (!WithQueries) {
+          static_assert(!kBack);
+          GLA_UNROLL
+          for (int i = 0; i < 2 * kAtOnce && !within; ++i)
+            channels.pivots[i / 2].pivot[i % 2] = channels.pivots[i / 2].last[i % 2];
+          within = true;
+        }
         GLA_UNROLL
         for (int b = 0; b < kAtOnce; ++b) {
           const Pivots& found = channels.pivots[b];
@@ -254,15 +262,17 @@ struct ChunkGates {
           if (lane_index() % 4 == 0) store_channels(carried, channels.channel(b), rest);
           if (lane_index() % 4 == 1) store_channels(tiles.last(), channels.channel(b), found.last);
         }
-        all_within &= within;
         if (!within) continue;
       }
       channels.template make<WithQueries, true>(*this);
+      replaced += kAtOnce;
     }
-    return all_within;
+    return replaced;
   }
 
-  /// Leaves `before`, which takes in what the chunk before left `carried`, if any. False if that is no factor for floats.
+  /// Leaves `before`, which takes in what the chunk before left `carried`, if any. False if that is no factor for floats:
+  /// without queries the state then takes the two by themselves, the second one from `after`, as exponents.
+  template <bool WithQueries>
   GLA_DEVICE bool join_scaling(const float (&entry)[kChannelBlocks][2], const float* carried) const {
     bool within = true;
     GLA_UNROLL
@@ -278,6 +288,7 @@ struct ChunkGates {
         before[c] = exp2_fast(exponent);
       }
       if (lane_index() % 4 == 0) store_channels(tiles.before(), channel_of(n), before);
+      if (!WithQueries && lane_index() % 4 == 1) store_channels(tiles.after(), channel_of(n), entry[n]);
     }
     return !warp_any(!within);
   }

@@ -45,6 +45,11 @@ struct ChunkShape {
   }
   /// Producers that turn a chunk into operands, each 16 of its channels at a time; the others take the next chunks.
   GLA_HOST_DEVICE constexpr int team() const { return padded_k() < 16 * producers ? 4 : producers; }
+  GLA_HOST_DEVICE constexpr int teams() const { return producers / team(); }
+  /// Blocks of 16 tokens in a chunk, and warps of a team that share out the channels of each where a chunk is steep
+  /// (steep_chunk.cuh).
+  GLA_HOST_DEVICE constexpr int blocks() const { return chunk / 16; }
+  GLA_HOST_DEVICE constexpr int steep_shares() const { return team() < 2 * blocks() ? 1 : 2; }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
@@ -153,15 +158,18 @@ struct PipelineLayout {
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
   int stage_bytes;
-  int out;                                   ///< staged outputs, of several query heads one below the other
-  int inbox;                                 ///< sums from the other block of a cluster: ClusterSums
-  int sub_q, sub_k, sub_scores, cumulative;  ///< a sub-chunk's operands, and fp32 [kSubChunk][K]
-  int decay;                                 ///< fp32 over K
-  int carried;                               ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
-  int failed;                                ///< int per stage and producer warp: PipelineTiles::failed()
-  int loaded, converted, made;               ///< barriers, one per stage each
-  int reloaded;                              ///< one more
-  int received;                              ///< two per warp that multiplies
+  int out;    ///< staged outputs, of several query heads one below the other
+  int inbox;  ///< sums from the other block of a cluster: ClusterSums
+  int sub_q, sub_k, sub_scores,
+      cumulative;  ///< of several query heads: a sub-chunk's operands, and fp32 [kSubChunk][K]
+  int steep_totals, steep_partials;  ///< else, fp32 of a team's steep chunk: [blocks][K], [blocks][16 x 16]
+  int steep_bytes;                   ///< of a team
+  int decay;                         ///< fp32 over K
+  int carried;                       ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
+  int failed;                        ///< int per stage and producer warp: PipelineTiles::failed()
+  int loaded, converted, made;       ///< barriers, one per stage each
+  int reloaded;                      ///< one per team
+  int received;                      ///< two per warp that multiplies
   int total;
 
   GLA_HOST_DEVICE static constexpr int panels(int row_bytes) {
@@ -200,6 +208,9 @@ struct PipelineLayout {
         sub_k(0),
         sub_scores(0),
         cumulative(0),
+        steep_totals(0),
+        steep_partials(0),
+        steep_bytes(0),
         decay(0),
         carried(0),
         failed(0),
@@ -232,22 +243,24 @@ struct PipelineLayout {
     stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
     inbox = out + heads * v_plane / s.cluster;
-    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would. With several heads, or going back, the
-    // rest lies where outputs of chunks are staged, behind those of a sub-chunk; but not where sums of a cluster's other block
-    // may arrive.
-    sub_q = s.cluster == 1 && (heads > 1 || s.value_gradients)
-                ? out + v_panels * kSubChunk * kPanelRow
-                : inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
+    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would, and the rest where outputs of chunks are
+    // staged, behind those of a sub-chunk.
+    sub_q = out + v_panels * kSubChunk * kPanelRow;
     sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
     sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
     cumulative = sub_scores + s.score_operand_parts() * kSubChunk * kPanelRow;
-    decay = most_of(inbox, cumulative + (s.gate_bytes ? kSubChunk * vector : 0));
+    const int sub_end = heads > 1 ? cumulative + (s.gate_bytes ? kSubChunk * vector : 0) : 0;
+    const bool steep = heads == 1 && s.gate_bytes != 0;
+    steep_totals = most_of(inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0), sub_end);
+    steep_partials = steep_totals + s.blocks() * vector;
+    steep_bytes = steep ? s.blocks() * (vector + (s.steep_shares() - 1) * 4 * 16 * 16) : 0;
+    decay = steep_totals + s.teams() * steep_bytes;
     carried = decay + vector;
     loaded = carried + kCarried * vector;
     converted = loaded + 8 * s.stages;
     made = converted + 8 * s.stages;
     reloaded = made + 8 * s.stages;
-    received = reloaded + 8;
+    received = reloaded + 8 * s.teams();
     failed = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
     total = failed + 4 * s.stages * s.producers;
   }

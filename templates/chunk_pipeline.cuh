@@ -6,8 +6,10 @@
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
-// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of it). A chunk that may not have one pivot, or no such factor, is
-// loaded again, and consumers walk its sub-chunks by themselves (chunk_products.cuh).
+// `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of
+// it). For a chunk that may not have one pivot, or no such factor, producers make other operands (steep_chunk.cuh), loading again
+// what they have replaced, and consumers scale the state between its products. Where a block has several query heads they load
+// the chunk again and walk its sub-chunks by themselves (chunk_products.cuh).
 #pragma once
 
 #include "args.h"
@@ -21,6 +23,7 @@
 #include "device/launch.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/warpgroup.cuh"
+#include "steep_chunk.cuh"
 #include "team.cuh"
 #include "warpgroup_products.cuh"
 
@@ -71,7 +74,7 @@ class ChunkPipeline {
   using Gate = typename Config::Gate;
   using Tiles = PipelineTiles<kShape, Element, Gate>;
   using Consumers = Team<0, kShape.warps(), 1>;
-  static constexpr int kTeams = kShape.producers / kShape.team();
+  static constexpr int kTeams = kShape.teams();
   static_assert(kStages >= kTeams);  // a team has seen the last passage through the stage that it waits at
   /// The team of producers that this warp belongs to.
   struct Producers {
@@ -85,8 +88,10 @@ class ChunkPipeline {
   static constexpr int kScorers = Producers::kWarps / 4;
   static constexpr int kScorePairs = (kHeads + 1) / 2;
   static constexpr int kTogether = kScorePairs < kScorers ? 1 : kScorers;
+  static constexpr bool kBySubChunks = kHeads > 1;
   using Work = ChunkWork<Config, kPass>;
   using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
+  using Steep = SteepChunk<Config, Tiles, Producers>;
 
   const KernelArgs& args;
   const TensorMaps& maps;
@@ -116,7 +121,7 @@ class ChunkPipeline {
         barrier_init(tiles_of(stage).made(), 4 * kTogether);
         for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).failed()[warp] = 0;
       }
-      barrier_init(tiles_of(0).reloaded(), 1);
+      for (int team = 0; team < kTeams; ++team) barrier_init(tiles_of(0).reloaded(team), 1);
     }
     if constexpr (kSends) {
       if (warp_index() < Consumers::kWarps && lane_index() < 2)
@@ -153,6 +158,15 @@ class ChunkPipeline {
         tensor_load(tile.at(row, column), &map, first_channel + column, first_token(chunk) + row, head,
                     static_cast<int>(work.sequence.batch), barrier);
     }
+  }
+
+  /// By one thread: what operands replace but v, of the only query head.
+  GLA_DEVICE void load_again(int chunk, unsigned long long* barrier) const {
+    const Tiles tiles = tiles_of(chunk);
+    barrier_arrive_expect(barrier, (kPanels - kLayout.v_panels) * kPanelBytes);
+    if constexpr (kGated) load(tiles.raw_gates(), maps.gk, work.first_k(), chunk, work.head, barrier);
+    load(tiles.raw_k(), maps.k, work.first_k(), chunk, work.head, barrier);
+    load(tiles.raw_q(0), maps.q, work.first_k(), chunk, work.first_query_head, barrier);
   }
 
   /// Called by all consumers; two of them act.
@@ -202,36 +216,60 @@ class ChunkPipeline {
 
   GLA_DEVICE void produce() const {
     using Gates = ChunkGates<Config, Tiles, Producers>;
+    int reloads = 0;
     for (int chunk = Producers::team(); chunk < chunks; chunk += kTeams) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(tiles.loaded(), parity_of(chunk));
       if (warp_any(is_cut(chunk))) zero_rows<Producers>(tiles, rows_of(chunk));
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
-      bool within = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
+      const int replaced = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
+      bool within = replaced == Gates::kChannelBlocks;
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
       if constexpr (kGated) {
-        within &= gates.join_scaling(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
+        within &=
+            gates.template join_scaling<kOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
       }
-      if (!within && lane_index() == 0) tiles.failed()[Producers::of_all()] = chunk + 1;
+      if (!within && lane_index() == 0)
+        tiles.failed()[Producers::of_all()] = replaced == 0 ? -(chunk + 1) : chunk + 1;
       arrive(tiles.converted());
       if constexpr (kOutputs) {
         // Where one warpgroup makes all scores of a chunk, the other can be a chunk ahead.
         const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
-        if (!warp_any(first < kTogether)) continue;
+        const bool scores = warp_any(first < kTogether);
+        if (kBySubChunks && !scores) continue;
         barrier_wait(tiles.converted(), parity_of(chunk));
-        if (has_one_pivot(chunk)) {
+        if (!has_one_pivot(chunk)) {
+          if constexpr (kGated && !kBySubChunks) make_steep(chunk, reloads);
+        } else if (scores) {
           GLA_UNROLL_BY(1)
           for (int pair = 0; pair < kScorePairs; pair += kTogether) {
             const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
             WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
           }
         }
-        arrive(tiles.made());
+        if (scores) arrive(tiles.made());
       }
     }
+  }
+
+  /// By the team whose chunk it is.
+  GLA_DEVICE void make_steep(int chunk, int& reloads) const {
+    const Tiles tiles = tiles_of(chunk);
+    const int warp = Producers::team() * Producers::kWarps + lane_index() % Producers::kWarps;
+    const bool is_intact = !warp_any(tiles.failed()[warp] != -(chunk + 1));
+    if (!is_intact) {
+      unsigned long long* reloaded = tiles.reloaded(Producers::team());
+      if (warp_any(Producers::warp() == 0) && elect_lane()) load_again(chunk, reloaded);
+      barrier_wait(reloaded, reloads++ % 2);
+      if (warp_any(is_cut(chunk))) {
+        zero_rows<Producers>(tiles, rows_of(chunk));
+        part_sync<Producers::kThreads>(Steep::kBarrier + Producers::team());
+      }
+    }
+    Steep{tiles, args.scale}.make();
   }
 
   /// The arrival of a warp.
@@ -243,7 +281,8 @@ class ChunkPipeline {
   /// Once it is converted.
   GLA_DEVICE static bool has_one_pivot(int chunk) {
     if constexpr (!kGated) return true;
-    return !warp_any(tiles_of(chunk).failed()[lane_index() % kShape.producers] == chunk + 1);
+    const int failed = tiles_of(chunk).failed()[lane_index() % kShape.producers];
+    return !warp_any(failed == chunk + 1 || failed == -(chunk + 1));
   }
 
   /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of gates and of what the state takes up: k,
@@ -282,6 +321,7 @@ class ChunkPipeline {
   using ChunkSums = typename WarpgroupProducts<kShape, Tiles>::Sums;
   static constexpr int kColumns = WarpgroupProducts<kShape, Tiles>::kColumns;
   static constexpr int kRows = WarpgroupProducts<kShape, Tiles>::kRows;
+  static constexpr int kKParts = kShape.k_parts(kChunk);
   using SubChunkSums = typename Products::template Sums<kSubChunk>;
 
   GLA_DEVICE void walk(ChunkState<kShape>& state) const {
@@ -293,15 +333,11 @@ class ChunkPipeline {
       Products products{work, tiles, state};
       const bool whole = has_one_pivot(chunk);
       if (kGated && chunk > 0 && scaled == whole) state.scale_by_exponents(tiles.carried(chunk - 1), whole);
-      scaled = !whole;
+      scaled = kOutputs && !whole;
       if constexpr (kSends) {
-        if (whole) {
-          walk_chunk_in_cluster(products, chunk);
-        } else {
-          walk_sub_chunks_in_cluster(products, chunk, reloads++ % 2);
-        }
-      } else if (whole) {
-        multiply(products, chunk, [&](int, int row0, const ChunkSums& sums) {
+        multiply_in_cluster(products, chunk, whole);
+      } else if (whole || !kBySubChunks) {
+        multiply(products, chunk, whole, [&](int, int row0, const ChunkSums& sums) {
           products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       } else {
@@ -311,7 +347,7 @@ class ChunkPipeline {
         });
       }
       show_staged();
-      if (kOutputs && (kSends || whole) && stores()) store_staged(products, chunk);
+      if (kOutputs && (whole || !kBySubChunks) && stores()) store_staged(products, chunk);
       start_loads(chunk + kStages);
     }
     if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
@@ -330,25 +366,10 @@ class ChunkPipeline {
       products.template store_outputs<kChunk, kRows>(head, first_token_of_walk(chunk), head * kChunk);
   }
 
-  // Blocks of a cluster may take different ways through a chunk. Either ends with its outputs staged.
-
-  GLA_DEVICE void walk_chunk_in_cluster(Products& products, int chunk) const {
+  /// Blocks of a cluster may differ in whether their channels have one pivot.
+  GLA_DEVICE void multiply_in_cluster(Products& products, int chunk, bool whole) const {
     ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
-    multiply(products, chunk, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
-    stage_kept(products, sums);
-  }
-
-  GLA_DEVICE void walk_sub_chunks_in_cluster(Products& products, int chunk, int parity) const {
-    ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
-    const auto take = [&](const SubChunkSums& some, int, int row0) {
-      GLA_UNROLL
-      for (int i = 0; i < ChunkState<kShape>::kBlocksV; ++i) sums.take(i, some[i], row0 / 8);
-    };
-    walk_sub_chunks(products, chunk, parity, take);
-    // The other block waits for rows behind the last token too.
-    for (int row0 = (rows_of(chunk) + kSubChunk - 1) / kSubChunk * kSubChunk; row0 < kChunk;
-         row0 += kSubChunk)
-      take(SubChunkSums{}, 0, row0);
+    multiply(products, chunk, whole, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
 
@@ -362,30 +383,42 @@ class ChunkPipeline {
   template <class UseSums>
   GLA_DEVICE void walk_sub_chunks(Products& products, int chunk, int parity, UseSums use) const {
     const Tiles& tiles = products.tiles;
-    start_loads(chunk, tiles.reloaded());
-    barrier_wait(tiles.reloaded(), parity);
+    start_loads(chunk, tiles.reloaded(0));
+    barrier_wait(tiles.reloaded(0), parity);
     if (warp_any(is_cut(chunk))) zero_rows<Consumers>(tiles, rows_of(chunk));
     bulk_wait_read<0>();
     products.walk_sub_chunks(first_token_of_walk(chunk), use);
   }
 
-  /// A whole chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk).
+  /// A chunk as a whole. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk), if
+  /// it has one pivot.
   template <class UseSums>
-  GLA_DEVICE void multiply(Products& products, int chunk, UseSums use) const {
-    work.count_path(0);
-    Work::add_decay(products.tiles.decay(), products.tiles.last());
-    if constexpr (kGated) products.state.scale(products.tiles.before());
-    WarpgroupProducts<kShape, Tiles> warpgroups{products.tiles, products.state};
-    // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
-    const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kShape.k_parts(kChunk) : 1;
-    if constexpr (kOutputs) {
-      const auto meanwhile = [&] {
-        bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
-        Consumers::sync();
-      };
-      warpgroups.multiply(k_parts, meanwhile, use);
+  GLA_DEVICE void multiply(Products& products, int chunk, bool has_pivot, UseSums use) const {
+    const Tiles& tiles = products.tiles;
+    work.count_path(has_pivot ? 0 : 2);
+    Work::add_decay(tiles.decay(), tiles.last());
+    WarpgroupProducts<kShape, Tiles> warpgroups{tiles, products.state};
+    const auto meanwhile = [&] {
+      bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
+      Consumers::sync();
+    };
+    if (!kGated || kBySubChunks || has_pivot) {
+      // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
+      const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kKParts : 1;
+      if constexpr (kGated) products.state.scale(tiles.before());
+      if constexpr (kOutputs) {
+        warpgroups.multiply(k_parts, meanwhile, use);
+      } else {
+        warpgroups.update(k_parts);
+      }
+    } else if constexpr (kOutputs) {
+      // Under steep gates the last few tokens are most of the state.
+      warpgroups.multiply_outputs(meanwhile, use);
+      products.state.scale(tiles.before());
+      warpgroups.update(kKParts);
     } else {
-      warpgroups.update(k_parts);
+      products.state.scale_by_exponents(tiles.after(), false);
+      warpgroups.update(kKParts);
     }
   }
 };

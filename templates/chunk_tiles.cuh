@@ -107,7 +107,8 @@ struct PipelineTiles {
   GLA_DEVICE float* carried(int chunk) const {
     return vector(kLayout.carried + chunk % PipelineLayout::kCarried * 4 * kPaddedK);
   }
-  /// Of this slot, by producer warp: one more than the last chunk that its channels deny one pivot or one factor.
+  /// Of this slot, by producer warp: one more than the last chunk that its channels deny one pivot or one factor, negative if
+  /// all of them still lie there as loaded.
   GLA_DEVICE int* failed() const {
     return reinterpret_cast<int*>(shared + kLayout.failed) + slot * kShape.producers;
   }
@@ -115,11 +116,18 @@ struct PipelineTiles {
   GLA_DEVICE unsigned long long* loaded() const { return barrier(kLayout.loaded) + slot; }
   GLA_DEVICE unsigned long long* converted() const { return barrier(kLayout.converted) + slot; }
   GLA_DEVICE unsigned long long* made() const { return barrier(kLayout.made) + slot; }
-  /// Of any slot: what had been turned into operands has been loaded again.
-  GLA_DEVICE unsigned long long* reloaded() const { return barrier(kLayout.reloaded); }
+  /// Of any slot, by team of producers: what had been turned into operands has been loaded again.
+  GLA_DEVICE unsigned long long* reloaded(int team) const { return barrier(kLayout.reloaded) + team; }
   /// Of the warp's inbox for this chunk: the sums from the other block of the cluster have come.
   GLA_DEVICE unsigned long long* received(int chunk) const {
     return barrier(kLayout.received) + 2 * warp_index() + chunk % 2;
+  }
+  /// Of a team's steep chunk: what the gates of a block of 16 tokens multiply to, over K, and scores of half its channels.
+  GLA_DEVICE float* steep_totals(int team, int block) const {
+    return vector(kLayout.steep_totals + team * kLayout.steep_bytes + block * 4 * kPaddedK);
+  }
+  GLA_DEVICE float* steep_partials(int team, int block) const {
+    return vector(kLayout.steep_partials + team * kLayout.steep_bytes + block * 4 * 16 * 16);
   }
   /// The inbox of a chunk for all warps.
   GLA_DEVICE unsigned char* inbox(int chunk) const {

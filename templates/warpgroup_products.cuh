@@ -178,6 +178,27 @@ struct WarpgroupProducts {
   /// each kColumns rows of each block, the last time while the update runs.
   template <class Meanwhile, class UseSums>
   GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
+    multiply<true>(meanwhile, use);
+    finish_update(k_parts);
+  }
+  /// Without the update, which awaits update().
+  template <class Meanwhile, class UseSums>
+  GLA_DEVICE void multiply_outputs(Meanwhile meanwhile, UseSums use) {
+    multiply<false>(meanwhile, use);
+  }
+
+  /// U^T += V^T k^ alone.
+  GLA_DEVICE void update(int k_parts) {
+    pin(state.tiles);
+    warpgroup_fence();
+    add_update(0);
+    warpgroup_commit();
+    finish_update(k_parts);
+  }
+
+ private:
+  template <bool WithUpdate, class Meanwhile, class UseSums>
+  GLA_DEVICE void multiply(Meanwhile meanwhile, UseSums use) {
     Operands operands[kAtOnce ? 1 : 2];
     Sums sums;
     GLA_UNROLL
@@ -192,12 +213,12 @@ struct WarpgroupProducts {
         add_score_product(sums, i, row0);
         warpgroup_commit();
         const bool is_last = i == 0 && row0 + kColumns == kRows;
-        if (is_last) {
+        if (WithUpdate && is_last) {
           add_update(0);
           warpgroup_commit();
         }
         if (i == 0 && row0 == 0) meanwhile();
-        if (is_last) {
+        if (WithUpdate && is_last) {
           warpgroup_wait<1>();
         } else {
           warpgroup_wait<0>();
@@ -207,19 +228,8 @@ struct WarpgroupProducts {
         use(i, row0, sums);
       }
     }
-    finish_update(k_parts);
   }
 
-  /// U^T += V^T k^ alone.
-  GLA_DEVICE void update(int k_parts) {
-    pin(state.tiles);
-    warpgroup_fence();
-    add_update(0);
-    warpgroup_commit();
-    finish_update(k_parts);
-  }
-
- private:
   /// Waits for all products. The first part of k^ runs; further ones are rare.
   GLA_DEVICE void finish_update(int k_parts) {
     warpgroup_wait<0>();

@@ -18,6 +18,7 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   const Problem fp32 = chunk_of(128, 128, DType::fp32);
   const std::pair<Problem, Variant> tested[] = {
       {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1})},
+      {bf16, chunk_variant(bf16, {.chunk = 64, .tile_v = 128, .warps_v = 8, .warps_k = 1, .producers = 8})},
       {fp16, chunk_variant(fp16, {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 1, .state_parts = 2})},
       {fp32,
        chunk_variant(
@@ -31,6 +32,12 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
       const KernelCase c{.tokens = 512, .heads = 2, .gates = gates};
       CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, gates, Accuracy::standard)) == "");
     }
+    // Steep for chunks of 64 and not for those of 32.
+    const KernelCase c{.tokens = 512, .heads = 2, .gates = Gates::one};
+    ReferenceInput twice = make_inputs(problem, c);
+    for (float& gate : twice.gk) gate *= 2;
+    CHECK(complaint(judge(twice, run_kernel(twice, c, kernel)),
+                    accuracy_bar(problem, Gates::one, Accuracy::standard)) == "");
   }
 }
 
@@ -102,6 +109,54 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   ungated_in_cluster.gate_k = false;
   tested(ungated_in_cluster, {.tile_v = 128, .warps_v = 8, .score_parts = 1, .producers = 4, .cluster = 2},
          dense);
+}
+
+TEST_CASE("a chunk of a pipeline may be steep in some channels or in all") {
+  constexpr float kReset = -std::numeric_limits<float>::infinity();
+  constexpr std::int64_t kTokens = 300, kHeads = 2;
+  const auto tested = [](const Problem& problem, ChunkChoice choice) {
+    choice.warps_k = 1;
+    if (choice.cluster == 1) choice.tile_v = 16 * choice.warps_v;
+    const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
+    const int length = choice.chunk, channels = problem.head_dim_k;
+    // What becomes of the gate of a token and channel.
+    using Change = float (*)(float gate, int token, int channel, int chunk);
+    const Change changes[] = {
+        [](float gate, int, int channel, int) { return channel % 40 < 3 ? 30 * gate : gate; },
+        [](float gate, int token, int, int chunk) { return token / chunk == 2 ? 2 * gate - 5 : gate; },
+        [](float gate, int token, int channel, int) { return token == 0 || channel == 1 ? kReset : gate; },
+        [](float, int, int, int) { return kReset; },
+        // A reset in the middle of every chunk: one pivot, but no one factor of the state between two of them.
+        [](float gate, int token, int channel, int chunk) {
+          return token % chunk == chunk / 2 && channel % 3 == 0 ? kReset : gate / 16;
+        },
+        [](float gate, int token, int channel, int chunk) {
+          return token % (2 * chunk) == 9 ? kReset : channel < 20 && token > 130 ? 20 * gate : gate / 16;
+        },
+        // Steep in one channel where another one grows.
+        [](float gate, int token, int channel, int) {
+          return channel == 3 ? 5 * gate : channel == 5 && token > 70 && token < 90 ? 3.0f : gate / 16;
+        }};
+    for (const Change& change : changes) {
+      INFO(to_string(problem) << ", chunk " << length << ", change " << &change - changes);
+      const KernelCase c{.tokens = kTokens, .heads = kHeads, .gates = Gates::one};
+      ReferenceInput in = make_inputs(problem, c);
+      for (std::size_t i = 0; i < in.gk.size(); ++i) {
+        const auto row = static_cast<int>(i) / channels;
+        in.gk[i] = change(in.gk[i], row / static_cast<int>(kHeads), static_cast<int>(i) % channels, length);
+      }
+      const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel));
+      CHECK(complaint(outcome, accuracy_bar(problem, Gates::resets, Accuracy::fast)) == "");
+      CHECK(outcome.paths[1] == 0);
+      CHECK(outcome.paths[2] > 0);
+    }
+  };
+  tested(chunk_of(128, 128), {.chunk = 64, .warps_v = 8, .producers = 8});
+  Problem other_gates = chunk_of(56, 64);
+  other_gates.gate_dtype = DType::fp32;
+  tested(other_gates, {.warps_v = 4, .stages = 3, .producers = 8});
+  tested(chunk_of(64, 64), {.family = "segmented segments=2", .chunk = 64, .warps_v = 4, .producers = 4});
+  tested(chunk_of(256, 256), {.tile_v = 256, .warps_v = 8, .producers = 4, .cluster = 2});
 }
 
 TEST_CASE("each segment finds its sequence among many packed ones, short, empty and long") {

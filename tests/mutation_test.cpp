@@ -242,7 +242,7 @@ bool is_of_walks(const fs::path& file) {
 }
 
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
-  static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh",
+  static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh", "steep_chunk.cuh",
                                              "warpgroup_products.cuh"};
   if (file == "verification.cuh") return objection_to_tools(toolchain);
   if (is_of_walks(file)) return objection_to_walks(toolchain, file == "key_pipeline.cuh");
