@@ -34,6 +34,9 @@ struct SteepChunk {
 
   Tiles tiles;
   float scale;
+  /// The warp among all producers, and the lane, in a way that leaves ordinary chunks their registers.
+  unsigned int of_all = opaque(static_cast<unsigned int>(Team::of_all()));
+  unsigned int thread = opaque(static_cast<unsigned int>(lane_index()));
 
   /// Leaves the operands and the scores to be seen by products that follow a barrier, and `before`.
   GLA_DEVICE void make() const {
@@ -45,8 +48,8 @@ struct SteepChunk {
     make_others();
     sync();
     if (has_rows) finish_rows();
-    for (int channel = Team::thread(); channel < kShape.padded_k(); channel += Team::kThreads)
-      tiles.before()[channel] = product(channel, 0, kBlocks);
+    for (int channel = warp() * kWarpSize + lane(); channel < kShape.padded_k(); channel += Team::kThreads)
+      tiles.before()[channel] = product<1>(channel, 0, kBlocks).item[0];
     fence_for_warpgroup();
     sync();
   }
@@ -57,22 +60,31 @@ struct SteepChunk {
   using Words = Bits32[kParts][4];
   using Scores = float[2][4];
 
-  GLA_DEVICE static int block() { return Team::warp() % kBlocks; }
-  GLA_DEVICE static int share() { return Team::warp() / kBlocks; }
-  GLA_DEVICE static void sync() {
-    part_sync<Team::kThreads>(kBarrier + Team::team());
-  }
+  GLA_DEVICE int lane() const { return static_cast<int>(thread % kWarpSize); }
+  GLA_DEVICE int team() const { return static_cast<int>(of_all / Team::kWarps); }
+  GLA_DEVICE int warp() const { return static_cast<int>(of_all % Team::kWarps); }
+  GLA_DEVICE int block() const { return warp() % kBlocks; }
+  GLA_DEVICE int share() const { return warp() / kBlocks; }
+  GLA_DEVICE void sync() const { part_sync<Team::kThreads>(kBarrier + team()); }
   /// Of word w the column within a step.
-  GLA_DEVICE static int column(int w) { return w / 2 * 8 + lane_index() % 4 * 2; }
+  GLA_DEVICE int column(int w) const { return w / 2 * 8 + lane() % 4 * 2; }
   GLA_DEVICE OperandTile q(int part) const { return tiles.template q<kChunk>(0, part); }
   GLA_DEVICE OperandTile k(int part) const { return tiles.template k<kChunk>(part); }
-  GLA_DEVICE float* totals(int of_block) const { return tiles.steep_totals(Team::team(), of_block); }
+  GLA_DEVICE float* totals(int of_block) const { return tiles.steep_totals(team(), of_block); }
 
-  /// What the gates of blocks [first, end) multiply to in a channel.
-  GLA_DEVICE float product(int channel, int first, int end) const {
-    float product = 1;
-    GLA_UNROLL_BY(1)
-    for (int of_block = first; of_block < end; ++of_block) product *= totals(of_block)[channel];
+  /// What the gates of blocks [first, end) multiply to in N channels.
+  template <int N>
+  GLA_DEVICE Vector<float, N> product(int channel, int first, int end) const {
+    Vector<float, N> product;
+    GLA_UNROLL
+    for (float& factor : product.item) factor = 1;
+    GLA_UNROLL
+    for (int of_block = 0; of_block < kBlocks; ++of_block) {
+      const auto factors = *reinterpret_cast<const Vector<float, N>*>(totals(of_block) + channel);
+      const bool taken = first <= of_block && of_block < end;
+      GLA_UNROLL
+      for (int c = 0; c < N; ++c) product.item[c] *= taken ? factors.item[c] : 1.0f;
+    }
     return product;
   }
 
@@ -97,16 +109,16 @@ struct SteepChunk {
 
   /// exp2 of the gates.
   template <class Gate>
-  GLA_DEVICE static void load_factors(Values& factors, const RawTile<Gate>& tile, int row, int channel) {
+  GLA_DEVICE void load_factors(Values& factors, const RawTile<Gate>& tile, int row, int channel) const {
     if constexpr (sizeof(Gate) == 2) {
       Bits32 words[4];
-      load_a(words, tile.operand(), row, channel);
+      load_a(words, tile.operand(), row, channel, lane());
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) factors[i] = unpack<Gate>(words[i / 2]).item[i % 2];
     } else {
       GLA_UNROLL
       for (int w = 0; w < 4; ++w) {
-        const Vector<float, 2> two = load_pair(tile, row + lane_index() / 4 + w % 2 * 8, channel + column(w));
+        const Vector<float, 2> two = load_pair(tile, row + lane() / 4 + w % 2 * 8, channel + column(w));
         factors[2 * w] = two.item[0];
         factors[2 * w + 1] = two.item[1];
       }
@@ -123,8 +135,7 @@ struct SteepChunk {
       a[rows] = x[p][rows];
       a[2 + rows] = x[p][2 + rows];
       GLA_UNROLL
-      for (int r = 0; p + r < kParts; ++r)
-        multiply_accumulate(sums, a, x[r][columns], x[r][2 + columns]);
+      for (int r = 0; p + r < kParts; ++r) multiply_accumulate(sums, a, x[r][columns], x[r][2 + columns]);
     }
   }
 
@@ -132,13 +143,13 @@ struct SteepChunk {
   GLA_DEVICE void make_block(Scores& scores) const {
     float levels[3][4] = {}, halves[4] = {};  // scores of rows in different halves of 2, 4 and 8; of 16
     float same[2] = {};                       // of each row with itself
-    const int row = lane_index() / 4;
+    const int row = lane() / 4;
     GLA_UNROLL_BY(1)
     for (int step = share(); step < kSteps; step += kShares) {
       const int channel = step * kStep;
       Bits32 q_words[4], k_words[4];
-      load_a(q_words, tiles.raw_q(0).operand(), 16 * block(), channel);
-      load_a(k_words, tiles.raw_k().operand(), 16 * block(), channel);
+      load_a(q_words, tiles.raw_q(0).operand(), 16 * block(), channel, lane());
+      load_a(k_words, tiles.raw_k().operand(), 16 * block(), channel, lane());
       Values upto, behind, all, x;  // P, S and the product of all, of the segment so far
       load_factors(upto, tiles.raw_gates(), 16 * block(), channel);
       warp_sync();  // operands take the place of what has been read
@@ -184,12 +195,12 @@ struct SteepChunk {
       for (int i = 0; i < 8; ++i) x[i] = value(q_words, i) * (scale * upto[i]);
       split(parts, x);
       GLA_UNROLL
-      for (int part = 0; part < kParts; ++part) store_a(parts[part], q(part), 16 * block(), channel);
+      for (int part = 0; part < kParts; ++part) store_a(parts[part], q(part), 16 * block(), channel, lane());
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i] = value(k_words, i) * behind[i];
       split(parts, x);
       GLA_UNROLL
-      for (int part = 0; part < kParts; ++part) store_a(parts[part], k(part), 16 * block(), channel);
+      for (int part = 0; part < kParts; ++part) store_a(parts[part], k(part), 16 * block(), channel, lane());
       if (row == 0) {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i)
@@ -201,7 +212,7 @@ struct SteepChunk {
     // The highest bit in which two rows of the same 8 differ is the level at which they stand in different halves.
     GLA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int apart = row ^ (lane_index() % 4 * 2 + i % 2);
+      const int apart = row ^ (lane() % 4 * 2 + i % 2);
       const float within = apart < 2 ? levels[0][i] : apart < 4 ? levels[1][i] : levels[2][i];
       scores[i / 2][i] = scale * (apart == 0 ? same[i / 2] : within);
       if (i >= 2) scores[0][i] = scale * halves[i];
@@ -214,7 +225,7 @@ struct SteepChunk {
 
   /// Score i of the lane, from the block's second share.
   GLA_DEVICE float& partial(int of_block, int i) const {
-    return tiles.steep_partials(Team::team(), of_block)[i * kWarpSize + lane_index()];
+    return tiles.steep_partials(team(), of_block)[i * kWarpSize + lane()];
   }
 
   /// The scores of the warp's block, and zeros in the rest of its rows that is none of others'.
@@ -225,7 +236,7 @@ struct SteepChunk {
     }
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
-      const int i0 = lane_index() / 4 + i % 4 / 2 * 8, j = i / 4 * 8 + lane_index() % 4 * 2 + i % 2;
+      const int i0 = lane() / 4 + i % 4 / 2 * 8, j = i / 4 * 8 + lane() % 4 * 2 + i % 2;
       if (j > i0) scores[i / 4][i % 4] = 0;
     }
     store_scores(scores, block(), 16 * block());
@@ -246,7 +257,7 @@ struct SteepChunk {
         low -= low_of(words[w]);
         high -= high_of(words[w]);
       }
-      store_a(words, tiles.template scores<kChunk>(part), 16 * of_block, first_column);
+      store_a(words, tiles.template scores<kChunk>(part), 16 * of_block, first_column, lane());
     }
   }
 
@@ -261,15 +272,15 @@ struct SteepChunk {
     for (int later = 1; later < kBlocks; ++later) {
       GLA_UNROLL_BY(1)
       for (int earlier = 0; earlier < later; ++earlier) {
-        if (!warp_any(maker_of(later, earlier) == Team::warp())) continue;
+        if (!warp_any(maker_of(later, earlier) == warp())) continue;
         Scores scores = {};
         GLA_UNROLL_BY(2)
         for (int step = 0; step < kSteps; ++step) {
           Words a, b;
           GLA_UNROLL
           for (int part = 0; part < kParts; ++part) {
-            load_a(a[part], q(part), 16 * later, step * kStep);
-            load_b(b[part], k(part), step * kStep, 16 * earlier);
+            load_a(a[part], q(part), 16 * later, step * kStep, lane());
+            load_b(b[part], k(part), step * kStep, 16 * earlier, lane());
           }
           if (earlier + 1 < later) scale_columns(a, step, earlier + 1, later);
           multiply_parts<kParts>(scores[0], scores[1], a, b);
@@ -284,8 +295,11 @@ struct SteepChunk {
     Values x;
     join(x, rows);
     GLA_UNROLL
-    for (int i = 0; i < 8; ++i)
-      x[i] *= product(step * kStep + column(i / 2) + i % 2, first, end);
+    for (int half = 0; half < 2; ++half) {
+      const Vector<float, 2> factors = product<2>(step * kStep + column(2 * half), first, end);
+      GLA_UNROLL
+      for (int i = 0; i < 4; ++i) x[4 * half + i] *= factors.item[i % 2];
+    }
     split(rows, x);
   }
 
@@ -294,11 +308,13 @@ struct SteepChunk {
     if (first == end) return;
     Words words;
     GLA_UNROLL
-    for (int part = 0; part < kParts; ++part) load_a(words[part], tile[part], 16 * block(), step * kStep);
+    for (int part = 0; part < kParts; ++part)
+      load_a(words[part], tile[part], 16 * block(), step * kStep, lane());
     warp_sync();
     scale_columns(words, step, first, end);
     GLA_UNROLL
-    for (int part = 0; part < kParts; ++part) store_a(words[part], tile[part], 16 * block(), step * kStep);
+    for (int part = 0; part < kParts; ++part)
+      store_a(words[part], tile[part], 16 * block(), step * kStep, lane());
   }
   GLA_DEVICE void finish_rows() const {
     OperandTile of_q[kParts], of_k[kParts];

@@ -38,6 +38,15 @@ GLA_DEVICE int warp_index() {
   return thread_index() / kWarpSize;
 }
 
+/// The same value, of which the compiler knows nothing: what follows from it is computed where it is needed and nowhere ahead, where
+/// it would take registers from code that runs more often.
+GLA_DEVICE unsigned int opaque(unsigned int value) {
+#if !defined(GLA_EMULATOR)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 /// The block's dynamic shared memory; its addresses there, which warpgroup.cuh swizzles by, are multiples of 1024.
 GLA_DEVICE unsigned char* shared_memory() {
 #if defined(GLA_EMULATOR)

@@ -49,9 +49,8 @@ struct RawTile {
   }
 };
 
-/// A operand (16 x 16) from a tile that stores it [m][k].
-GLA_DEVICE void load_a(Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
-  const int lane = lane_index();
+/// A operand (16 x 16) from a tile that stores it [m][k]. (`lane`: where the compiler is not to know it.)
+GLA_DEVICE void load_a(Bits32 (&a)[4], const OperandTile& tile, int m, int k, int lane = lane_index()) {
   load_matrices(a, tile.at(m + lane % 16, k + lane / 16 * 8));
 }
 
@@ -74,8 +73,7 @@ GLA_DEVICE void store_rows_transposed(const Bits32 (&a)[4], const OperandTile& t
 
 /// Two neighbouring B operands (16 x 8 each): b[0], b[1] for columns n..n+7 and b[2], b[3] for n+8..n+15, from a tile
 /// that stores [n][k].
-GLA_DEVICE void load_b(Bits32 (&b)[4], const OperandTile& tile, int k, int n) {
-  const int lane = lane_index();
+GLA_DEVICE void load_b(Bits32 (&b)[4], const OperandTile& tile, int k, int n, int lane = lane_index()) {
   load_matrices(b, tile.at(n + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
 }
 
@@ -86,8 +84,8 @@ GLA_DEVICE void load_b_transposed(Bits32 (&b)[4], const OperandTile& tile, int k
 }
 
 /// Writes an A operand (16 x 16) to a tile that stores it [m][k].
-GLA_DEVICE void store_a(const Bits32 (&a)[4], const OperandTile& tile, int m, int k) {
-  const int lane = lane_index();
+GLA_DEVICE void store_a(const Bits32 (&a)[4], const OperandTile& tile, int m, int k,
+                        int lane = lane_index()) {
   if constexpr (kStoresMatrices) {
     store_matrices(tile.at(m + lane % 16, k + lane / 16 * 8), a);
   } else {
