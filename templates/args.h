@@ -35,8 +35,8 @@ struct KernelArgs {
   float* segment_states = nullptr;  ///< [slots, H, K, V]: a segment's own state, then the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
 
-  /// Null, or three counters: chunks on the fast path, sub-chunks with a pivot of their own, direct
-  /// sub-chunks.
+  /// Null, or three counters: chunks on the fast path; and of the others blocks of 16 tokens, with a pivot of their own (walks
+  /// over key channels alone) and without one.
   unsigned long long* path_counts = nullptr;
 };
 

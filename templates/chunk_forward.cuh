@@ -62,6 +62,7 @@ class ChunkForward {
   using Tiles = ChunkTiles<kShape, Element, Gate>;
   using Work = ChunkWork<Config, kPass>;
   using Products = ChunkProducts<Config, kPass, Tiles, Team<0, kShape.warps(), 0>>;
+  using Sums = typename Products::Sums;
 
   const KernelArgs& args;
   Work work;
@@ -128,22 +129,15 @@ class ChunkForward {
   GLA_DEVICE void walk_chunk(Index chunk, Index chunks) {
     const Index token = chunk * kChunk;
     Products products{work, tiles.of(chunk), state};
-    if (products.template make_operands<kChunk>(0)) {
-      work.count_path(0);
-      Work::add_decay(tiles.decay(), tiles.last());
-      // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
-      start_loads(chunk + kShape.stages, chunks);
-      products.template multiply<kChunk>(
-          token, 0, false, [&](const typename Products::template Sums<kChunk>& sums, int query_head) {
-            products.template put_outputs<kChunk>(sums, query_head, token);
-          });
-    } else {
-      products.walk_sub_chunks(
-          token, [&](const typename Products::template Sums<kSubChunk>& sums, int query_head, int row0) {
-            products.template put_outputs<kSubChunk>(sums, query_head, token + row0);
-          });
-      start_loads(chunk + kShape.stages, chunks);
-    }
+    const bool has_pivot = products.make_operands();
+    work.count_path(has_pivot);
+    Work::add_decay(tiles.decay(), tiles.last());
+    // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
+    if (has_pivot) start_loads(chunk + kShape.stages, chunks);
+    products.multiply(token, !has_pivot, [&](const Sums& of_head, int query_head) {
+      products.put_outputs(of_head, query_head, token);
+    });
+    if (!has_pivot) start_loads(chunk + kShape.stages, chunks);
   }
 
   /// A query head of a chunk on the way back; the gradients of v are whole with the last one of the group.
@@ -151,28 +145,14 @@ class ChunkForward {
     const Index token = chunk_of(step, steps) * kChunk;
     const bool first = step % kHeads == 0, last = step % kHeads == kHeads - 1;
     Products products{work, tiles.of(step), state};
-    if (products.template make_operands<kChunk>(0)) {
-      start_loads(step + kShape.stages, steps);
-      add_back(products, token, false, first, last);
-    } else {
-      using SubSums = typename Products::template Sums<kSubChunk>;
-      if constexpr (kHeads == 1) {
-        products.walk_sub_chunks(token, [&](const SubSums& some, int, int row0) {
-          if (args.o.data != nullptr) products.template put_outputs<kSubChunk>(some, 0, token + row0);
-        });
-      } else {
-        add_back(products, token, products.make_sub_operands(0), first, last);
-      }
-      start_loads(step + kShape.stages, steps);
-    }
-  }
-  GLA_DEVICE void add_back(Products& products, Index token, bool direct, bool first, bool last) {
-    products.template add_value_gradients<kChunk>(sums, 0, direct, first, last);
-    if (last && args.o.data != nullptr)
-      products.template put_outputs<kChunk>(sums, work.head - work.first_query_head, token);
+    const bool has_pivot = products.make_operands();
+    if (has_pivot) start_loads(step + kShape.stages, steps);
+    products.add_value_gradients(sums, !has_pivot, first, last);
+    if (last && args.o.data != nullptr) products.put_outputs(sums, work.head - work.first_query_head, token);
+    if (!has_pivot) start_loads(step + kShape.stages, steps);
   }
 
-  typename Products::template Sums<kChunk> sums;  ///< of the walk back: kept from one query head to the next
+  Sums sums;  ///< of the walk back: kept from one query head to the next
 };
 
 template <class Config, Pass kPass>

@@ -27,7 +27,7 @@ struct ChunkGates {
   Tiles tiles;
   float scale;
 
-  static constexpr int kPartsQ = kShape.operand_parts();
+  static constexpr int kParts = kShape.operand_parts();
   /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
   template <int Parts>
   using Words = Bits32[Parts][4];
@@ -88,114 +88,117 @@ struct ChunkGates {
     }
   }
 
-  /// An octet pair of k^ and of q^ from rows row0 on; `relative` is b - m.
-  template <int Tokens, int Parts>
-  GLA_DEVICE void make_k(Words<Parts>& words, int row0, int channel, int pair,
-                         const LaneValues<Tokens>& relative) const {
+  /// What a lane has of 16 channels of a chunk.
+  using OfChunk = LaneValues<kShape.chunk>;
+
+  /// An octet pair of k^ and of q^; `relative` is b - m.
+  GLA_DEVICE void make_k(Words<kParts>& words, int channel, int pair, const OfChunk& relative) const {
     float x[2][2][2];
-    load_octets<Tokens>(x, tiles.raw_k(), row0, channel, pair);
+    load_octets<kShape.chunk>(x, tiles.raw_k(), 0, channel, pair);
     GLA_UNROLL
     for (int i = 0; i < 8; ++i)
       if constexpr (kGated)
         x[i / 4][i / 2 % 2][i % 2] *= exp2_fast(-relative[2 * pair + i / 4][i / 2 % 2][i % 2]);
-    split<Parts>(words, x);
+    split<kParts>(words, x);
   }
-  template <int Tokens>
-  GLA_DEVICE void make_q(Words<kPartsQ>& words, int head, int row0, int channel, int pair,
-                         const LaneValues<Tokens>& relative) const {
+  GLA_DEVICE void make_q(Words<kParts>& words, int head, int channel, int pair,
+                         const OfChunk& relative) const {
     float x[2][2][2];
-    load_octets<Tokens>(x, tiles.raw_q(head), row0, channel, pair);
+    load_octets<kShape.chunk>(x, tiles.raw_q(head), 0, channel, pair);
     GLA_UNROLL
     for (int i = 0; i < 8; ++i)
       x[i / 4][i / 2 % 2][i % 2] *=
           kGated ? scale * exp2_fast(relative[2 * pair + i / 4][i / 2 % 2][i % 2]) : scale;
-    split<kPartsQ>(words, x);
+    split<kParts>(words, x);
   }
 
-  template <int Tokens, int Parts>
-  GLA_DEVICE void store_k(const Words<Parts>& words, int channel, int pair) const {
+  GLA_DEVICE void store_k(const Words<kParts>& words, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = 0; part < Parts; ++part)
-      store_octets<Tokens>(words[part], tiles.template k<Tokens>(part), channel, pair);
+    for (int part = 0; part < kParts; ++part)
+      store_octets<kShape.chunk>(words[part], tiles.k(part), channel, pair);
   }
-  template <int Tokens>
-  GLA_DEVICE void store_q(const Words<kPartsQ>& words, int head, int channel, int pair) const {
+  GLA_DEVICE void store_q(const Words<kParts>& words, int head, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = 0; part < kPartsQ; ++part)
-      store_octets<Tokens>(words[part], tiles.template q<Tokens>(head, part), channel, pair);
+    for (int part = 0; part < kParts; ++part)
+      store_octets<kShape.chunk>(words[part], tiles.q(head, part), channel, pair);
   }
 
-  /// `Blocks` times 16 channels of `Tokens` tokens on their way to operands with one pivot, at once so that their latencies
-  /// overlap.
-  template <int Tokens, int Blocks>
+  /// `Blocks` times 16 channels of a chunk on their way to operands with one pivot, at once so that their latencies overlap.
+  template <int Blocks>
   struct Channels {
-    int row0, first;  ///< row; channel block of this warp
+    static constexpr int kTokens = kShape.chunk;
+    int first;  ///< channel block of this warp
     Pivots pivots[Blocks];
-    LaneValues<Tokens> sums[Blocks];
+    OfChunk sums[Blocks];
 
     GLA_DEVICE int channel(int b) const { return channel_of(first + b); }
 
-    /// False if these channels may not have one pivot. All lanes agree.
+    /// False if these channels may not have one pivot. All lanes agree. Without queries they always may: where there is none
+    /// mid-range it is the last sum, with which k^ is at most k for gates of at most 0.
+    template <bool WithQueries>
     GLA_DEVICE bool find_pivots(const ChunkGates& gates) {
       if constexpr (!kGated) return true;
       SumRange ranges[Blocks];
       bool rise = false;
       GLA_UNROLL
       for (int b = 0; b < Blocks; ++b)
-        rise |= sum_gates<Tokens>(sums[b], ranges[b], gates.tiles.raw_gates(), row0, channel(b));
+        rise |= sum_gates<kTokens>(sums[b], ranges[b], gates.tiles.raw_gates(), 0, channel(b));
       if (warp_any(rise)) {
         GLA_UNROLL
-        for (int b = 0; b < Blocks; ++b) widen<Tokens>(ranges[b], sums[b]);
+        for (int b = 0; b < Blocks; ++b) widen<kTokens>(ranges[b], sums[b]);
       }
       bool within = true;
       GLA_UNROLL
       for (int b = 0; b < Blocks; ++b) within &= ChunkGates::find_pivots(pivots[b], ranges[b]);
-      return !warp_any(!within);
+      within = !warp_any(!within);
+      if constexpr (WithQueries) return within;
+      GLA_UNROLL
+      for (int i = 0; i < 2 * Blocks && !within; ++i) pivots[i / 2].pivot[i % 2] = pivots[i / 2].last[i % 2];
+      return true;
     }
 
     /// `InPlace`: the operands lie where gates, k and q do, of which each octet pair is read before it is written.
     template <bool WithQueries, bool InPlace>
     GLA_DEVICE void make(const ChunkGates& gates) {
-      constexpr int kParts = kShape.k_parts(Tokens);
       constexpr int kHeads = WithQueries ? kShape.group_tile : 0;
       if constexpr (kGated) {
         GLA_UNROLL
-        for (int i = 0; i < Blocks * Tokens / 2; ++i) {  // sums in nats become b - m in log2 units
-          const int b = i / (Tokens / 2), c = i / 2 % 2;
-          float& sum = sums[b][i % (Tokens / 2) / 4][c][i % 2];
+        for (int i = 0; i < Blocks * kTokens / 2; ++i) {  // sums in nats become b - m in log2 units
+          const int b = i / (kTokens / 2), c = i / 2 % 2;
+          float& sum = sums[b][i % (kTokens / 2) / 4][c][i % 2];
           sum = sum * kLog2E - pivots[b].pivot[c];
         }
       }
       GLA_UNROLL
-      for (int pair = 0; pair < Tokens / 16; ++pair) {
+      for (int pair = 0; pair < kTokens / 16; ++pair) {
         GLA_UNROLL
         for (int b = 0; b < Blocks; ++b) {
           Words<kParts> k;
-          gates.template make_k<Tokens, kParts>(k, row0, channel(b), pair, sums[b]);
-          if constexpr (!InPlace) gates.template store_k<Tokens>(k, channel(b), pair);
+          gates.make_k(k, channel(b), pair, sums[b]);
+          if constexpr (!InPlace) gates.store_k(k, channel(b), pair);
           GLA_UNROLL
           for (int head = 0; head < kHeads; ++head) {
-            Words<kPartsQ> q;
-            gates.template make_q<Tokens>(q, head, row0, channel(b), pair, sums[b]);
+            Words<kParts> q;
+            gates.make_q(q, head, channel(b), pair, sums[b]);
             if constexpr (InPlace) warp_sync();
-            gates.template store_q<Tokens>(q, head, channel(b), pair);
+            gates.store_q(q, head, channel(b), pair);
           }
           if constexpr (InPlace && kHeads == 0) warp_sync();
-          if constexpr (InPlace) gates.template store_k<Tokens>(k, channel(b), pair);
+          if constexpr (InPlace) gates.store_k(k, channel(b), pair);
         }
       }
     }
   };
 
-  /// Operands with one pivot, and the state factors, of rows [row0, row0 + Tokens), none of which lies where something is
-  /// read. False in some thread if they may not share a pivot: then what was written is of no use. A barrier must follow.
-  template <int Tokens, bool WithQueries>
-  GLA_DEVICE bool make_operands(int row0) const {
+  /// Operands with one pivot, and the state factors, none of which lies where something is read. False in some thread if the
+  /// chunk may not have one: then what was written is of no use. A barrier must follow.
+  template <bool WithQueries>
+  GLA_DEVICE bool make_operands() const {
     for (int n = 0; channel_of(n) < kPaddedK; ++n) {
-      Channels<Tokens, 1> channels;
-      channels.row0 = row0;
+      Channels<1> channels;
       channels.first = n;
-      if (!channels.find_pivots(*this)) return false;  // nobody will read what this warp would make
+      // Nobody will read what this warp would make.
+      if (!channels.template find_pivots<WithQueries>(*this)) return false;
       if constexpr (kGated) store_scaling(channels.pivots[0], channel_of(n));
       channels.template make<WithQueries, false>(*this);
     }
@@ -217,8 +220,8 @@ struct ChunkGates {
 
   /// What is carried is divided out again where sub-chunks have used it. Going forward it is within half a chunk's range of
   /// 2^0; going back it is the pivot, which the first gate alone may put anywhere: a chunk that begins with a reset has no one pivot.
-  template <int Tokens, int Blocks>
-  GLA_DEVICE static bool can_carry(const Channels<Tokens, Blocks>& channels) {
+  template <int Blocks>
+  GLA_DEVICE static bool can_carry(const Channels<Blocks>& channels) {
     if constexpr (!kBack) return true;
     bool within = true;
     GLA_UNROLL
@@ -228,28 +231,20 @@ struct ChunkGates {
   }
 
   /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
-  /// state takes first. Returns how many of the warp's channel blocks have one pivot; those of others stay as they are loaded. Without
-  /// queries all have: where there is none mid-range it is the last sum, with which k^ is at most k for gates of at most 0.
+  /// state takes first. Returns how many of the warp's channel blocks have one pivot; those of others stay as they are loaded.
   template <bool WithQueries>
   GLA_DEVICE int replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
+    static_assert(WithQueries || !kBack);
     constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
     constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
     static_assert(kPaddedK / 16 % Team::kWarps == 0);
     int replaced = 0;
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; n += kAtOnce) {
-      Channels<kShape.chunk, kAtOnce> channels;
-      channels.row0 = 0;
+      Channels<kAtOnce> channels;
       channels.first = n;
       if constexpr (kGated) {
-        bool within = channels.find_pivots(*this) && can_carry(channels);
-        if constexpr (!WithQueries) {
-          static_assert(!kBack);
-          GLA_UNROLL
-          for (int i = 0; i < 2 * kAtOnce && !within; ++i)
-            channels.pivots[i / 2].pivot[i % 2] = channels.pivots[i / 2].last[i % 2];
-          within = true;
-        }
+        const bool within = channels.template find_pivots<WithQueries>(*this) && can_carry(channels);
         GLA_UNROLL
         for (int b = 0; b < kAtOnce; ++b) {
           const Pivots& found = channels.pivots[b];
@@ -291,129 +286,6 @@ struct ChunkGates {
       if (!WithQueries && lane_index() % 4 == 1) store_channels(tiles.after(), channel_of(n), entry[n]);
     }
     return !warp_any(!within);
-  }
-
-  /// Operands and state factors of a sub-chunk: with one pivot, and false if this warp's channels may not have one; or
-  /// `direct`, without: q~_i = scale q_i exp2(b_i) and k~_j = k_j exp2(b_C - b_j) never exceed q and k for gates of at
-  /// most 0. Then `before` is exp2(b_C), which the state takes between its product with q~ and the addition of k~^T v, and
-  /// the sums stay for direct scores. A barrier must follow. One loop makes k and q, to be compiled once.
-  template <bool WithQueries>
-  GLA_DEVICE bool make_sub_operands(int row0, bool direct) const {
-    constexpr int kParts = kShape.k_parts(kSubChunk);
-    GLA_UNROLL_BY(1)
-    for (int n = 0; channel_of(n) < kPaddedK; ++n) {
-      const int channel = channel_of(n);
-      LaneValues<kSubChunk> of_q, of_k;  // log2 of what q is multiplied with, and k divided by
-      if constexpr (kGated) {
-        SumRange range;
-        const bool rise = sum_gates<kSubChunk>(of_q, range, tiles.raw_gates(), row0, channel);
-        if (direct) {
-          sum_gates_after(of_k, tiles.raw_gates(), row0, channel);  // from the end, because b may be large
-          float before[2], last[2];
-          GLA_UNROLL
-          for (int c = 0; c < 2; ++c) {
-            last[c] = kLog2E * range.last[c];
-            before[c] = exp2_fast(last[c]);
-          }
-          if (lane_index() % 4 == 0) store_channels(tiles.before(), channel, before);
-          if (lane_index() % 4 == 1) store_channels(tiles.last(), channel, last);
-          GLA_UNROLL
-          for (int i = 0; i < 8; ++i) {
-            const int o = i / 4, c = i / 2 % 2, e = i % 2;
-            const int row = TokenMap<kSubChunk>::token(o, e);
-            of_q[o][c][e] *= kLog2E;
-            of_k[o][c][e] *= -kLog2E;
-            tiles.cumulative()[row * kPaddedK + channel + lane_channel(c)] = of_q[o][c][e];
-          }
-        } else {
-          if (warp_any(rise)) widen<kSubChunk>(range, of_q);
-          Pivots pivots;
-          if (warp_any(!find_pivots(pivots, range))) return false;
-          store_scaling(pivots, channel);
-          GLA_UNROLL
-          for (int i = 0; i < 8; ++i) {
-            const int o = i / 4, c = i / 2 % 2, e = i % 2;
-            of_k[o][c][e] = of_q[o][c][e] = of_q[o][c][e] * kLog2E - pivots.pivot[c];
-          }
-        }
-      }
-      GLA_UNROLL_BY(1)
-      for (int head = -1; head < (WithQueries ? kShape.group_tile : 0); ++head) {  // k, then the heads of q
-        const bool is_k = head < 0;
-        float x[2][2][2];
-        load_octets<kSubChunk>(x, is_k ? tiles.raw_k() : tiles.raw_q(head), row0, channel, 0);
-        GLA_UNROLL
-        for (int i = 0; i < 8; ++i) {
-          const int o = i / 4, c = i / 2 % 2, e = i % 2;
-          const float factor = kGated ? exp2_fast(is_k ? -of_k[o][c][e] : of_q[o][c][e]) : 1.0f;
-          x[o][c][e] *= is_k ? factor : scale * factor;
-        }
-        Words<kParts> words;
-        split<kParts>(words, x);
-        GLA_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          if (!is_k && part >= kPartsQ) continue;
-          store_octets<kSubChunk>(
-              words[part], is_k ? tiles.template k<kSubChunk>(part) : tiles.template q<kSubChunk>(head, part),
-              channel, 0);
-        }
-      }
-    }
-    return true;
-  }
-
-  /// Scores of a direct sub-chunk, element by element: sum_k scale q_ik k_jk exp2(b_i - b_j) for j <= i. A warp takes
-  /// rows, several columns at once so that their sums overlap; element (i, j) goes to `store(i, j, value)`.
-  template <class Store>
-  GLA_DEVICE void direct_scores(int head, int row0, Store store) const {
-    constexpr int kPerLane = (kPaddedK + 2 * kWarpSize - 1) / (2 * kWarpSize);
-    constexpr int kColumns = 4;
-    constexpr int kWarps = Team::kWarps;
-    static_assert(kSubChunk % kWarps == 0 || kWarps % kSubChunk == 0);
-    const float* cumulative = tiles.cumulative();
-    const int lane = lane_index();
-    GLA_UNROLL_BY(1)
-    for (int n = Team::warp(); n < kSubChunk; n += kWarps) {
-      // Long rows and short ones alternate, so that every warp has the same number of elements.
-      const int pass = n / kWarps;
-      const int i = pass % 2 == 0 ? n : (pass + 1) * kWarps - 1 - n % kWarps;
-      Vector<float, 2> q[kPerLane], b[kPerLane];
-      GLA_UNROLL
-      for (int c = 0; c < kPerLane; ++c) {
-        const int channel = 2 * (lane + c * kWarpSize);
-        q[c] = {};
-        b[c] = {};
-        if (channel >= kPaddedK) continue;
-        q[c] = load_pair(tiles.raw_q(head), row0 + i, channel);
-        b[c] = *reinterpret_cast<const Vector<float, 2>*>(cumulative + i * kPaddedK + channel);
-      }
-      GLA_UNROLL_BY(1)
-      for (int j0 = 0; j0 < kSubChunk; j0 += kColumns) {
-        float sums[kColumns] = {};
-        if (j0 <= i) {
-          GLA_UNROLL
-          for (int j = 0; j < kColumns; ++j) {
-            GLA_UNROLL
-            for (int c = 0; c < kPerLane; ++c) {
-              const int channel = 2 * (lane + c * kWarpSize);
-              if (channel >= kPaddedK) continue;
-              const Vector<float, 2> k = load_pair(tiles.raw_k(), row0 + j0 + j, channel);
-              const auto bj =
-                  *reinterpret_cast<const Vector<float, 2>*>(cumulative + (j0 + j) * kPaddedK + channel);
-              GLA_UNROLL
-              for (int half = 0; half < 2; ++half)
-                sums[j] += q[c].item[half] * k.item[half] * exp2_fast(b[c].item[half] - bj.item[half]);
-            }
-          }
-          GLA_UNROLL
-          for (int j = 0; j < kColumns; ++j) sums[j] = scale * sum_lanes<kWarpSize>(sums[j]);
-        }
-        // Columns above the diagonal hold overflow, not zero.
-        GLA_UNROLL
-        for (int j = 0; j < kColumns; ++j)
-          if (lane == j) store(i, j0 + j, j0 + j <= i ? sums[j] : 0.0f);
-      }
-    }
   }
 };
 

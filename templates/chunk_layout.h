@@ -6,7 +6,7 @@
 
 namespace gla {
 
-/// Rows of a sub-chunk: the finest unit with a pivot of its own (DESIGN section 5, range).
+/// Rows of a sub-chunk: the finest unit with a pivot of its own in walks over key channels (DESIGN section 5, range).
 inline constexpr int kSubChunk = 16;
 
 /// What a variant fixes. Names are those of the parameters (generator/variant.h).
@@ -49,14 +49,11 @@ struct ChunkShape {
   /// Blocks of 16 tokens in a chunk, and warps of a team that share out the channels of each where a chunk is steep
   /// (steep_chunk.cuh).
   GLA_HOST_DEVICE constexpr int blocks() const { return chunk / 16; }
-  GLA_HOST_DEVICE constexpr int steep_shares() const { return team() < 2 * blocks() ? 1 : 2; }
+  GLA_HOST_DEVICE constexpr int steep_shares() const {
+    return producers == 0 || team() < 2 * blocks() ? 1 : 2;
+  }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
-  }
-  /// Parts of k^ when `tokens` of them share a pivot. A sub-chunk has two at the least: under the steep gates that lead
-  /// to it the last few tokens are most of the state, and one part would round them alone.
-  GLA_HOST_DEVICE constexpr int k_parts(int tokens) const {
-    return tokens == kSubChunk && operand_parts() < 2 ? 2 : operand_parts();
   }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
   /// Parts of a score as an operand, which decide the error of dv.
@@ -75,13 +72,11 @@ struct ChunkLayout {
   int stage_bytes, v_bytes;
   int raw_bytes;  ///< of all slots; they come first
   int q_operand, k_operand, v_operand, scores, out;
+  int operand_plane;                    ///< bytes per part of an operand [chunk][K], of one query head
   int v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
-  int cumulative;                       ///< fp32 [kSubChunk][K], behind the q operands of a sub-chunk
   int before, after, last, decay;       ///< fp32 vectors over K
+  int steep_totals;                     ///< fp32 of a steep chunk: [blocks][K]
   int total;
-
-  /// Bytes of an operand [tokens][K], of one query head and part.
-  GLA_HOST_DEVICE constexpr int operand_plane(int tokens) const { return tokens * operand_row; }
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
   GLA_HOST_DEVICE static constexpr int most_of(int a, int b) { return a > b ? a : b; }
@@ -107,27 +102,24 @@ struct ChunkLayout {
         v_operand(0),
         scores(0),
         out(0),
+        operand_plane(s.chunk * operand_row),
         v_plane(s.element_is_bf16 ? 0 : s.chunk * v_part_row),
         score_plane(s.chunk * score_row),
         out_plane(s.chunk * out_row),
-        cumulative(0),
         before(0),
         after(0),
         last(0),
         decay(0),
+        steep_totals(0),
         total(0) {
     const int vector = 4 * s.padded_k();
     const int out_bytes = s.warps_k * out_plane;
     v = s.stages * stage_bytes;
     raw_bytes = v + s.v_slots() * v_bytes;
     q_operand = raw_bytes;
-    const int q_planes = s.operand_parts() * s.group_tile;
-    // The heads' planes of a sub-chunk lie as far apart as those of a chunk; the sums follow the last one.
-    cumulative = q_operand + (q_planes - 1) * operand_plane(s.chunk) + operand_plane(kSubChunk);
-    const int cumulative_end = cumulative + (s.gate_bytes ? kSubChunk * vector : 0);
-    k_operand = most_of(q_operand + q_planes * operand_plane(s.chunk), cumulative_end);
-    v_operand = k_operand + most_of(s.k_parts(s.chunk) * operand_plane(s.chunk),
-                                    s.k_parts(kSubChunk) * operand_plane(kSubChunk));
+    const int plane = s.operand_parts() * operand_plane;
+    k_operand = q_operand + s.group_tile * plane;
+    v_operand = k_operand + plane;
     // When the only query head stages its outputs, the operands are spent; with several they must outlive them.
     if (s.group_tile == 1) v_operand = most_of(v_operand, q_operand + out_bytes);
     scores = v_operand + s.v_parts() * v_plane;
@@ -137,7 +129,8 @@ struct ChunkLayout {
     after = before + vector;
     last = after + vector;
     decay = last + vector;
-    total = decay + vector;
+    steep_totals = decay + vector;
+    total = steep_totals + (s.gate_bytes ? s.blocks() * vector : 0);
   }
 };
 
@@ -158,10 +151,8 @@ struct PipelineLayout {
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
   int stage_bytes;
-  int out;    ///< staged outputs, of several query heads one below the other
-  int inbox;  ///< sums from the other block of a cluster: ClusterSums
-  int sub_q, sub_k, sub_scores,
-      cumulative;  ///< of several query heads: a sub-chunk's operands, and fp32 [kSubChunk][K]
+  int out;                           ///< staged outputs, of several query heads one below the other
+  int inbox;                         ///< sums from the other block of a cluster: ClusterSums
   int steep_totals, steep_partials;  ///< else, fp32 of a team's steep chunk: [blocks][K], [blocks][16 x 16]
   int steep_bytes;                   ///< of a team
   int decay;                         ///< fp32 over K
@@ -204,10 +195,6 @@ struct PipelineLayout {
         stage_bytes(0),
         out(0),
         inbox(0),
-        sub_q(0),
-        sub_k(0),
-        sub_scores(0),
-        cumulative(0),
         steep_totals(0),
         steep_partials(0),
         steep_bytes(0),
@@ -243,17 +230,10 @@ struct PipelineLayout {
     stage_bytes = aligned(last + vector);
     out = s.stages * stage_bytes;
     inbox = out + heads * v_plane / s.cluster;
-    // Of two parts those of a sub-chunk's q^ lie where a chunk's second parts would, and the rest where outputs of chunks are
-    // staged, behind those of a sub-chunk.
-    sub_q = out + v_panels * kSubChunk * kPanelRow;
-    sub_k = sub_q + (s.score_parts > 1 ? 0 : heads * k_panels * kSubChunk * kPanelRow);
-    sub_scores = sub_k + s.k_parts(kSubChunk) * k_panels * kSubChunk * kPanelRow;
-    cumulative = sub_scores + s.score_operand_parts() * kSubChunk * kPanelRow;
-    const int sub_end = heads > 1 ? cumulative + (s.gate_bytes ? kSubChunk * vector : 0) : 0;
-    const bool steep = heads == 1 && s.gate_bytes != 0;
-    steep_totals = most_of(inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0), sub_end);
+    steep_totals = inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
     steep_partials = steep_totals + s.blocks() * vector;
-    steep_bytes = steep ? s.blocks() * (vector + (s.steep_shares() - 1) * 4 * 16 * 16) : 0;
+    steep_bytes =
+        heads > 0 && s.gate_bytes ? s.blocks() * (vector + (s.steep_shares() - 1) * 4 * 16 * 16) : 0;
     decay = steep_totals + s.teams() * steep_bytes;
     carried = decay + vector;
     loaded = carried + kCarried * vector;

@@ -8,8 +8,7 @@
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
 // `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of
 // it). For a chunk that may not have one pivot, or no such factor, producers make other operands (steep_chunk.cuh), loading again
-// what they have replaced, and consumers scale the state between its products. Where a block has several query heads they load
-// the chunk again and walk its sub-chunks by themselves (chunk_products.cuh).
+// what they have replaced, and consumers scale the state between its products.
 #pragma once
 
 #include "args.h"
@@ -83,15 +82,16 @@ class ChunkPipeline {
     GLA_DEVICE static int team() { return of_all() / kWarps; }
     GLA_DEVICE static int warp() { return of_all() % kWarps; }
     GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
+    GLA_DEVICE static void sync() { part_sync<kThreads>(kTeamBarrier + team()); }
   };
+  /// Of the first team; the others' follow.
+  static constexpr int kTeamBarrier = WarpgroupScores<kShape, Tiles>::kFirstBarrier;
   /// A team's warpgroups, and how many of them make the scores of one chunk: heads' in turns, else whole chunks'.
   static constexpr int kScorers = Producers::kWarps / 4;
   static constexpr int kScorePairs = (kHeads + 1) / 2;
   static constexpr int kTogether = kScorePairs < kScorers ? 1 : kScorers;
-  static constexpr bool kBySubChunks = kHeads > 1;
   using Work = ChunkWork<Config, kPass>;
   using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
-  using Steep = SteepChunk<Config, Tiles, Producers>;
 
   const KernelArgs& args;
   const TensorMaps& maps;
@@ -160,21 +160,26 @@ class ChunkPipeline {
     }
   }
 
-  /// By one thread: what operands replace but v, of the only query head.
-  GLA_DEVICE void load_again(int chunk, unsigned long long* barrier) const {
+  /// By one thread: what operands have replaced.
+  GLA_DEVICE void load_again(int chunk, bool with_queries, unsigned long long* barrier) const {
     const Tiles tiles = tiles_of(chunk);
-    barrier_arrive_expect(barrier, (kPanels - kLayout.v_panels) * kPanelBytes);
+    constexpr int kOfKeys = kLayout.k_panels + kGatePanels;
+    barrier_arrive_expect(barrier, (kOfKeys + (with_queries ? kHeads * kLayout.k_panels : 0)) * kPanelBytes);
     if constexpr (kGated) load(tiles.raw_gates(), maps.gk, work.first_k(), chunk, work.head, barrier);
     load(tiles.raw_k(), maps.k, work.first_k(), chunk, work.head, barrier);
-    load(tiles.raw_q(0), maps.q, work.first_k(), chunk, work.first_query_head, barrier);
+    GLA_UNROLL_BY(1)
+    for (int q = 0; q < kHeads && with_queries; ++q)
+      load(tiles.raw_q(q), maps.q, work.first_k(), chunk, work.first_query_head + q, barrier);
   }
 
   /// Called by all consumers; two of them act.
-  GLA_DEVICE void start_loads(int chunk, unsigned long long* barrier) const {
+  GLA_DEVICE void start_loads(int chunk) const {
+    if (chunk >= chunks) return;
     const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
     if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
     const Tiles tiles = tiles_of(chunk);
     const int head = work.head, first_k = work.first_k();
+    unsigned long long* barrier = tiles.loaded();
     if (first) {
       barrier_arrive_expect(barrier, kPanels * kPanelBytes);
       if constexpr (kGated) load(tiles.raw_gates(), maps.gk, first_k, chunk, head, barrier);
@@ -184,9 +189,6 @@ class ChunkPipeline {
         load(tiles.raw_q(q), maps.q, first_k, chunk, work.first_query_head + q, barrier);
       load(tiles.raw_v(), maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
     }
-  }
-  GLA_DEVICE void start_loads(int chunk) const {
-    if (chunk < chunks) start_loads(chunk, tiles_of(chunk).loaded());
   }
 
   /// The same, of staged outputs.
@@ -220,7 +222,7 @@ class ChunkPipeline {
     for (int chunk = Producers::team(); chunk < chunks; chunk += kTeams) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(tiles.loaded(), parity_of(chunk));
-      if (warp_any(is_cut(chunk))) zero_rows<Producers>(tiles, rows_of(chunk));
+      if (warp_any(is_cut(chunk))) zero_rows(tiles, rows_of(chunk));
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
       const int replaced = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
@@ -239,10 +241,9 @@ class ChunkPipeline {
         // Where one warpgroup makes all scores of a chunk, the other can be a chunk ahead.
         const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
         const bool scores = warp_any(first < kTogether);
-        if (kBySubChunks && !scores) continue;
         barrier_wait(tiles.converted(), parity_of(chunk));
         if (!has_one_pivot(chunk)) {
-          if constexpr (kGated && !kBySubChunks) make_steep(chunk, reloads);
+          if constexpr (kGated) make_steep(chunk, reloads);
         } else if (scores) {
           GLA_UNROLL_BY(1)
           for (int pair = 0; pair < kScorePairs; pair += kTogether) {
@@ -255,21 +256,24 @@ class ChunkPipeline {
     }
   }
 
-  /// By the team whose chunk it is.
+  /// By the team whose chunk it is. Operands of k and gates take their place with every query head.
   GLA_DEVICE void make_steep(int chunk, int& reloads) const {
     const Tiles tiles = tiles_of(chunk);
     const int warp = Producers::team() * Producers::kWarps + lane_index() % Producers::kWarps;
     const bool is_intact = !warp_any(tiles.failed()[warp] != -(chunk + 1));
-    if (!is_intact) {
-      unsigned long long* reloaded = tiles.reloaded(Producers::team());
-      if (warp_any(Producers::warp() == 0) && elect_lane()) load_again(chunk, reloaded);
-      barrier_wait(reloaded, reloads++ % 2);
-      if (warp_any(is_cut(chunk))) {
-        zero_rows<Producers>(tiles, rows_of(chunk));
-        part_sync<Producers::kThreads>(Steep::kBarrier + Producers::team());
+    GLA_UNROLL_BY(1)
+    for (int head = 0; head < kHeads; ++head) {
+      if (head > 0 || !is_intact) {
+        unsigned long long* reloaded = tiles.reloaded(Producers::team());
+        if (warp_any(Producers::warp() == 0) && elect_lane()) load_again(chunk, head == 0, reloaded);
+        barrier_wait(reloaded, reloads++ % 2);
+        if (warp_any(is_cut(chunk))) {
+          zero_rows(tiles, rows_of(chunk));
+          Producers::sync();
+        }
       }
+      SteepChunk<Config, Tiles, Producers>{tiles, head, args.scale}.make();
     }
-    Steep{tiles, args.scale}.make();
   }
 
   /// The arrival of a warp.
@@ -287,10 +291,10 @@ class ChunkPipeline {
 
   /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of gates and of what the state takes up: k,
   /// going back q.
-  template <class Team>
   GLA_DEVICE static void zero_rows(const Tiles& tiles, int rows) {
     const int from = rows * 16;
-    for (int channel = 16 * Team::warp(); channel < kShape.padded_k(); channel += 16 * Team::kWarps) {
+    for (int channel = 16 * Producers::warp(); channel < kShape.padded_k();
+         channel += 16 * Producers::kWarps) {
       GLA_UNROLL_BY(1)
       for (int i = from + lane_index(); i < kChunk * 16; i += kWarpSize) {
         const RawTile<Element> added = kShape.value_gradients ? tiles.raw_q(0) : tiles.raw_k();
@@ -301,7 +305,7 @@ class ChunkPipeline {
     }
     constexpr int kRow = kShape.tile_v;
     GLA_UNROLL_BY(1)
-    for (int i = rows * kRow + Team::thread(); i < kChunk * kRow; i += Team::kThreads)
+    for (int i = rows * kRow + Producers::thread(); i < kChunk * kRow; i += Producers::kThreads)
       *reinterpret_cast<Element*>(tiles.raw_v().at(i / kRow, i % kRow)) = Element{};
     warp_sync();
   }
@@ -321,33 +325,27 @@ class ChunkPipeline {
   using ChunkSums = typename WarpgroupProducts<kShape, Tiles>::Sums;
   static constexpr int kColumns = WarpgroupProducts<kShape, Tiles>::kColumns;
   static constexpr int kRows = WarpgroupProducts<kShape, Tiles>::kRows;
-  static constexpr int kKParts = kShape.k_parts(kChunk);
-  using SubChunkSums = typename Products::template Sums<kSubChunk>;
+  static constexpr int kKParts = kShape.operand_parts();
 
   GLA_DEVICE void walk(ChunkState<kShape>& state) const {
-    int reloads = 0;
-    bool scaled = true;  // with what carried() has left, as sub-chunks need it and a whole chunk does not
+    bool scaled = true;  // with what carried() has left, as steep chunks need it and others do not
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
       Products products{work, tiles, state};
-      const bool whole = has_one_pivot(chunk);
-      if (kGated && chunk > 0 && scaled == whole) state.scale_by_exponents(tiles.carried(chunk - 1), whole);
-      scaled = kOutputs && !whole;
+      const bool has_pivot = has_one_pivot(chunk);
+      if (kGated && chunk > 0 && scaled == has_pivot)
+        state.scale_by_exponents(tiles.carried(chunk - 1), has_pivot);
+      scaled = kOutputs && !has_pivot;
       if constexpr (kSends) {
-        multiply_in_cluster(products, chunk, whole);
-      } else if (whole || !kBySubChunks) {
-        multiply(products, chunk, whole, [&](int, int row0, const ChunkSums& sums) {
-          products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
-        });
+        multiply_in_cluster(products, chunk, has_pivot);
       } else {
-        const Index token = first_token_of_walk(chunk);
-        walk_sub_chunks(products, chunk, reloads++ % 2, [&](const SubChunkSums& sums, int head, int row0) {
-          if (stores()) products.template put_outputs<kSubChunk>(sums, head, token + row0);
+        multiply(products, chunk, has_pivot, [&](int, int row0, const ChunkSums& sums) {
+          products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       }
       show_staged();
-      if (kOutputs && (whole || !kBySubChunks) && stores()) store_staged(products, chunk);
+      if (kOutputs && stores()) store_staged(products, chunk);
       start_loads(chunk + kStages);
     }
     if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
@@ -367,9 +365,9 @@ class ChunkPipeline {
   }
 
   /// Blocks of a cluster may differ in whether their channels have one pivot.
-  GLA_DEVICE void multiply_in_cluster(Products& products, int chunk, bool whole) const {
+  GLA_DEVICE void multiply_in_cluster(Products& products, int chunk, bool has_pivot) const {
     ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
-    multiply(products, chunk, whole, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
+    multiply(products, chunk, has_pivot, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
 
@@ -379,30 +377,19 @@ class ChunkPipeline {
     if (sums.keeps()) products.template stage_block<kChunk>(sums.kept, sums.kept_v());
   }
 
-  /// Between sub-chunks the state is scaled with nothing. `use`: ChunkProducts::walk_sub_chunks().
-  template <class UseSums>
-  GLA_DEVICE void walk_sub_chunks(Products& products, int chunk, int parity, UseSums use) const {
-    const Tiles& tiles = products.tiles;
-    start_loads(chunk, tiles.reloaded(0));
-    barrier_wait(tiles.reloaded(0), parity);
-    if (warp_any(is_cut(chunk))) zero_rows<Consumers>(tiles, rows_of(chunk));
-    bulk_wait_read<0>();
-    products.walk_sub_chunks(first_token_of_walk(chunk), use);
-  }
-
-  /// A chunk as a whole. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk), if
+  /// A chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk), if
   /// it has one pivot.
   template <class UseSums>
   GLA_DEVICE void multiply(Products& products, int chunk, bool has_pivot, UseSums use) const {
     const Tiles& tiles = products.tiles;
-    work.count_path(has_pivot ? 0 : 2);
+    work.count_path(has_pivot);
     Work::add_decay(tiles.decay(), tiles.last());
     WarpgroupProducts<kShape, Tiles> warpgroups{tiles, products.state};
     const auto meanwhile = [&] {
       bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
       Consumers::sync();
     };
-    if (!kGated || kBySubChunks || has_pivot) {
+    if (!kGated || has_pivot) {
       // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
       const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kKParts : 1;
       if constexpr (kGated) products.state.scale(tiles.before());

@@ -1,4 +1,4 @@
-// A chunk's products by warps (mma.sync), whole or in sub-chunks, and the way of its outputs to memory. S^T stays in
+// A chunk's products by warps (mma.sync), and the way of its outputs to memory. S^T stays in
 // accumulators, which rounded to bf16 are the A operand of O^T = S'^T q^T.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include "device/copy.cuh"
 #include "device/tile.cuh"
 #include "sequence.cuh"
+#include "steep_chunk.cuh"
 #include "triangle.cuh"
 
 namespace gla {
@@ -26,6 +27,7 @@ struct ChunkProducts {
   static constexpr int kBlocksV = State::kBlocksV, kBlocksK = State::kBlocksK, kWarpK = State::kWarpK;
   static constexpr int kScoreParts = kShape.score_parts;
   static constexpr int kStateParts = kShape.state_parts;
+  static constexpr int kParts = kShape.operand_parts();
   static constexpr int kPartsV = kShape.v_parts();
   static constexpr int kScoresOut = kShape.score_operand_parts();
   /// Parts of both sides of the product with the state, and of what it takes up: the scores decide the error of dv.
@@ -47,99 +49,56 @@ struct ChunkProducts {
     return true;
   }
 
-  /// The operands of `Tokens` tokens, whole behind its barrier; whether these tokens may share a pivot.
-  template <int Tokens>
-  GLA_DEVICE bool make_operands(int row0) {
-    const bool within = gates().template make_operands<Tokens, kOutputs>(row0);
-    if constexpr (!kShape.element_is_bf16) split_v<Tokens>(row0);
+  /// The operands of the chunk, whole behind its barrier; or false if it may not have one pivot.
+  GLA_DEVICE bool make_operands() {
+    const bool within = gates().template make_operands<kOutputs>();
+    if constexpr (!kShape.element_is_bf16) split_v();
     return agree(within);
   }
 
-  /// O^T of `Tokens` tokens.
-  template <int Tokens>
-  using Sums = float[kBlocksV][Tokens / 8][4];
+  /// O^T of the chunk.
+  using Sums = float[kBlocksV][kChunk / 8][4];
 
-  /// The operands of a sub-chunk, behind a barrier; whether it is a direct one.
-  GLA_DEVICE bool make_sub_operands(int row0) {
-    Team::sync();  // outputs that were staged where operands lie are read
-    if constexpr (!kShape.element_is_bf16) split_v<kSubChunk>(row0);
-    bool direct = false;
-    while (!agree(gates().template make_sub_operands<kOutputs>(row0, direct))) direct = true;
-    return direct;
-  }
-
-  /// A chunk that may not have one pivot, from `token` of the walk on. `use`: see multiply(); the third is the first row.
+  /// Output and state, from `token` of the walk on; `steep`: without operands so far, which may not have one pivot. That is no
+  /// template parameter, lest the rare path be compiled twice. use(sums, query head) is where the outputs go.
   template <class UseSums>
-  GLA_DEVICE void walk_sub_chunks(Index token, UseSums use) {
-    GLA_UNROLL_BY(1)
-    for (int step = 0; step < kChunk; step += kSubChunk) {
-      const int row0 = kValueGradients ? kChunk - kSubChunk - step : step;
-      if (token + row0 >= work.tokens) continue;
-      const bool direct = make_sub_operands(row0);
-      if constexpr (kValueGradients) {
-        Sums<kSubChunk> sums;
-        add_value_gradients<kSubChunk>(sums, row0, direct, true, true);
-        use(sums, 0, row0);
-        continue;
-      }
-      work.count_path(direct ? 2 : 1);
-      Work::add_decay(tiles.decay(), tiles.last());
-      multiply<kSubChunk>(token, row0, direct,
-                          [&](const Sums<kSubChunk>& sums, int query_head) { use(sums, query_head, row0); });
-    }
-  }
-
-  /// Output and state of `Tokens` tokens whose operands lie ready from operand row 0 on; row0 is their first raw row.
-  /// `direct` is no template parameter, lest the rare path be compiled twice. use(sums, query head) is where the outputs go.
-  template <int Tokens, class UseSums>
-  GLA_DEVICE void multiply(Index token, int row0, bool direct, UseSums use) {
-    if (kGated && !direct) state.scale(tiles.before());
-    // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made,
-    // and so does a sub-chunk.
-    const int k_parts =
-        Tokens == kSubChunk || token + Tokens >= work.tokens ? kShape.k_parts(Tokens) : kStateParts;
+  GLA_DEVICE void multiply(Index token, bool steep, UseSums use) {
+    if (kGated && !steep) state.scale(tiles.before());
+    // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made, and so
+    // does a steep one, of whose state the last few tokens are most.
+    const int k_parts = steep || token + kChunk >= work.tokens ? kParts : kStateParts;
     if constexpr (kOutputs) {
       for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
-        Sums<Tokens> sums = {};
-        if (kGated && direct) {
-          gates().direct_scores(query_head, row0,
-                                [this](int i, int j, float score) { store_score(i, j, score); });
-        } else {
-          make_scores<Tokens>(query_head);
-        }
+        Sums sums = {};
+        make_scores(query_head, steep);
         // What needs no scores stands before the barrier that they need.
-        add_state_product<Tokens>(sums, query_head);
-        if (query_head == kShape.group_tile - 1) update_state<Tokens>(k_parts, row0, direct);
+        add_state_product(sums, query_head);
+        if (query_head == kShape.group_tile - 1) update_state(k_parts, steep);
         Team::sync();
-        add_score_product<Tokens>(sums, row0);
+        add_score_product(sums);
         use(sums, query_head);
       }
     } else {
-      update_state<Tokens>(k_parts, row0, direct);
+      update_state(k_parts, steep);
     }
-    if (kGated && !direct) state.scale(tiles.after());
+    if (kGated && !steep) state.scale(tiles.after());
   }
 
   /// The same for the gradients of v, of one query head, which may be the first or the last of its group: with
   /// dS' = q^T dO + dU, dU = after (.) dS, dS of the chunk before = before (.) dS',  dV += tril(q^ k^T)^T dO + k^ dU.
-  template <int Tokens>
-  GLA_DEVICE void add_value_gradients(Sums<Tokens>& sums, int row0, bool direct, bool first, bool last) {
-    if (kGated && !direct && first) state.scale(tiles.after());
-    if (kGated && direct) {
-      gates().direct_scores(0, row0, [this](int i, int j, float score) { store_score(i, j, score); });
-    } else {
-      make_scores<Tokens>(0);
-    }
+  GLA_DEVICE void add_value_gradients(Sums& sums, bool steep, bool first, bool last) {
+    if (kGated && !steep && first) state.scale(tiles.after());
+    make_scores(0, steep);
     if (first) {
       GLA_UNROLL
-      for (int i = 0; i < kBlocksV * Tokens / 2; ++i) sums[i / (Tokens / 2)][i % (Tokens / 2) / 4][i % 4] = 0;
-      add_state_product<Tokens>(sums, 0);
-      if (kGated && direct) state.scale(tiles.before());
+      for (int i = 0; i < kBlocksV * kChunk / 2; ++i) sums[i / (kChunk / 2)][i % (kChunk / 2) / 4][i % 4] = 0;
+      add_state_product(sums, 0);
+      if (kGated && steep) state.scale(tiles.before());
     }
-    add_update<Tokens, 0, kOwnParts>(row0);
+    add_update<0, kOwnParts>();
     Team::sync();
-    add_score_product<Tokens>(sums, row0);
-    if (kGated && !direct && last) state.scale(tiles.before());
+    add_score_product(sums);
+    if (kGated && !steep && last) state.scale(tiles.before());
   }
 
   // ---- outputs -------------------------------------------------------------------------------------------------
@@ -147,10 +106,9 @@ struct ChunkProducts {
   static constexpr bool kStageElements = kShape.warps_k == 1 && sizeof(Element) == 2;
 
   /// O^T accumulators into rows of O; fp32 in one plane per warp along K.
-  template <int Tokens>
-  GLA_DEVICE void stage_outputs(const Sums<Tokens>& sums) const {
+  GLA_DEVICE void stage_outputs(const Sums& sums) const {
     GLA_UNROLL
-    for (int i = 0; i < kBlocksV; ++i) stage_block<Tokens>(sums[i], State::block_v(i));
+    for (int i = 0; i < kBlocksV; ++i) stage_block<kChunk>(sums[i], State::block_v(i));
   }
 
   /// The same of 16 value channels from v on, as rows from first_row on of those staged, of which there are `Staged`.
@@ -177,12 +135,11 @@ struct ChunkProducts {
     }
   }
 
-  /// Stages the outputs of `Tokens` tokens from `token` on, and stores them.
-  template <int Tokens>
-  GLA_DEVICE void put_outputs(const Sums<Tokens>& sums, int query_head, Index token) const {
-    stage_outputs<Tokens>(sums);
+  /// Stages the outputs of the chunk, which begins with `token`, and stores them.
+  GLA_DEVICE void put_outputs(const Sums& sums, int query_head, Index token) const {
+    stage_outputs(sums);
     Team::sync();
-    store_outputs<Tokens>(query_head, token);
+    store_outputs<kChunk>(query_head, token);
   }
 
   static constexpr int kOutElements =
@@ -242,12 +199,11 @@ struct ChunkProducts {
 
  private:
   /// v as bf16 parts, where it is not bf16 already.
-  template <int Tokens>
-  GLA_DEVICE void split_v(int row0) const {
-    for (int i = Team::thread(); i < Tokens * kTileV / 2; i += Team::kThreads) {
+  GLA_DEVICE void split_v() const {
+    for (int i = Team::thread(); i < kChunk * kTileV / 2; i += Team::kThreads) {
       const int row = i / (kTileV / 2);
       const int column = i % (kTileV / 2) * 2;
-      const Vector<float, 2> pair = load_pair(tiles.raw_v(), row0 + row, column);
+      const Vector<float, 2> pair = load_pair(tiles.raw_v(), row, column);
       Bits32 parts[kPartsV];
       split_bf16(pair.item[0], pair.item[1], parts);
       GLA_UNROLL
@@ -264,43 +220,30 @@ struct ChunkProducts {
 
   // ---- products ------------------------------------------------------------------------------------------------
 
-  /// Stores one score of a direct sub-chunk as bf16 parts.
-  GLA_DEVICE void store_score(int i, int j, float score) const {
-    Bits32 parts[kScoresOut];
-    split_bf16(score, 0.0f, parts);
-    GLA_UNROLL
-    for (int part = 0; part < kScoresOut; ++part) {
-      const OperandTile tile = tiles.template scores<kSubChunk>(part);
-      *reinterpret_cast<Bits16*>(tile.at(i, j)) = static_cast<Bits16>(parts[part]);
+  /// tril(q^ k^T), and of a steep chunk the operands.
+  GLA_DEVICE void make_scores(int query_head, bool steep) const {
+    if constexpr (kGated) {
+      if (steep) return SteepChunk<Config, Tiles, Team>{tiles, query_head, work.args.scale}.make();
     }
-  }
-
-  /// tril(q^ k^T)
-  template <int Tokens>
-  GLA_DEVICE void make_scores(int query_head) const {
-    lower_triangle<Tokens, kPaddedK, kScoreParts, kScoreParts, kScoresOut, Team>(
-        [this, query_head](int part) { return tiles.template q<Tokens>(query_head, part); },
-        [this](int part) { return tiles.template k<Tokens>(part); },
-        [this](int part) { return tiles.template scores<Tokens>(part); });
+    lower_triangle<kChunk, kPaddedK, kScoreParts, kScoreParts, kScoresOut, Team>(
+        [this, query_head](int part) { return tiles.q(query_head, part); },
+        [this](int part) { return tiles.k(part); }, [this](int part) { return tiles.scores(part); });
   }
 
   /// O^T += S'^T q^T over this warp's value and key channels; dV^T += dU^T k^T.
-  template <int Tokens>
-  GLA_DEVICE void add_state_product(float (&sums)[kBlocksV][Tokens / 8][4], int query_head) const {
+  GLA_DEVICE void add_state_product(Sums& sums, int query_head) const {
     GLA_UNROLL
     for (int k = 0; k < kWarpK; k += 16) {
       Bits32 a[kBlocksV][kOwnParts][4];
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) state.operand(a[i], i, k / 8);
       GLA_UNROLL
-      for (int t = 0; t < Tokens; t += 16) {
+      for (int t = 0; t < kChunk; t += 16) {
         Bits32 b[kOwnParts][4];
         GLA_UNROLL
         for (int part = 0; part < kOwnParts; ++part)
-          load_b(
-              b[part],
-              kValueGradients ? tiles.template k<Tokens>(part) : tiles.template q<Tokens>(query_head, part),
-              State::first_k() + k, t);
+          load_b(b[part], kValueGradients ? tiles.k(part) : tiles.q(query_head, part), State::first_k() + k,
+                 t);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
           multiply_parts<kOwnParts>(sums[i][t / 8], sums[i][t / 8 + 1], a[i], b);
@@ -310,24 +253,23 @@ struct ChunkProducts {
 
   /// O^T += V^T tril(q^ k^T)^T over this warp's value channels; dV^T += dO^T tril(q^ k^T), with dO for V. Warps along K
   /// share out the tokens of V.
-  template <int Tokens>
-  GLA_DEVICE void add_score_product(float (&sums)[kBlocksV][Tokens / 8][4], int row0) const {
-    const auto v_of = [&](int part) { return tiles.template v<Tokens>(row0, part); };
+  GLA_DEVICE void add_score_product(Sums& sums) const {
+    const auto v_of = [&](int part) { return tiles.v(part); };
     GLA_UNROLL
-    for (int j = 0; j < Tokens; j += 16) {
+    for (int j = 0; j < kChunk; j += 16) {
       if (j / 16 % kShape.warps_k != State::warp_k()) continue;
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), j);
       GLA_UNROLL
-      for (int t = kValueGradients ? 0 : j; t < (kValueGradients ? j + 16 : Tokens); t += 16) {
+      for (int t = kValueGradients ? 0 : j; t < (kValueGradients ? j + 16 : kChunk); t += 16) {
         Bits32 b[kScoresOut][4];
         GLA_UNROLL
         for (int part = 0; part < kScoresOut; ++part) {
           if constexpr (kValueGradients) {
-            load_b_transposed(b[part], tiles.template scores<Tokens>(part), j, t);
+            load_b_transposed(b[part], tiles.scores(part), j, t);
           } else {
-            load_b(b[part], tiles.template scores<Tokens>(part), j, t);
+            load_b(b[part], tiles.scores(part), j, t);
           }
         }
         GLA_UNROLL
@@ -337,40 +279,36 @@ struct ChunkProducts {
     }
   }
 
-  /// U^T += V^T k^ with the first k_parts parts of k^. A direct sub-chunk decays the state here, between its two uses.
-  template <int Tokens>
-  GLA_DEVICE void update_state(int k_parts, int row0, bool direct) {
-    if (kGated && direct) state.scale(tiles.before());
-    constexpr int kFirst = Tokens == kSubChunk ? kShape.k_parts(Tokens) : kStateParts;
-    add_update<Tokens, 0, kFirst>(row0);
-    if constexpr (kFirst < kShape.k_parts(Tokens)) {
+  /// U^T += V^T k^ with the first k_parts parts of k^. A steep chunk decays the state here, between its two uses.
+  GLA_DEVICE void update_state(int k_parts, bool steep) {
+    if (kGated && steep) state.scale(tiles.before());
+    add_update<0, kStateParts>();
+    if constexpr (kStateParts < kParts) {
       static_assert(kPartsV == 1);
-      if (k_parts > kFirst) add_update<Tokens, kFirst, kShape.k_parts(Tokens)>(row0);
+      if (k_parts > kStateParts) add_update<kStateParts, kParts>();
     }
   }
 
   /// U^T += V^T k^ for parts [First, Last) of k^; dS'^T += dO^T q^.
-  template <int Tokens, int First, int Last>
-  GLA_DEVICE void add_update(int row0) {
-    constexpr int kParts = Last - First;
-    const auto v_of = [&](int part) { return tiles.template v<Tokens>(row0, part); };
+  template <int First, int Last>
+  GLA_DEVICE void add_update() {
+    constexpr int kTaken = Last - First;
+    const auto v_of = [&](int part) { return tiles.v(part); };
     GLA_UNROLL_BY(1)
-    for (int t = 0; t < Tokens; t += 16) {
+    for (int t = 0; t < kChunk; t += 16) {
       Bits32 a[kBlocksV][kPartsV][4];
       GLA_UNROLL
       for (int i = 0; i < kBlocksV; ++i) load_v_parts(a[i], v_of, State::block_v(i), t);
       GLA_UNROLL
       for (int j = 0; j < kBlocksK; j += 2) {
-        Bits32 b[kParts][4];
+        Bits32 b[kTaken][4];
         GLA_UNROLL
-        for (int part = 0; part < kParts; ++part)
-          load_b_transposed(b[part],
-                            kValueGradients ? tiles.template q<Tokens>(0, First + part)
-                                            : tiles.template k<Tokens>(First + part),
-                            t, State::first_k() + 8 * j);
+        for (int part = 0; part < kTaken; ++part)
+          load_b_transposed(b[part], kValueGradients ? tiles.q(0, First + part) : tiles.k(First + part), t,
+                            State::first_k() + 8 * j);
         GLA_UNROLL
         for (int i = 0; i < kBlocksV; ++i)
-          multiply_parts<kParts>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);
+          multiply_parts<kTaken>(state.tiles[i][j], state.tiles[i][j + 1], a[i], b);
       }
     }
   }

@@ -28,7 +28,9 @@ struct ChunkTiles {
   GLA_DEVICE float* after() const { return vector(kLayout.after); }
   GLA_DEVICE float* last() const { return vector(kLayout.last); }
   GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
-  GLA_DEVICE float* cumulative() const { return vector(kLayout.cumulative); }  ///< [kSubChunk][K]
+  GLA_DEVICE float* steep_totals(int, int block) const {
+    return vector(kLayout.steep_totals + block * 4 * kPaddedK);
+  }
 
   // ---- as loaded -------------------------------------------------------------------------------------------------
 
@@ -43,38 +45,36 @@ struct ChunkTiles {
     return {shared + kLayout.v + v_slot * kLayout.v_bytes, kLayout.v_row, kChunk, kShape.tile_v};
   }
 
-  // ---- operands of `Tokens` tokens that share a pivot, part by part ----------------------------------------------
+  // ---- operands, part by part ------------------------------------------------------------------------------------
 
-  template <int Tokens>
   GLA_DEVICE OperandTile q(int head, int part) const {
-    const int plane = (part * kShape.group_tile + head) * kLayout.operand_plane(kChunk);
-    return {shared + kLayout.q_operand + plane, Tokens, kPaddedK, kLayout.operand_row};
+    const int plane = (part * kShape.group_tile + head) * kLayout.operand_plane;
+    return {shared + kLayout.q_operand + plane, kChunk, kPaddedK, kLayout.operand_row};
   }
-  template <int Tokens>
   GLA_DEVICE OperandTile k(int part) const {
-    return {shared + kLayout.k_operand + part * kLayout.operand_plane(Tokens), Tokens, kPaddedK,
-            kLayout.operand_row};
+    return {shared + kLayout.k_operand + part * kLayout.operand_plane, kChunk, kPaddedK, kLayout.operand_row};
   }
-  template <int Tokens>
   GLA_DEVICE OperandTile scores(int part) const {
-    return {shared + kLayout.scores + part * kLayout.score_plane, Tokens, Tokens, kLayout.score_row};
+    return {shared + kLayout.scores + part * kLayout.score_plane, kChunk, kChunk, kLayout.score_row};
   }
+  /// Of a query head; they all take turns.
+  GLA_DEVICE OperandTile score_part(int, int part) const { return scores(part); }
+  static constexpr int kScoreColumns = kChunk;
+  static constexpr bool kScoresOverOperands = false, kForWarpgroups = false;
   GLA_DEVICE OperandTile split_v(int part) const {
     return {shared + kLayout.v_operand + part * kLayout.v_plane, kChunk, kShape.tile_v, kLayout.v_part_row};
   }
-  /// Rows [row0, row0 + Tokens) of v.
-  template <int Tokens>
-  GLA_DEVICE OperandTile v(int row0, int part) const {
+  GLA_DEVICE OperandTile v(int part) const {
     if constexpr (kShape.element_is_bf16) {
-      return {raw_v().base + row0 * kLayout.v_row, Tokens, kShape.tile_v, kLayout.v_row};
+      return {raw_v().base, kChunk, kShape.tile_v, kLayout.v_row};
     } else {
       return split_v(part);
     }
   }
   /// Staged output rows of 16-bit elements.
-  template <int Tokens>
+  template <int Rows>
   GLA_DEVICE OperandTile out() const {
-    return {shared + kLayout.out, Tokens, kShape.tile_v, kLayout.out_row};
+    return {shared + kLayout.out, Rows, kShape.tile_v, kLayout.out_row};
   }
   /// Row of staged fp32 outputs, one plane per warp along K.
   GLA_DEVICE float* out_row(int plane, int row) const {
@@ -101,7 +101,6 @@ struct PipelineTiles {
   GLA_DEVICE float* after() const { return vector(slot * kLayout.stage_bytes + kLayout.after); }
   GLA_DEVICE float* last() const { return vector(slot * kLayout.stage_bytes + kLayout.last); }
   GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
-  GLA_DEVICE float* cumulative() const { return vector(kLayout.cumulative); }
 
   /// What the state that chunk `chunk` left is still to be scaled with: exponents of 2.
   GLA_DEVICE float* carried(int chunk) const {
@@ -145,36 +144,27 @@ struct PipelineTiles {
     return raw<Element>(kLayout.v, kShape.tile_v, kChunk * kPanelRowBytes);
   }
 
-  // ---- operands of `Tokens` tokens that share a pivot, part by part: of a chunk where q, k and gates lay -----------
+  // ---- operands, part by part, where q, k and gates lay ------------------------------------------------------------
 
-  template <int Tokens>
   GLA_DEVICE OperandTile q(int head, int part) const {
     const int of_head = head * kLayout.head_rows;
-    if (Tokens != kSubChunk)
-      return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head, Tokens, kLayout.q_panel);
-    if (kShape.score_parts == 1) return panels(shared + sub(kLayout.sub_q, head), Tokens, kPaddedK);
-    return operand(kLayout.q_rest + of_head + part * kSubChunk * kPanelRowBytes, Tokens, kLayout.q_panel);
+    return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head, kLayout.q_panel);
   }
-  template <int Tokens>
   GLA_DEVICE OperandTile k(int part) const {
-    if (Tokens == kSubChunk) return panels(shared + sub(kLayout.sub_k, part), Tokens, kPaddedK);
-    return operand(part == 0 ? kLayout.k : kLayout.k_rest, Tokens, kLayout.k_panel);
+    return operand(part == 0 ? kLayout.k : kLayout.k_rest, kLayout.k_panel);
   }
-  /// `which`: the query head of a chunk; of the only one's, and of a sub-chunk's, the part.
-  template <int Tokens>
+  /// `which`: the query head; of the only one's, the part.
   GLA_DEVICE OperandTile scores(int which) const {
-    if (Tokens == kSubChunk)
-      return panels(shared + kLayout.sub_scores + which * kSubChunk * kPanelRowBytes, Tokens, Tokens);
-    return panels(stage() + kLayout.scores + which * kLayout.head_rows, Tokens, kScoreColumns);
+    return panels(stage() + kLayout.scores + which * kLayout.head_rows, kChunk, kScoreColumns);
   }
-  /// Stacked, of a whole chunk: those of the second part of q^ stand beside those of the first.
+  GLA_DEVICE OperandTile score_part(int head, int part) const {
+    return scores(kShape.group_tile > 1 ? head : part);
+  }
+  /// Stacked, those of the second part of q^ stand beside those of the first.
   static constexpr int kScoreColumns = kLayout.stacked && kShape.group_tile == 1 ? 2 * kChunk : kChunk;
-  /// Rows [row0, row0 + Tokens) of v.
-  template <int Tokens>
-  GLA_DEVICE OperandTile v(int row0, int) const {
-    const RawTile<Element> whole = raw_v();
-    return {whole.base + row0 * whole.row_bytes, Tokens, whole.columns, whole.row_bytes, whole.panel_bytes};
-  }
+  static constexpr bool kScoresOverOperands = kLayout.scores == kLayout.q_rest && kShape.score_parts > 1;
+  static constexpr bool kForWarpgroups = true;
+  GLA_DEVICE OperandTile v(int) const { return raw_v().operand(); }
   /// Staged output rows, of several query heads one below the other.
   template <int Rows>
   GLA_DEVICE OperandTile out() const {
@@ -187,16 +177,13 @@ struct PipelineTiles {
     return reinterpret_cast<unsigned long long*>(shared + offset);
   }
   GLA_DEVICE unsigned char* stage() const { return shared + slot * kLayout.stage_bytes; }
-  GLA_DEVICE static int sub(int offset, int part) {
-    return offset + part * kLayout.k_panels * kSubChunk * kPanelRowBytes;
-  }
 
   template <class T>
   GLA_DEVICE RawTile<T> raw(int offset, int columns, int panel_bytes) const {
     return {stage() + offset, kPanelRowBytes, kChunk, columns, panel_bytes};
   }
-  GLA_DEVICE OperandTile operand(int offset, int rows, int panel_bytes) const {
-    return {stage() + offset, rows, kPaddedK, kPanelRowBytes, panel_bytes};
+  GLA_DEVICE OperandTile operand(int offset, int panel_bytes) const {
+    return {stage() + offset, kChunk, kPaddedK, kPanelRowBytes, panel_bytes};
   }
   GLA_DEVICE static OperandTile panels(unsigned char* base, int rows, int columns) {
     return {base, rows, columns, kPanelRowBytes, rows * kPanelRowBytes};

@@ -123,10 +123,10 @@ struct ChunkWork {
     }
   }
 
-  GLA_DEVICE void count_path(int path) const {
+  GLA_DEVICE void count_path(bool has_pivot) const {
     if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 && rank == 0 &&
         first_query_head == head * Config::group) {
-      atomic_add(args.path_counts + path, 1);
+      atomic_add(args.path_counts + (has_pivot ? 0 : 2), has_pivot ? 1 : kShape.blocks());
     }
   }
 

@@ -1,4 +1,4 @@
-// A chunk whose gates fall too far for one pivot, by a team of producers (mma.sync): operands and scores from factors of at most
+// A chunk whose gates fall too far for one pivot, by a team of warps (mma.sync): operands and scores from factors of at most
 // 1 for gates of at most 0, whatever these sum up to, so that none needs a guard. With e_t = exp2 of a token's gate, the rows of a
 // segment of tokens have P_i, the product of e from its first token to token i, and S_j, that of the tokens behind j to its last.
 // For two neighbouring segments, one behind the other,
@@ -15,43 +15,58 @@
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 #include "device/tile.cuh"
-#include "warpgroup_products.cuh"
+#include "device/warpgroup.cuh"
 
 namespace gla {
 
-/// By the warps of `Team` (ChunkPipeline::Producers), once they all see the chunk as it was loaded.
+/// By the warps of `Team`, once they all see the chunk as it was loaded, for one query head.
 template <class Config, class Tiles, class Team>
 struct SteepChunk {
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr int kChunk = kShape.chunk;
+  static constexpr int kStep = 16;  // channels of a product
   static constexpr int kBlocks = kShape.blocks(), kSteps = kShape.padded_k() / kStep;
   static constexpr int kParts = kShape.operand_parts();
   /// Warps that share out the channels of a block of 16 tokens.
   static constexpr int kShares = kShape.steep_shares();
-  /// Of the first team; the others' follow.
-  static constexpr int kBarrier = WarpgroupScores<kShape, Tiles>::kFirstBarrier;
-  static_assert(kShape.group_tile == 1 && kShape.state_parts == 1);
+  /// Scores take the place of operands; then a warp has one pair of blocks at the most, and keeps its scores until the end.
+  static constexpr bool kLate = Tiles::kScoresOverOperands;
+  static_assert(!kLate || (kBlocks == 2 && kShares == 2));
 
   Tiles tiles;
+  int head;
   float scale;
-  /// The warp among all producers, and the lane, in a way that leaves ordinary chunks their registers.
-  unsigned int of_all = opaque(static_cast<unsigned int>(Team::of_all()));
+  /// The warp in the team, and the lane, in a way that leaves ordinary chunks their registers.
+  unsigned int of_team = opaque(static_cast<unsigned int>(Team::warp()));
   unsigned int thread = opaque(static_cast<unsigned int>(lane_index()));
 
   /// Leaves the operands and the scores to be seen by products that follow a barrier, and `before`.
   GLA_DEVICE void make() const {
-    Scores own = {};
-    const bool has_rows = warp_any(share() < kShares);
-    if (has_rows) make_block(own);
-    sync();
-    if (warp_any(share() == 0)) store_own(own);
-    make_others();
-    sync();
-    if (has_rows) finish_rows();
+    Scores scores = {};
+    make_blocks(scores);
+    Team::sync();
+    const bool has_own = kShares > 1 && warp_any(share() == 0),
+               has_pair = kLate && warp_any(warp() == kBlocks);
+    if constexpr (kShares > 1) {
+      if (has_own) add_partials(scores);
+    }
+    if constexpr (kLate) {
+      if (has_pair) make_pair(scores, 1, 0);
+    } else {
+      if (has_own) store_own(scores, block());
+      make_pairs();
+    }
+    Team::sync();
+    finish_rows();
     for (int channel = warp() * kWarpSize + lane(); channel < kShape.padded_k(); channel += Team::kThreads)
       tiles.before()[channel] = product<1>(channel, 0, kBlocks).item[0];
-    fence_for_warpgroup();
-    sync();
+    if constexpr (kLate) {
+      Team::sync();
+      if (has_own) store_own(scores, block());
+      if (has_pair) store_scores(scores, 1, 0);
+    }
+    if constexpr (Tiles::kForWarpgroups) fence_for_warpgroup();
+    Team::sync();
   }
 
  private:
@@ -61,16 +76,16 @@ struct SteepChunk {
   using Scores = float[2][4];
 
   GLA_DEVICE int lane() const { return static_cast<int>(thread % kWarpSize); }
-  GLA_DEVICE int team() const { return static_cast<int>(of_all / Team::kWarps); }
-  GLA_DEVICE int warp() const { return static_cast<int>(of_all % Team::kWarps); }
+  GLA_DEVICE int warp() const { return static_cast<int>(of_team % Team::kWarps); }
+  /// Where warps share out channels, each has one block; else these are its first one, and 0.
   GLA_DEVICE int block() const { return warp() % kBlocks; }
   GLA_DEVICE int share() const { return warp() / kBlocks; }
-  GLA_DEVICE void sync() const { part_sync<Team::kThreads>(kBarrier + team()); }
+  GLA_DEVICE bool has_rows() const { return warp_any(warp() < kShares * kBlocks); }
   /// Of word w the column within a step.
   GLA_DEVICE int column(int w) const { return w / 2 * 8 + lane() % 4 * 2; }
-  GLA_DEVICE OperandTile q(int part) const { return tiles.template q<kChunk>(0, part); }
-  GLA_DEVICE OperandTile k(int part) const { return tiles.template k<kChunk>(part); }
-  GLA_DEVICE float* totals(int of_block) const { return tiles.steep_totals(team(), of_block); }
+  GLA_DEVICE OperandTile q(int part) const { return tiles.q(head, part); }
+  GLA_DEVICE OperandTile k(int part) const { return tiles.k(part); }
+  GLA_DEVICE float* totals(int of_block) const { return tiles.steep_totals(Team::team(), of_block); }
 
   /// What the gates of blocks [first, end) multiply to in N channels.
   template <int N>
@@ -107,60 +122,74 @@ struct SteepChunk {
     }
   }
 
-  /// exp2 of the gates.
-  template <class Gate>
-  GLA_DEVICE void load_factors(Values& factors, const RawTile<Gate>& tile, int row, int channel) const {
-    if constexpr (sizeof(Gate) == 2) {
-      Bits32 words[4];
-      load_a(words, tile.operand(), row, channel, lane());
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) factors[i] = unpack<Gate>(words[i / 2]).item[i % 2];
+  /// The same as they are loaded.
+  template <class T>
+  struct Rows {
+    Bits32 words[2 * sizeof(T)];
+    GLA_DEVICE float operator[](int i) const {
+      if constexpr (sizeof(T) == 2) {
+        return unpack<T>(words[i / 2]).item[i % 2];
+      } else {
+        return bits_to_float(words[i]);
+      }
+    }
+  };
+  template <class T>
+  GLA_DEVICE Rows<T> load(const RawTile<T>& tile, int row, int channel) const {
+    Rows<T> rows;
+    if constexpr (sizeof(T) == 2) {
+      load_a(rows.words, tile.operand(), row, channel, lane());
     } else {
       GLA_UNROLL
       for (int w = 0; w < 4; ++w) {
         const Vector<float, 2> two = load_pair(tile, row + lane() / 4 + w % 2 * 8, channel + column(w));
-        factors[2 * w] = two.item[0];
-        factors[2 * w + 1] = two.item[1];
+        rows.words[2 * w] = float_to_bits(two.item[0]);
+        rows.words[2 * w + 1] = float_to_bits(two.item[1]);
       }
     }
-    GLA_UNROLL
-    for (float& factor : factors) factor = exp2_fast(kLog2E * factor);
+    return rows;
   }
 
   /// sums += the products of eight rows of x, the first or the others, with eight rows, which become the sums' columns.
   GLA_DEVICE static void multiply(float (&sums)[4], const Words& x, int rows, int columns) {
     GLA_UNROLL
-    for (int p = 0; p < kParts; ++p) {
+    for (int p = 0; p < kShape.score_parts; ++p) {
       Bits32 a[4] = {};
       a[rows] = x[p][rows];
       a[2 + rows] = x[p][2 + rows];
       GLA_UNROLL
-      for (int r = 0; p + r < kParts; ++r) multiply_accumulate(sums, a, x[r][columns], x[r][2 + columns]);
+      for (int r = 0; p + r < kShape.score_parts; ++r)
+        multiply_accumulate(sums, a, x[r][columns], x[r][2 + columns]);
     }
   }
 
-  /// Of the warp's block and its share of channels: the scores, and in place of q, k and gates the operands.
-  GLA_DEVICE void make_block(Scores& scores) const {
+  /// Operands within blocks of 16 tokens. Leaves in `scores` the warp's share of those of its block, or, where warps have whole
+  /// blocks, stores them.
+  GLA_DEVICE void make_blocks(Scores& scores) const {
+    GLA_UNROLL_BY(1)
+    for (int of_block = block(); has_rows() && of_block < kBlocks; of_block += Team::kWarps) {
+      make_block(scores, of_block);
+      if constexpr (kShares == 1) store_own(scores, of_block);
+    }
+  }
+
+  GLA_DEVICE void make_block(Scores& scores, int of_block) const {
     float levels[3][4] = {}, halves[4] = {};  // scores of rows in different halves of 2, 4 and 8; of 16
     float same[2] = {};                       // of each row with itself
     const int row = lane() / 4;
     GLA_UNROLL_BY(1)
-    for (int step = share(); step < kSteps; step += kShares) {
-      const int channel = step * kStep;
-      Bits32 q_words[4], k_words[4];
-      load_a(q_words, tiles.raw_q(0).operand(), 16 * block(), channel, lane());
-      load_a(k_words, tiles.raw_k().operand(), 16 * block(), channel, lane());
+    for (int step = kShares > 1 ? share() : 0; step < kSteps; step += kShares) {
+      const int channel = step * kStep, row0 = 16 * of_block;
+      const auto q_rows = load(tiles.raw_q(head), row0, channel);
+      const auto k_rows = load(tiles.raw_k(), row0, channel);
+      const auto gates = load(tiles.raw_gates(), row0, channel);
+      warp_sync();                  // operands may take the place of what has been read
       Values upto, behind, all, x;  // P, S and the product of all, of the segment so far
-      load_factors(upto, tiles.raw_gates(), 16 * block(), channel);
-      warp_sync();  // operands take the place of what has been read
-      const auto value = [](const Bits32(&words)[4], int i) {
-        return i % 2 == 0 ? low_of(words[i / 2]) : high_of(words[i / 2]);
-      };
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
-        all[i] = upto[i];
+        all[i] = upto[i] = exp2_fast(kLog2E * gates[i]);
         behind[i] = 1;
-        same[i / 2 % 2] += value(q_words, i) * value(k_words, i);
+        same[i / 2 % 2] += q_rows[i] * k_rows[i];
       }
       Words parts;
       GLA_UNROLL
@@ -168,7 +197,7 @@ struct SteepChunk {
         const bool is_later = (row >> level & 1) != 0;
         GLA_UNROLL
         for (int i = 0; i < 8; ++i) {
-          x[i] = is_later ? value(q_words, i) * upto[i] : value(k_words, i) * behind[i];
+          x[i] = is_later ? q_rows[i] * upto[i] : k_rows[i] * behind[i];
           const float other = shuffle_xor(all[i], 4 << level);
           upto[i] *= is_later ? other : 1.0f;
           behind[i] *= is_later ? 1.0f : other;
@@ -179,8 +208,7 @@ struct SteepChunk {
         multiply(levels[level], parts, 1, 1);
       }
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i)
-        x[i] = i / 2 % 2 == 1 ? value(q_words, i) * upto[i] : value(k_words, i) * behind[i];
+      for (int i = 0; i < 8; ++i) x[i] = i / 2 % 2 == 1 ? q_rows[i] * upto[i] : k_rows[i] * behind[i];
       split(parts, x);
       multiply(halves, parts, 1, 0);
       GLA_UNROLL
@@ -192,19 +220,19 @@ struct SteepChunk {
         }
       }
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) x[i] = value(q_words, i) * (scale * upto[i]);
+      for (int i = 0; i < 8; ++i) x[i] = q_rows[i] * (scale * upto[i]);
       split(parts, x);
       GLA_UNROLL
-      for (int part = 0; part < kParts; ++part) store_a(parts[part], q(part), 16 * block(), channel, lane());
+      for (int part = 0; part < kParts; ++part) store_a(parts[part], q(part), row0, channel, lane());
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) x[i] = value(k_words, i) * behind[i];
+      for (int i = 0; i < 8; ++i) x[i] = k_rows[i] * behind[i];
       split(parts, x);
       GLA_UNROLL
-      for (int part = 0; part < kParts; ++part) store_a(parts[part], k(part), 16 * block(), channel, lane());
+      for (int part = 0; part < kParts; ++part) store_a(parts[part], k(part), row0, channel, lane());
       if (row == 0) {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i)
-          if (i / 2 % 2 == 0) totals(block())[channel + column(i / 2) + i % 2] = all[i] * all[i + 2];
+          if (i / 2 % 2 == 0) totals(of_block)[channel + column(i / 2) + i % 2] = all[i] * all[i + 2];
       }
     }
     GLA_UNROLL
@@ -217,33 +245,35 @@ struct SteepChunk {
       scores[i / 2][i] = scale * (apart == 0 ? same[i / 2] : within);
       if (i >= 2) scores[0][i] = scale * halves[i];
     }
-    if (share() > 0) {
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) partial(block(), i) = scores[i / 4][i % 4];
-    }
-  }
-
-  /// Score i of the lane, from the block's second share.
-  GLA_DEVICE float& partial(int of_block, int i) const {
-    return tiles.steep_partials(team(), of_block)[i * kWarpSize + lane()];
-  }
-
-  /// The scores of the warp's block, and zeros in the rest of its rows that is none of others'.
-  GLA_DEVICE void store_own(Scores& scores) const {
     if constexpr (kShares > 1) {
+      if (share() == 0) return;
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] += partial(block(), i);
+      for (int i = 0; i < 8; ++i) partial(i) = scores[i / 4][i % 4];
     }
+  }
+
+  /// Score i of the lane, of the block's second share.
+  GLA_DEVICE float& partial(int i) const {
+    return tiles.steep_partials(Team::team(), block())[i * kWarpSize + lane()];
+  }
+  GLA_DEVICE void add_partials(Scores& scores) const {
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] += partial(i);
+  }
+
+  /// The scores of a block, and zeros in the rest of its rows that is none of others'.
+  GLA_DEVICE void store_own(Scores& scores, int of_block) const {
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
       const int i0 = lane() / 4 + i % 4 / 2 * 8, j = i / 4 * 8 + lane() % 4 * 2 + i % 2;
       if (j > i0) scores[i / 4][i % 4] = 0;
     }
-    store_scores(scores, block(), 16 * block());
-    Scores zeros = {};
+    store_scores(scores, of_block, 16 * of_block);
     GLA_UNROLL_BY(1)
-    for (int first = 16 * (block() + 1); first < Tiles::kScoreColumns; first += 16)
-      store_scores(zeros, block(), first);
+    for (int first = 16 * (of_block + 1); first < Tiles::kScoreColumns; first += 16) {
+      Scores zeros = {};
+      store_scores(zeros, of_block, first);
+    }
   }
 
   GLA_DEVICE void store_scores(Scores& scores, int of_block, int first_column) const {
@@ -257,36 +287,42 @@ struct SteepChunk {
         low -= low_of(words[w]);
         high -= high_of(words[w]);
       }
-      store_a(words, tiles.template scores<kChunk>(part), 16 * of_block, first_column, lane());
+      store_a(words, tiles.score_part(head, part), 16 * of_block, first_column, lane());
     }
   }
 
   /// The warp that makes the scores of two blocks. Those that do not follow each other cost more, so that their warps are others.
   GLA_DEVICE static int maker_of(int later, int earlier) {
-    if (kShares == 1 || later == earlier + 1) return later;
+    if (kShares == 1 || later == earlier + 1) return later % Team::kWarps;
     return kBlocks + ((later - 1) * (later - 2) / 2 + earlier) % kBlocks;
   }
 
-  GLA_DEVICE void make_others() const {
+  GLA_DEVICE void make_pairs() const {
     GLA_UNROLL_BY(1)
     for (int later = 1; later < kBlocks; ++later) {
       GLA_UNROLL_BY(1)
       for (int earlier = 0; earlier < later; ++earlier) {
         if (!warp_any(maker_of(later, earlier) == warp())) continue;
-        Scores scores = {};
-        GLA_UNROLL_BY(2)
-        for (int step = 0; step < kSteps; ++step) {
-          Words a, b;
-          GLA_UNROLL
-          for (int part = 0; part < kParts; ++part) {
-            load_a(a[part], q(part), 16 * later, step * kStep, lane());
-            load_b(b[part], k(part), step * kStep, 16 * earlier, lane());
-          }
-          if (earlier + 1 < later) scale_columns(a, step, earlier + 1, later);
-          multiply_parts<kParts>(scores[0], scores[1], a, b);
-        }
+        Scores scores;
+        make_pair(scores, later, earlier);
         store_scores(scores, later, 16 * earlier);
       }
+    }
+  }
+
+  GLA_DEVICE void make_pair(Scores& scores, int later, int earlier) const {
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
+    GLA_UNROLL_BY(2)
+    for (int step = 0; step < kSteps; ++step) {
+      Words a, b;
+      GLA_UNROLL
+      for (int part = 0; part < kParts; ++part) {
+        load_a(a[part], q(part), 16 * later, step * kStep, lane());
+        load_b(b[part], k(part), step * kStep, 16 * earlier, lane());
+      }
+      if (earlier + 1 < later) scale_columns(a, step, earlier + 1, later);
+      multiply_parts<kShape.score_parts>(scores[0], scores[1], a, b);
     }
   }
 
@@ -303,18 +339,19 @@ struct SteepChunk {
     split(rows, x);
   }
 
-  /// Operands within the warp's block, in a step, become those within the chunk.
-  GLA_DEVICE void finish(const OperandTile (&tile)[kParts], int step, int first, int end) const {
+  /// Operands within a block, in a step, become those within the chunk.
+  GLA_DEVICE void finish(const OperandTile (&tile)[kParts], int of_block, int step, int first,
+                         int end) const {
     if (first == end) return;
     Words words;
     GLA_UNROLL
     for (int part = 0; part < kParts; ++part)
-      load_a(words[part], tile[part], 16 * block(), step * kStep, lane());
+      load_a(words[part], tile[part], 16 * of_block, step * kStep, lane());
     warp_sync();
     scale_columns(words, step, first, end);
     GLA_UNROLL
     for (int part = 0; part < kParts; ++part)
-      store_a(words[part], tile[part], 16 * block(), step * kStep, lane());
+      store_a(words[part], tile[part], 16 * of_block, step * kStep, lane());
   }
   GLA_DEVICE void finish_rows() const {
     OperandTile of_q[kParts], of_k[kParts];
@@ -324,9 +361,12 @@ struct SteepChunk {
       of_k[part] = k(part);
     }
     GLA_UNROLL_BY(1)
-    for (int step = share(); step < kSteps; step += kShares) {
-      finish(of_q, step, 0, block());
-      finish(of_k, step, block() + 1, kBlocks);
+    for (int of_block = block(); has_rows() && of_block < kBlocks; of_block += Team::kWarps) {
+      GLA_UNROLL_BY(1)
+      for (int step = kShares > 1 ? share() : 0; step < kSteps; step += kShares) {
+        finish(of_q, of_block, step, 0, of_block);
+        finish(of_k, of_block, step, of_block + 1, kBlocks);
+      }
     }
   }
 };

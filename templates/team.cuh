@@ -12,6 +12,8 @@ struct Team {
 
   GLA_DEVICE static int thread() { return thread_index() - First * kWarpSize; }
   GLA_DEVICE static int warp() { return warp_index() - First; }
+  /// Of those that do the same with other chunks.
+  GLA_DEVICE static constexpr int team() { return 0; }
 
   GLA_DEVICE static void sync() {
     if constexpr (Barrier == 0) {

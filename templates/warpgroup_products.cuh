@@ -76,15 +76,15 @@ struct WarpgroupScores {
   /// The 64 rows of a product are those of two heads.
   GLA_DEVICE void make_two_heads() const {
     static_assert(2 * kChunk == 64 && kStacked == (kScoreParts > 1));
-    const OperandTile k = tiles.template k<kChunk>(0);
+    const OperandTile k = tiles.k(0);
     Scores sums;
     float both[kChunk / 4][4];  // of the first part of q^ with both of k^
     warpgroup_pin(sums);
     warpgroup_fence();
-    multiply<kChunk>(sums, tiles.template q<kChunk>(head, kScoreParts - 1), k);
+    multiply<kChunk>(sums, tiles.q(head, kScoreParts - 1), k);
     if constexpr (kScoreParts > 1) {
       warpgroup_pin(both);
-      multiply<2 * kChunk>(both, tiles.template q<kChunk>(head, 0), k);
+      multiply<2 * kChunk>(both, tiles.q(head, 0), k);
     }
     warpgroup_commit();
     warpgroup_wait<0>();
@@ -106,7 +106,7 @@ struct WarpgroupScores {
     float scores[kChunk / 4][4];
     warpgroup_pin(scores);
     warpgroup_fence();
-    multiply<2 * kChunk>(scores, tiles.template q<kChunk>(head, 0), tiles.template k<kChunk>(0));
+    multiply<2 * kChunk>(scores, tiles.q(head, 0), tiles.k(0));
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_pin(scores);
@@ -127,7 +127,7 @@ struct WarpgroupScores {
     for (int p = 0; p < kScoreParts; ++p) {
       GLA_UNROLL
       for (int r = 0; p + r < kScoreParts; ++r) {
-        const OperandTile q = tiles.template q<kChunk>(head, p), k = tiles.template k<kChunk>(r);
+        const OperandTile q = tiles.q(head, p), k = tiles.k(r);
         GLA_UNROLL
         for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
           warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
@@ -151,7 +151,7 @@ struct WarpgroupScores {
 
   /// Rows of a head's lower triangle from i0 on, in the tile's columns from `column` on.
   GLA_DEVICE void store(const Scores& scores, int of_head, int i0, int column) const {
-    store_triangle<kChunk>(scores, tiles.template scores<kChunk>(of_head), i0, column);
+    store_triangle<kChunk>(scores, tiles.scores(of_head), i0, column);
   }
 };
 
@@ -237,7 +237,7 @@ struct WarpgroupProducts {
     if (!warp_any(k_parts > 1)) return;
     warpgroup_fence();
     GLA_UNROLL
-    for (int part = 1; part < kShape.k_parts(kChunk); ++part) add_update(part);
+    for (int part = 1; part < kShape.operand_parts(); ++part) add_update(part);
     warpgroup_commit();
     warpgroup_wait<0>();
     pin(state.tiles);
@@ -270,7 +270,7 @@ struct WarpgroupProducts {
   /// Starts O^T = S'^T q^T, whose first operands are made.
   template <int Sets>
   GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets]) {
-    const OperandTile q = kBack ? tiles.template k<kChunk>(0) : tiles.template q<kChunk>(0, 0);
+    const OperandTile q = kBack ? tiles.k(0) : tiles.q(0, 0);
     GLA_UNROLL
     for (int batch = 0; batch < kSteps / kBatch; ++batch) {
       Operands& set = operands[batch % Sets];
@@ -293,7 +293,7 @@ struct WarpgroupProducts {
 
   GLA_DEVICE void add_score_product(Sums& sums, int i, int row0) const {
     if constexpr (kBack) return add_turned_score_product(sums, i);
-    const OperandTile scores = tiles.template scores<kChunk>(0);
+    const OperandTile scores = tiles.scores(0);
     GLA_UNROLL
     for (int column = 0; column < Tiles::kScoreColumns; column += kStep)
       warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::along_rows>(
@@ -304,7 +304,7 @@ struct WarpgroupProducts {
   GLA_DEVICE void add_turned_score_product(Sums& sums, int i) const {
     GLA_UNROLL
     for (int part = 0; part < kShape.score_operand_parts(); ++part) {
-      const OperandTile scores = tiles.template scores<kChunk>(part);
+      const OperandTile scores = tiles.scores(part);
       GLA_UNROLL
       for (int row = 0; row < kChunk; row += kStep)
         warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::across_rows>(
@@ -315,7 +315,7 @@ struct WarpgroupProducts {
 
   /// U^T += V^T k^ with part `part` of k^.
   GLA_DEVICE void add_update(int part) {
-    const OperandTile k = kBack ? tiles.template q<kChunk>(0, part) : tiles.template k<kChunk>(part);
+    const OperandTile k = kBack ? tiles.q(0, part) : tiles.k(part);
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
       GLA_UNROLL
@@ -328,7 +328,7 @@ struct WarpgroupProducts {
 
   /// This warpgroup's channels of its block i, of 16 tokens of v.
   GLA_DEVICE MatrixDescriptor v_columns(int i, int token) const {
-    const OperandTile v = tiles.template v<kChunk>(0, 0);
+    const OperandTile v = tiles.v(0);
     const int panel = ChunkState<kShape>::block_v(i) / kPanelColumns;
     return column_major_descriptor(v.base + panel * v.panel_bytes + token * kPanelRowBytes, v.panel_bytes);
   }

@@ -334,30 +334,14 @@ TEST_CASE("what chunk kernels copy or multiply 16 bytes at a time lies at multip
       const ChunkShape shape = shape_of(problem, one);
       if (shape.producers != 0) continue;
       const ChunkLayout layout(shape);
-      for (const int offset : {layout.q_row,
-                               layout.k_row,
-                               layout.gate_row,
-                               layout.v_row,
-                               layout.operand_row,
-                               layout.v_part_row,
-                               layout.score_row,
-                               layout.out_row,
-                               layout.k,
-                               layout.gate,
-                               layout.v,
-                               layout.stage_bytes,
-                               layout.v_bytes,
-                               layout.q_operand,
-                               layout.k_operand,
-                               layout.v_operand,
-                               layout.scores,
-                               layout.out,
-                               layout.operand_plane(shape.chunk),
-                               layout.operand_plane(kSubChunk),
-                               layout.v_plane,
-                               layout.score_plane,
-                               layout.out_plane,
-                               layout.cumulative})
+      for (const int offset : {layout.q_row,         layout.k_row,       layout.gate_row,
+                               layout.v_row,         layout.operand_row, layout.v_part_row,
+                               layout.score_row,     layout.out_row,     layout.k,
+                               layout.gate,          layout.v,           layout.stage_bytes,
+                               layout.v_bytes,       layout.q_operand,   layout.k_operand,
+                               layout.v_operand,     layout.scores,      layout.out,
+                               layout.operand_plane, layout.v_plane,     layout.score_plane,
+                               layout.out_plane,     layout.steep_totals})
         if (offset % 16 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
     }
 }
@@ -367,9 +351,8 @@ TEST_CASE("what warpgroups multiply and tensor copies move lies at multiples of 
     for (const Variant& one : space(problem, architecture("sm_90a"))) {
       if (one[Parameter::producers] == 0) continue;
       const PipelineLayout layout(shape_of(problem, one));
-      for (const int offset :
-           {layout.q, layout.k, layout.gate, layout.q_rest, layout.k_rest, layout.v, layout.scores,
-            layout.stage_bytes, layout.out, layout.inbox, layout.sub_q, layout.sub_k, layout.sub_scores})
+      for (const int offset : {layout.q, layout.k, layout.gate, layout.q_rest, layout.k_rest, layout.v,
+                               layout.scores, layout.stage_bytes, layout.out, layout.inbox})
         if (offset % 1024 != 0) FAIL_CHECK(to_string(problem) << ": " << to_string(one));
       for (const int offset :
            {layout.loaded, layout.converted, layout.made, layout.reloaded, layout.received})
