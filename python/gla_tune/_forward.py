@@ -271,7 +271,7 @@ def recall(key: tuple, tensors: tuple) -> Optional[Recent]:
 
 
 def _recent_key(tensors: tuple, options: tuple) -> tuple:
-    # By whether gradients are on: checkpointing makes each call without them, and then once more with them.
+    # Whether gradients are on decides between two ways, and TensorGuards does not look at it.
     return (options, torch.is_grad_enabled(), *absent(tensors))
 
 

@@ -401,7 +401,11 @@ def test_a_mode_sees_the_backward_pass_of_a_forward_pass_without_it(on_cpu):
     assert any("gla_tune.chunk_backward" in name for name in mode.seen)
 
 
-def test_a_backward_pass_may_be_compiled(on_cpu):
+def test_a_backward_pass_may_be_compiled(on_cpu, monkeypatch):
+    def recall(*_):
+        raise AssertionError("what is kept between calls is no part of a graph")
+
+    monkeypatch.setattr(_autograd, "recall_backward", recall)
     tensors = leaves()
     result = loss(gla_tune.chunk_gla, *tensors)
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
@@ -480,6 +484,33 @@ def test_calls_with_gradients_unlike_earlier_ones_take_the_longer_way(recorder, 
         assert (backward.d_o_data, strides(backward, "d_o")) == (incoming.data_ptr(), incoming.stride()[:3])
         assert (backward.dv_data is not None) == given.v.requires_grad
     assert ways == longer
+
+
+@needs_guards
+def test_a_tensor_frozen_before_the_backward_pass_is_not_taken_for_one_frozen_before_the_forward_pass(recorder, ways):
+    for frozen_late in (True, False):
+        given = learning()
+        given.v.requires_grad_(frozen_late)
+        o, _ = gla_tune.chunk_gla(*given[:4])
+        given.v.requires_grad_(False)
+        torch.autograd.grad(o, [given.q], rand(B, T, H, V))
+        assert (recorder.backward_calls[-1].dv_data is not None) == frozen_late
+
+
+def test_a_gradient_of_the_final_state_that_there_is_none_of_is_not_made_up(recorder, ways):
+    given = learning()
+    o, _ = gla_tune.chunk_gla(*given[:4], output_final_state=True)
+    torch.autograd.grad(o, [given.q], rand(B, T, H, V))
+    assert recorder.backward_calls[0].d_final_state is None
+
+
+@needs_guards
+def test_a_call_like_one_without_gradients_has_them_where_they_are_on(recorder, ways):
+    given = learning()
+    with torch.no_grad():
+        for _ in range(2):
+            assert gla_tune.chunk_gla(*given[:4])[0].grad_fn is None
+    assert gla_tune.chunk_gla(*given[:4])[0].grad_fn is not None
 
 
 @pytest.mark.parametrize("name", ["k", "d_o"])
