@@ -10,7 +10,20 @@ from . import _abi
 from ._abi import Operation, Unsupported
 from ._arguments import ArgumentError, Options, Shape, Tensors, aligned_state, readable
 from ._context import logger
-from ._forward import ALIGNMENT, Misaligned, Plan, keep_plan, kept_plan, kind_of, plan_of
+from ._forward import (
+    ALIGNMENT,
+    Misaligned,
+    Plan,
+    Recent,
+    absent,
+    keep_plan,
+    kept_plan,
+    kind_of,
+    plan_of,
+    recall,
+    remember,
+)
+from ._memory import allocator, contiguous
 
 
 class Wanted(NamedTuple):
@@ -43,33 +56,35 @@ class BackwardPlan(Plan):
         by_chunks = self.operation == Operation.CHUNK_BACKWARD
         gates_need_dk = by_chunks and wanted.gk and tensors.gk.dtype != torch.float32  # gla.hpp, BackwardCall
         computed = wanted._replace(k=wanted.k or gates_need_dk)
-        self.computed = []  # where among the tensors the input is, where the struct has the gradient's address
+        self.computed = []  # the gradient's layout, where the struct has its address
         self.returned = []  # where among those, in Wanted's order
         for name, is_computed, is_wanted in zip(Wanted._fields, computed, wanted):
             self.returned.append(len(self.computed) if is_wanted else None)
             if not is_computed:
                 continue
             field = "d_initial_state" if name == "initial_state" else f"d{name}_data"
-            self.computed.append((Tensors._fields.index(name), field))
+            given = getattr(tensors, name)
+            self.computed.append((contiguous(given.shape, given.dtype), field))
             if name != "initial_state":
-                _abi.set_strides(self.gradients, f"d{name}", torch.empty(getattr(tensors, name).shape, device="meta"))
+                _abi.set_strides(self.gradients, f"d{name}", torch.empty(given.shape, device="meta"))
 
     def run(self, tensors: Tensors, d_o: torch.Tensor, d_final_state: Optional[torch.Tensor]):
         """Launches on the current stream: the gradients in Wanted's order, None for what is not wanted."""
         self.read_from(tensors)
         call = self.gradients
         call.d_o_data = addresses = d_o.data_ptr()
-        if d_final_state is not None and self.state_shape is not None:
+        if d_final_state is not None and self.state is not None:
             call.d_final_state = address = d_final_state.data_ptr()
             addresses |= address
         if addresses & ALIGNMENT:
             raise Misaligned
+        allocate = allocator(self.device, self.index)
         gradients = []
-        for place, field in self.computed:
-            gradient = torch.empty_like(tensors[place], memory_format=torch.contiguous_format)
+        for layout, field in self.computed:
+            gradient = allocate(*layout)
             setattr(call, field, gradient.data_ptr())
             gradients.append(gradient)
-        self.enqueue()
+        self.enqueue(allocate)
         return [place if place is None else gradients[place] for place in self.returned]
 
 
@@ -93,8 +108,8 @@ def backward_plan_of(tensors: Tensors, options: Options):
 def _incoming(plan: BackwardPlan, d_o: Optional[torch.Tensor]) -> torch.Tensor:
     if d_o is not None:
         return readable(d_o, plan.dtype)
-    zeros = torch.zeros(plan.output_shape[-1], dtype=plan.dtype, device=plan.device)
-    return zeros.expand(plan.output_shape)  # one row, which libgla reads for all
+    zeros = torch.zeros(plan.output.sizes[-1], dtype=plan.dtype, device=plan.device)
+    return zeros.expand(plan.output.sizes)  # one row, which libgla reads for all
 
 
 def _check(name: str, gradient: Optional[torch.Tensor], shape, device: torch.device) -> None:
@@ -103,6 +118,25 @@ def _check(name: str, gradient: Optional[torch.Tensor], shape, device: torch.dev
         raise ArgumentError(
             f"{name} is {list(gradient.shape)} on {gradient.device}; accepted: {list(shape)} on {device}, as its output"
         )
+
+
+def _plan_key(tensors: tuple, options: tuple, d_o, d_final_state, wanted: tuple) -> tuple:
+    return (wanted, options, *kind_of((*tensors, d_o, d_final_state)))
+
+
+def _recent_key(tensors: tuple, options: tuple, d_o, d_final_state, wanted: tuple) -> tuple:
+    return (wanted, options, *absent(tensors), d_o is None, d_final_state is None)
+
+
+def remember_backward(tensors: tuple, options: tuple, d_o, d_final_state, wanted: tuple) -> None:
+    """To be called after `backward`, with its arguments, by whoever recalls."""
+    plan = kept_plan(_plan_key(tensors, options, d_o, d_final_state, wanted))
+    remember(_recent_key(tensors, options, d_o, d_final_state, wanted), (*tensors, d_o, d_final_state), plan)
+
+
+def recall_backward(tensors: tuple, options: tuple, d_o, d_final_state, wanted: tuple) -> Optional[Recent]:
+    """The recent call for as much that this one is like, if any. The arguments may be plain tuples."""
+    return recall(_recent_key(tensors, options, d_o, d_final_state, wanted), (*tensors, d_o, d_final_state))
 
 
 def backward(
@@ -116,7 +150,7 @@ def backward(
 
     d_o and d_final_state are those of the outputs; None for zero.
     """
-    key = (wanted, options, *kind_of((*tensors, d_o, d_final_state)))
+    key = _plan_key(tensors, options, d_o, d_final_state, wanted)
     plan = kept_plan(key)
     if plan is not None:
         try:
@@ -126,9 +160,9 @@ def backward(
     ready, plan = backward_plan_of(tensors, options)
     if plan.is_empty:
         return [torch.zeros_like(getattr(tensors, name)) if asked else None for name, asked in wanted._asdict().items()]
-    _check("d_o", d_o, plan.output_shape, plan.device)
+    _check("d_o", d_o, plan.output.sizes, plan.device)
     if options.output_final_state:
-        _check("d_final_state", d_final_state, plan.state_shape, plan.device)
+        _check("d_final_state", d_final_state, plan.state.sizes, plan.device)
     else:
         d_final_state = None  # torch.compile makes zeros of what was not asked for
     incoming = _incoming(plan, d_o), None if d_final_state is None else aligned_state(d_final_state)

@@ -6,16 +6,21 @@ in its plan. A call that finds its plan allocates its outputs, sets addresses an
 
 import ctypes
 import threading
-from typing import Optional
+from collections import deque
+from typing import Callable, NamedTuple, Optional
 
 import torch
 
 from . import _abi, _context
 from ._abi import DTYPES, Status
 from ._arguments import Options, Shape, Tensors, checked_shape, normalised, output_dtype
+from ._memory import allocator, contiguous
 
 _TEXT = 4096  # bytes of a description, at most
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_DEVICE = "cuda"
 _MOST_PLANS = 1024  # per thread; beyond it they are made anew
+_MOST_RECENT = 4  # kinds of layers in a model
 ALIGNMENT = 15  # of every address: the low bits that must be zero
 
 _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None) or (
@@ -32,10 +37,12 @@ def _find_tensor_guards():
     try:
         from torch._C._dynamo.guards import TensorGuards
 
-        tensor = torch.empty(2, 3)
-        check = TensorGuards(tensor, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
-        different = (torch.empty(3, 2), tensor.t(), tensor.double(), torch.empty(2, 3, requires_grad=True))
-        works = check(torch.empty(2, 3)) and not any(check(other) for other in different)
+        tensor, learning = torch.empty(2, 3), torch.empty(2, 3, requires_grad=True)
+        check, check_learning = (
+            TensorGuards(each, dynamic_dims_sizes=None, dynamic_dims_strides=None).check for each in (tensor, learning)
+        )
+        different = (torch.empty(3, 2), tensor.t(), tensor.double(), learning)
+        works = check(torch.empty(2, 3)) and check_learning(learning) and not any(check(other) for other in different)
     except Exception:  # whatever another version makes of it
         return None
     return TensorGuards if works else None
@@ -49,7 +56,7 @@ class _Plans(threading.local):
 
     def __init__(self):
         self.by_key = {}
-        self.recent = {}  # the last plan for each combination of options and tensors given, with what it fits
+        self.recent = {}  # of each combination of options and tensors given, the last few calls
 
 
 _plans = _Plans()
@@ -104,10 +111,9 @@ class Plan:
         self.device = tensors.q.device
         self.index = tensors.q.get_device()
         self.dtype = tensors.q.dtype
-        self.output_shape = shape.output
-        self.state_shape = shape.state(options.state_v_first) if options.output_final_state else None
-        # empty_like takes two thirds of the time of empty.
-        self.output_is_like_v = tensors.v.shape == shape.output and tensors.v.is_contiguous()
+        self.output = contiguous(shape.output, self.dtype)
+        state = shape.state(options.state_v_first)
+        self.state = contiguous(state, torch.float32) if options.output_final_state else None
         self.is_empty = shape.sequences == 0 or shape.query_heads == 0
         if self.is_empty:
             return
@@ -116,12 +122,13 @@ class Plan:
         self.launch = self.library.gla_forward
         self.call = _filled(tensors, options, shape)
         self.reference = self.launched = ctypes.byref(self.call)
-        self.workspace_bytes = self._query_workspace()
+        self._query_workspace()
 
-    def _query_workspace(self) -> int:
+    def _query_workspace(self) -> None:
         size = ctypes.c_size_t()
         _abi.check(self.library.gla_workspace_bytes(self.context, self.operation, self.reference, ctypes.byref(size)))
-        return size.value
+        self.workspace_bytes = size.value
+        self.workspace = contiguous((size.value,), torch.uint8)
 
     def prepare(self) -> None:
         """Compiles and loads what the call needs."""
@@ -138,23 +145,16 @@ class Plan:
 
     def run(self, tensors: Tensors):
         """Launches on the current stream; (o, final state or None)."""
-        if self.output_is_like_v:
-            output = torch.empty_like(tensors[2])
-        else:
-            output = torch.empty(self.output_shape, dtype=self.dtype, device=self.device)
-        if self.state_shape is None:
-            state = None
-        elif tensors[5] is not None:
-            state = torch.empty_like(tensors[5])
-        else:
-            state = torch.empty(self.state_shape, dtype=torch.float32, device=self.device)
+        allocate = allocator(self.device, self.index)
+        output = allocate(*self.output)
+        state = None if self.state is None else allocate(*self.state)
         if self.is_empty:
             return output, state
         self.read_from(tensors)
         self.call.o_data = output.data_ptr()
         if state is not None:
             self.call.final_state = state.data_ptr()
-        self.enqueue()
+        self.enqueue(allocate)
         return output, state
 
     def read_from(self, tensors: Tensors) -> None:
@@ -181,16 +181,16 @@ class Plan:
             call.cu_seqlens = cu_seqlens.data_ptr()
             call.cu_seqlens_host = None if cu_seqlens_cpu is None else cu_seqlens_cpu.data_ptr()
 
-    def enqueue(self, once_more: bool = True) -> None:
-        """Launches the struct as it is filled."""
+    def enqueue(self, allocate: Callable[..., torch.Tensor], once_more: bool = True) -> None:
+        """Launches the struct as it is filled, with a workspace from an `allocator`."""
         size = self.workspace_bytes
         # Freed when this returns, for later work of the same stream: PyTorch's allocator keeps that order.
-        workspace = torch.empty(size, dtype=torch.uint8, device=self.device) if size else None
+        workspace = allocate(*self.workspace) if size else None
         address = workspace.data_ptr() if size else None
         status = self.launch(self.context, self.operation, self.launched, address, size, _current_stream(self.index))
         if status == Status.WORKSPACE and once_more:  # another variant than when this plan was made
-            self.workspace_bytes = self._query_workspace()
-            self.enqueue(once_more=False)
+            self._query_workspace()
+            self.enqueue(allocate, once_more=False)
         elif status != 0:
             _abi.check(status)
 
@@ -220,31 +220,69 @@ def keep_plan(key: tuple, plan: Plan) -> None:
     _plans.by_key[key] = plan
 
 
-def _remember(tensors: Tensors, options: Options, plan: Plan) -> None:
-    """Makes `plan` the one that the next call of its kind is compared with."""
-    if TensorGuards is None or any(t is not None and t.requires_grad for t in tensors):
+def absent(tensors: tuple) -> tuple:
+    """Which of Tensors' optional fields are None."""
+    _, _, _, gk, gv, initial_state, cu_seqlens, cu_seqlens_cpu = tensors
+    return gk is None, gv is None, initial_state is None, cu_seqlens is None, cu_seqlens_cpu is None
+
+
+def learns(tensors: tuple) -> bool:
+    """Whether autograd will want a gradient of a call of these."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def can_go_direct(tensors: tuple) -> bool:
+    """Nothing but the GPU waits for this call: no tracing, no mode, no subclass that the dispatcher would serve."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    return tensors[0].device.type == _DEVICE and all(t is None or type(t) in _PLAIN for t in tensors)
+
+
+class Recent(NamedTuple):
+    """A call that went straight to libgla, for later ones to be compared with."""
+
+    plan: Plan
+    fits: Callable[..., bool]  # of the tensors that are given
+    learns: bool
+
+
+def remember(key: tuple, tensors: tuple, plan: Optional[Plan]) -> None:
+    """Makes a plan, if there is one, the first that later calls of `key` are compared with."""
+    if TensorGuards is None or plan is None:
         return
     given = [t for t in tensors if t is not None]
     guards = TensorGuards(*given, dynamic_dims_sizes=None, dynamic_dims_strides=None)
-    _plans.recent[(options, *[t is None for t in tensors[3:]])] = plan, guards.check
+    recent = _plans.recent.setdefault(key, deque(maxlen=_MOST_RECENT))
+    recent.appendleft(Recent(plan, guards.check, learns(tensors)))
 
 
-def forward_again(tensors: tuple, options: tuple):
-    """A call like the last one with such options: (o, final state or None). None if it is not like that one.
+def recall(key: tuple, tensors: tuple) -> Optional[Recent]:
+    """The recent call of `key` that this one is like, the state of the dispatcher included; None if there is none."""
+    given = [t for t in tensors if t is not None]
+    for recent in _plans.recent.get(key, ()):
+        if recent.fits(*given):
+            return recent
+    return None
 
-    Where it is, the dispatcher is in the state that it was in then too, so that nothing but the GPU waits for the call.
-    The arguments are Tensors and Options, or plain tuples of the same.
-    """
-    found = _plans.recent.get((options, *[t is None for t in tensors[3:]]))
-    if found is None:
-        return None
-    plan, fits = found
-    if not fits(*[t for t in tensors if t is not None]):
-        return None
-    try:
-        return plan.run(tensors)
-    except Misaligned:
-        return None
+
+def _recent_key(tensors: tuple, options: tuple) -> tuple:
+    # Whether gradients are on decides between two ways, and TensorGuards does not look at it.
+    return (options, torch.is_grad_enabled(), *absent(tensors))
+
+
+def remember_forward(tensors: Tensors, options: Options) -> None:
+    """To be called after `forward` by whoever recalls."""
+    remember(_recent_key(tensors, options), tensors, kept_plan((options, *kind_of(tensors))))
+
+
+def recall_forward(tensors: tuple, options: tuple) -> Optional[Recent]:
+    """The recent call with such options that this one is like, if any. The arguments may be plain tuples."""
+    return recall(_recent_key(tensors, options), tensors)
 
 
 def forward(tensors: Tensors, options: Options):
@@ -253,15 +291,11 @@ def forward(tensors: Tensors, options: Options):
     plan = kept_plan(key)
     if plan is not None:
         try:
-            result = plan.run(tensors)
+            return plan.run(tensors)
         except Misaligned:
             pass
-        else:
-            _remember(tensors, options, plan)
-            return result
     ready, plan = plan_of(tensors, options)
     if all(after is before for after, before in zip(ready, tensors)):
         keep_plan(key, plan)
-        _remember(tensors, options, plan)
     output, state = plan.run(ready)
     return output.to(output_dtype(tensors, options)), state

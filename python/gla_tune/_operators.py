@@ -67,13 +67,17 @@ def _save(ctx, inputs, output):
     ctx.options = inputs[count:]
 
 
+def call_backward(tensors, options, d_o, d_final_state, wanted):
+    """`backward` through PyTorch's dispatcher; the arguments may be plain tuples. None for what is not wanted."""
+    gradients = _operators[options[0]](*tensors, *options[1:], d_o, d_final_state, list(wanted))
+    return [gradient if asked else None for gradient, asked in zip(gradients, wanted)]
+
+
 def _differentiate(operation: Operation, ctx, d_o, d_final_state):
     """The gradients of a forward operation, by the backward operation that belongs to it."""
-    asked = dict(zip(Tensors._fields, ctx.needs_input_grad))
-    wanted = [asked[name] for name in Wanted._fields]
-    computed = _operators[operation](*ctx.saved_tensors, *ctx.options, d_o, d_final_state, wanted)
-    gradients = {name: gradient for name, gradient in zip(Wanted._fields, computed) if asked[name]}
-    return (*[gradients.get(name) for name in Tensors._fields], *[None] * len(ctx.options))
+    wanted = ctx.needs_input_grad[: len(Wanted._fields)]  # with which Tensors begins
+    gradients = call_backward(ctx.saved_tensors, (operation, *ctx.options), d_o, d_final_state, wanted)
+    return (*gradients, *[None] * (len(ctx.needs_input_grad) - len(gradients)))
 
 
 def _refuse_second_order(_ctx, *_gradients):

@@ -22,13 +22,11 @@ from typing import Optional, Tuple
 
 import torch
 
-from . import _operators
+from . import _autograd, _operators
 from ._abi import ACCURACIES, BACKWARD, Operation, Unsupported
 from ._arguments import Options, Tensors, checked_shape, common_dtype, output_dtype
 from ._backward import backward_plan_of
-from ._forward import forward, forward_again, plan_of
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+from ._forward import Misaligned, can_go_direct, forward, learns, plan_of, recall_forward, remember_forward
 
 _accuracy = "default"
 
@@ -58,41 +56,34 @@ def _chunk(q, k, v, g, scale, initial_state, output_final_state, state_v_first, 
     return tensors, (Operation.CHUNK_FORWARD, scale, output_final_state, False, state_v_first, _accuracy)
 
 
-def _can_go_direct(tensors: Tensors) -> bool:
-    """Nothing but the GPU waits for this call: no tracing, no mode, no subclass that the dispatcher would serve."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    ):
-        return False
-    return tensors.q.is_cuda and all(t is None or type(t) in _PLAIN for t in tensors)
-
-
 def _call(tensors: tuple, options: tuple):
     """The arguments are what Tensors and Options are made of: making those would take a tenth of the call."""
     if not torch.compiler.is_compiling():
-        result = forward_again(tensors, options)
-        if result is not None:
-            return result
+        recent = recall_forward(tensors, options)
+        if recent is not None:
+            try:
+                if recent.learns:
+                    return _autograd.call_planned(recent.plan, tensors, options)
+                return recent.plan.run(tensors)
+            except Misaligned:
+                pass
     return _call_anew(Tensors(*tensors), Options(*options))
 
 
-def _learns(tensors: Tensors) -> bool:
-    """Whether autograd will want a gradient of the call."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
 def _call_anew(tensors: Tensors, options: Options):
-    if not _learns(tensors) and _can_go_direct(tensors):
-        return forward(tensors, options)
-    checked_shape(tensors)
-    # Here rather than in the operator: a compiled call's autocast is known while it is traced.
-    dtype = common_dtype(tensors, options)
-    uniform = tensors._replace(q=tensors.q.to(dtype), k=tensors.k.to(dtype), v=tensors.v.to(dtype))
-    output, state = _operators.call(uniform, options)
-    return output.to(output_dtype(tensors, options)), state
+    direct = can_go_direct(tensors)
+    if direct and not learns(tensors):
+        output, state = forward(tensors, options)
+    else:
+        checked_shape(tensors)
+        # Here rather than in the operator: a compiled call's autocast is known while it is traced.
+        dtype = common_dtype(tensors, options)
+        uniform = tensors._replace(q=tensors.q.to(dtype), k=tensors.k.to(dtype), v=tensors.v.to(dtype))
+        output, state = (_autograd if direct else _operators).call(uniform, options)
+        output = output.to(output_dtype(tensors, options))
+    if direct:
+        remember_forward(tensors, options)
+    return output, state
 
 
 def chunk_gla(
@@ -254,7 +245,7 @@ def prepare(function, *args, **kwargs) -> None:
     """
     tensors, options = _bound(function, args, kwargs)
     plan_of(tensors, options)[1].prepare()
-    if _learns(tensors):
+    if learns(tensors):
         backward_plan_of(tensors, options._replace(operation=BACKWARD[options.operation]))[1].prepare()
 
 

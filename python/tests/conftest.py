@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from gla_tune import _abi, _arguments, _context, _forward
+from gla_tune import _abi, _arguments, _context, _forward, _memory
 
 
 def pytest_configure(config):
@@ -64,4 +64,5 @@ def recorder(monkeypatch):
     monkeypatch.setattr(_arguments, "check_devices", lambda tensors: None)
     monkeypatch.setattr(_forward, "_current_stream", lambda device: 77)
     monkeypatch.setattr(_forward, "_plans", _forward._Plans())
+    monkeypatch.setattr(_memory, "_empty_strided", None)
     return stand_in

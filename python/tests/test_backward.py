@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from launch_inputs import B, H, K, T, V, inputs, options, rand, strides
+from launch_inputs import B, H, K, T, V, Watching, inputs, needs_guards, options, rand, strides
 from torch.utils.checkpoint import checkpoint
 
 import gla_tune
-from gla_tune import _abi, _arguments, _backward, _operators
+from gla_tune import _abi, _arguments, _autograd, _backward, _forward, _operators, ops
 from gla_tune._abi import Operation
 from gla_tune._backward import Wanted
 
@@ -237,18 +237,22 @@ def gradients_of_recurrence(tensors, given, d_o, d_final_state, wanted):
     return [gradients.get(name) for name in Wanted._fields]
 
 
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """The operators on CPU tensors, computed by naive_recurrent_gla; the gradients that autograd asked them for."""
+@pytest.fixture(params=["direct", "dispatched"])
+def on_cpu(monkeypatch, request):
+    """CPU tensors, computed by naive_recurrent_gla, directly or as operators; the gradients that are asked for."""
     asked = []
 
     def backward(*arguments):
         asked.append(arguments[-1])
-        with ThreadPoolExecutor(1) as another_thread:  # in this one autograd is off, as the dispatcher is below it
+        with ThreadPoolExecutor(1) as another_thread:  # in this one autograd is off
             return another_thread.submit(gradients_of_recurrence, *arguments).result()
 
-    monkeypatch.setattr(_operators, "forward", recurrence)
-    monkeypatch.setattr(_operators, "backward", backward)
+    for module in (_operators, _autograd):
+        monkeypatch.setattr(module, "forward", recurrence)
+        monkeypatch.setattr(module, "backward", backward)
+    if request.param == "direct":
+        monkeypatch.setattr(_forward, "_DEVICE", "cpu")
+        monkeypatch.setattr(ops, "forward", recurrence)
     monkeypatch.setattr(_arguments, "check_devices", lambda tensors: None)
     library = torch.library.Library("gla_tune", "IMPL")
     for forward, backward_operation in _abi.BACKWARD.items():
@@ -370,3 +374,177 @@ def test_only_inputs_are_saved_for_the_backward_pass(on_cpu):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         gla_tune.chunk_gla(*tensors[:4], initial_state=tensors[4])
     assert {x.data_ptr() for x in saved} == {x.data_ptr() for x in tensors}
+
+
+def test_a_second_derivative_is_refused(on_cpu):
+    q, k, v, g, _ = leaves()
+    (dk,) = torch.autograd.grad(gla_tune.chunk_gla(q, k, v, g)[0].sum(), [k], create_graph=True)
+    with pytest.raises(NotImplementedError, match="first-order gradients only"):
+        dk.sum().backward()
+
+
+def test_batches_of_incoming_gradients(on_cpu):
+    q, k, v, g, _ = leaves()
+    d_o = torch.randn(3, B, T, 2 * H, V)
+    found, expected = (
+        torch.autograd.grad(function(q, k, v, g)[0], [q, k], d_o, is_grads_batched=True)
+        for function in (gla_tune.chunk_gla, gla_tune.naive_recurrent_gla)
+    )
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_mode_sees_the_backward_pass_of_a_forward_pass_without_it(on_cpu):
+    result = loss(gla_tune.chunk_gla, *leaves())
+    with Watching() as mode:
+        result.backward()
+    assert any("gla_tune.chunk_backward" in name for name in mode.seen)
+
+
+def test_a_backward_pass_may_be_compiled(on_cpu, monkeypatch):
+    def recall(*_):
+        raise AssertionError("what is kept between calls is no part of a graph")
+
+    monkeypatch.setattr(_autograd, "recall_backward", recall)
+    tensors = leaves()
+    result = loss(gla_tune.chunk_gla, *tensors)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        result.backward()
+    expected = torch.autograd.grad(loss(gla_tune.naive_recurrent_gla, *tensors), tensors)
+    for tensor, gradient in zip(tensors, expected):
+        torch.testing.assert_close(tensor.grad, gradient)
+
+
+@pytest.fixture
+def ways(recorder, monkeypatch):
+    """Whole calls go to the recorder, without operators; how many took the longer way, forward and backward."""
+    longer = {"forward": 0, "backward": 0}
+
+    def counted(name, function):
+        def call(*arguments):
+            longer[name] += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(_forward, "_DEVICE", "cpu")
+    monkeypatch.setattr(_operators, "_operators", {})
+    monkeypatch.setattr(ops, "_call_anew", counted("forward", ops._call_anew))
+    monkeypatch.setattr(_autograd, "backward", counted("backward", _autograd.backward))
+    return longer
+
+
+def learning(**changes):
+    given = inputs(**changes)
+    return given._replace(**{name: getattr(given, name).requires_grad_() for name in ("q", "k", "v", "gk")})
+
+
+def step(given, d_o=None):
+    """A forward and a backward call; o and the gradients."""
+    o, _ = gla_tune.chunk_gla(*given[:4])
+    d_o = rand(B, T, H, V) if d_o is None else d_o
+    return o, torch.autograd.grad(o, [x for x in given[:4] if x.requires_grad], d_o)
+
+
+@needs_guards
+def test_eager_calls_with_gradients_go_straight_to_libgla_and_look_up_only_the_first(recorder, ways):
+    for _ in range(3):
+        given, d_o = learning(), rand(B, T, H, V)
+        o, gradients = step(given, d_o)
+        forward, forward_of_backward = recorder.calls[-2:]
+        backward = recorder.backward_calls[-1]
+        for call in (forward, forward_of_backward):
+            assert [call.q_data, call.k_data, call.v_data, call.gk_data] == [x.data_ptr() for x in given[:4]]
+        assert (forward.o_data, backward.d_o_data) == (o.data_ptr(), d_o.data_ptr())
+        assert [backward.dq_data, backward.dk_data, backward.dv_data, backward.dgk_data] == [
+            gradient.data_ptr() for gradient in gradients
+        ]
+    assert recorder.backward_operations == [Operation.CHUNK_BACKWARD] * 3
+    assert ways == {"forward": 1, "backward": 1}
+
+
+@needs_guards
+@pytest.mark.parametrize(
+    "k, d_o, v_learns, longer",
+    [
+        (rand(B, H, T, K).transpose(1, 2), None, True, {"forward": 2, "backward": 2}),
+        (None, rand(B, H, T, V).transpose(1, 2), True, {"forward": 1, "backward": 2}),
+        (None, None, False, {"forward": 2, "backward": 2}),
+    ],
+    ids=["strides", "strides of d_o", "wanted"],
+)
+def test_calls_with_gradients_unlike_earlier_ones_take_the_longer_way(recorder, ways, k, d_o, v_learns, longer):
+    usual, other = learning(), learning(**({} if k is None else {"k": k}))
+    other.v.requires_grad_(v_learns)
+    usual_d_o = rand(B, T, H, V)
+    for given, incoming in ((usual, usual_d_o), (other, usual_d_o if d_o is None else d_o), (usual, usual_d_o)):
+        step(given, incoming)
+        forward, backward = recorder.calls[-1], recorder.backward_calls[-1]
+        assert (forward.k_data, strides(forward, "k")) == (given.k.data_ptr(), given.k.stride()[:3])
+        assert (backward.d_o_data, strides(backward, "d_o")) == (incoming.data_ptr(), incoming.stride()[:3])
+        assert (backward.dv_data is not None) == given.v.requires_grad
+    assert ways == longer
+
+
+@needs_guards
+def test_a_tensor_frozen_before_the_backward_pass_is_not_taken_for_one_frozen_before_the_forward_pass(recorder, ways):
+    for frozen_late in (True, False):
+        given = learning()
+        given.v.requires_grad_(frozen_late)
+        o, _ = gla_tune.chunk_gla(*given[:4])
+        given.v.requires_grad_(False)
+        torch.autograd.grad(o, [given.q], rand(B, T, H, V))
+        assert (recorder.backward_calls[-1].dv_data is not None) == frozen_late
+
+
+def test_a_gradient_of_the_final_state_that_there_is_none_of_is_not_made_up(recorder, ways):
+    given = learning()
+    o, _ = gla_tune.chunk_gla(*given[:4], output_final_state=True)
+    torch.autograd.grad(o, [given.q], rand(B, T, H, V))
+    assert recorder.backward_calls[0].d_final_state is None
+
+
+@needs_guards
+def test_a_call_like_one_without_gradients_has_them_where_they_are_on(recorder, ways):
+    given = learning()
+    with torch.no_grad():
+        for _ in range(2):
+            assert gla_tune.chunk_gla(*given[:4])[0].grad_fn is None
+    assert gla_tune.chunk_gla(*given[:4])[0].grad_fn is not None
+
+
+@pytest.mark.parametrize("name", ["k", "d_o"])
+def test_an_odd_address_is_copied_though_a_call_with_gradients_like_it_was_made(recorder, ways, name):
+    even = dict(k=rand(B, T, H, K), d_o=rand(B, T, H, V))
+    odd = torch.zeros(even[name].numel() + 1, dtype=torch.bfloat16)[1:].view(even[name].shape)
+    for each in (even, {**even, name: odd}, even):
+        step(learning(k=each["k"].detach()), each["d_o"])
+    found = [(forward.k_data, call.d_o_data) for forward, call in zip(recorder.calls[1::2], recorder.backward_calls)]
+    assert found[0] == found[2] == tuple(x.data_ptr() for x in even.values())
+    assert found[1][list(even).index(name)] not in (odd.data_ptr(), None)
+
+
+@needs_guards
+def test_checkpointed_calls_do_not_displace_each_other(recorder, ways):
+    given = learning()
+    for _ in range(3):
+        with torch.no_grad():
+            gla_tune.chunk_gla(*given[:4])
+        step(given)
+    assert ways == {"forward": 2, "backward": 1}
+
+
+def test_a_backward_pass_in_another_thread_has_plans_of_its_own(recorder, ways):
+    given = learning()
+    step(given)
+    mine = dict(_forward._plans.by_key)
+    o, _ = gla_tune.chunk_gla(*given[:4])
+
+    def differentiate_there():
+        torch.autograd.grad(o, given[:4], rand(B, T, H, V))
+        return dict(_forward._plans.by_key)
+
+    with ThreadPoolExecutor(1) as another_thread:
+        theirs = another_thread.submit(differentiate_there).result()
+    assert len(theirs) == 1 and not set(map(id, theirs.values())) & set(map(id, mine.values()))
+    assert _forward._plans.by_key == mine

@@ -17,6 +17,7 @@ from gpu_cases import (
     prepare_all,
     recurrence,
 )
+from launch_inputs import Watching
 from torch.utils.checkpoint import checkpoint
 
 import gla_tune
@@ -319,6 +320,18 @@ def test_checkpointed(use_reentrant):
     d_o, d_state = incoming(case, given)
     torch.autograd.backward([o, state], [d_o.to(o.dtype), d_state])
     assert_same_bits({name: getattr(leaves, name).grad for name in LEARNING}, gradients(case, given))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_way_gives_the_same_bits(function):
+    """A first call's, that of calls like it, and the operators', which a mode makes of the same call."""
+    case = Case(function)
+    given = make(case)
+    first = gradients(case, given)
+    assert_same_bits(gradients(case, given), first)
+    with Watching() as mode:
+        assert_same_bits(gradients(case, given), first)
+    assert {f"gla_tune.{function}_{way}.default" for way in ("forward", "backward")} <= set(mode.seen)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -4,11 +4,10 @@ import threading
 
 import pytest
 import torch
-from launch_inputs import B, H, K, T, V, inputs, options, rand, strides
-from torch.utils._python_dispatch import TorchDispatchMode
+from launch_inputs import B, H, K, T, V, Watching, inputs, needs_guards, options, rand, strides
 
 import gla_tune
-from gla_tune import _abi, _forward, _operators, ops
+from gla_tune import _abi, _autograd, _forward, ops
 from gla_tune._abi import Operation
 
 
@@ -90,14 +89,16 @@ def test_plans_do_not_pile_up(recorder, monkeypatch):
 
 @pytest.fixture
 def short_way(recorder, monkeypatch):
-    """Whole calls go to the recorder; the number of them that took the longer way."""
+    """Whole calls go to the recorder; what each of them that took the longer way began with."""
     longer = []
-    monkeypatch.setattr(ops, "_can_go_direct", lambda tensors: longer.append(1) or True)
+    call_anew = ops._call_anew
+    monkeypatch.setattr(ops, "_call_anew", lambda *arguments: longer.append(arguments) or call_anew(*arguments))
+    monkeypatch.setattr(_forward, "_DEVICE", "cpu")
     return longer
 
 
-@pytest.mark.skipif(_forward.TensorGuards is None, reason="this PyTorch has no TensorGuards")
-def test_a_call_like_the_last_one_takes_the_short_way(recorder, short_way):
+@needs_guards
+def test_a_call_like_an_earlier_one_takes_the_short_way(recorder, short_way):
     first, second = inputs(), inputs()
     for given in (first, second):
         gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
@@ -117,12 +118,22 @@ def test_a_call_like_the_last_one_takes_the_short_way(recorder, short_way):
     ],
     ids=["shape", "strides", "dtype", "no gate", "state", "type"],
 )
-def test_a_call_unlike_the_last_one_takes_the_longer_way(recorder, short_way, change):
+@needs_guards
+def test_a_call_unlike_earlier_ones_takes_the_longer_way(recorder, short_way, change):
     for given in (inputs(), inputs(**change), inputs()):
         o, _ = gla_tune.chunk_gla(given.q, given.k, given.v, given.gk, initial_state=given.initial_state)
         assert o.shape == (*given.q.shape[:3], V)
         assert recorder.calls[-1].gk_data == (None if given.gk is None else given.gk.data_ptr())
-    assert len(short_way) == (2 if "initial_state" in change or change.get("gk", 1) is None else 3)
+    assert len(short_way) == 2
+
+
+@needs_guards
+def test_calls_are_compared_with_few_earlier_ones(recorder, short_way):
+    for tokens in (*range(1, T + 1), 1):
+        given = inputs(**{name: getattr(inputs(), name)[:, :tokens] for name in ("q", "k", "v", "gk")})
+        gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    assert all(len(recent) <= _forward._MOST_RECENT for recent in _forward._plans.recent.values())
+    assert recorder.calls[-1].tokens == 1
 
 
 @pytest.mark.parametrize("function", [gla_tune.chunk_gla, gla_tune.fused_recurrent_gla])
@@ -130,7 +141,7 @@ def test_a_call_that_needs_a_gradient_goes_through_autograd_though_one_like_it_d
     recorder, short_way, monkeypatch, function
 ):
     dispatched = []
-    monkeypatch.setattr(_operators, "call", lambda tensors, options: dispatched.append(tensors) or (tensors.v, None))
+    monkeypatch.setattr(_autograd, "call", lambda tensors, options: dispatched.append(tensors) or (tensors.v, None))
     given = inputs()
     function(given.q, given.k, given.v, given.gk)
     given.v.requires_grad_()
@@ -141,16 +152,21 @@ def test_a_call_that_needs_a_gradient_goes_through_autograd_though_one_like_it_d
     assert len(recorder.calls) == 2 and len(dispatched) == 1
 
 
+@needs_guards
+def test_weights_without_gradients_take_the_short_way(recorder, short_way):
+    given = inputs(k=torch.nn.Parameter(rand(B, T, H, K)))
+    with torch.no_grad():
+        for _ in range(2):
+            gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
+    assert len(recorder.calls) == 2 and len(short_way) == 1
+
+
 def test_a_mode_that_began_after_a_call_like_it_is_served(recorder, short_way):
     given = inputs()
     gla_tune.chunk_gla(given.q, given.k, given.v, given.gk)
-
-    class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            return function(*arguments, **(keywords or {}))
-
-    with Mode():
-        assert _forward.forward_again((given.q, given.k, given.v, given.gk, *[None] * 4), options()) is None
+    with Watching():
+        assert _forward.recall_forward((given.q, given.k, given.v, given.gk, *[None] * 4), options()) is None
+        assert not _forward.can_go_direct(given)
     assert len(recorder.calls) == 1
 
 
