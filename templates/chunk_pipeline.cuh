@@ -79,8 +79,8 @@ class ChunkPipeline {
   struct Producers {
     static constexpr int kWarps = kShape.team(), kThreads = kWarpSize * kWarps;
     GLA_DEVICE static int of_all() { return warp_index() - Consumers::kWarps; }
-    GLA_DEVICE static int team() { return of_all() / kWarps; }
-    GLA_DEVICE static int warp() { return of_all() % kWarps; }
+    GLA_DEVICE static int team() { return kTeams == 1 ? 0 : of_all() / kWarps; }
+    GLA_DEVICE static int warp() { return kTeams == 1 ? of_all() : of_all() % kWarps; }
     GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
     GLA_DEVICE static void sync() { part_sync<kThreads>(kTeamBarrier + team()); }
   };
@@ -259,7 +259,8 @@ class ChunkPipeline {
   /// By the team whose chunk it is. Operands of k and gates take their place with every query head.
   GLA_DEVICE void make_steep(int chunk, int& reloads) const {
     const Tiles tiles = tiles_of(chunk);
-    const int warp = Producers::team() * Producers::kWarps + lane_index() % Producers::kWarps;
+    const unsigned int lane = opaque(static_cast<unsigned int>(lane_index()));
+    const int warp = Producers::team() * Producers::kWarps + static_cast<int>(lane % Producers::kWarps);
     const bool is_intact = !warp_any(tiles.failed()[warp] != -(chunk + 1));
     GLA_UNROLL_BY(1)
     for (int head = 0; head < kHeads; ++head) {
