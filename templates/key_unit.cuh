@@ -353,7 +353,9 @@ struct KeyUnit {
         load_octets<16>(x, walk.template carried<bf16>(), row0 + 16 * pair, Walk::first_channel(), 0);
         load_octets<16>(low, walk.carried_low(), row0 + 16 * pair, Walk::first_channel(), 0);
       } else {
-        load_octets<16>(x, walk.carried(), row0 + 16 * pair, Walk::first_channel(), 0);
+        GLA_UNROLL
+        for (int i = 0; i < 8; ++i)
+          x[i / 4][i / 2 % 2][i % 2] = *walk.element(walk.carried(), row0 + 16 * pair, i);
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
