@@ -355,7 +355,7 @@ struct KeyUnit {
       } else {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i)
-          x[i / 4][i / 2 % 2][i % 2] = *walk.element(walk.carried(), row0 + 16 * pair, i);
+          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), row0 + 16 * pair, i));
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {

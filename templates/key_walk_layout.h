@@ -43,11 +43,10 @@ struct KeyWalkShape {
 
 /// Byte offsets into the dynamic shared memory. Rows lie an odd multiple of 16 bytes apart (ChunkLayout).
 struct KeyWalkLayout {
-  int key_row, gate_row, value_row;  ///< bytes per row of key channels, gates, and bf16 value channels
-  int gate_gradient_row;
-  int q, k, gate, carried, carried_low;     ///< as loaded, within a stage
-  int v, d_o;                               ///< there too, where they are bf16
-  int stage_bytes, raw_bytes;               ///< raw_bytes: of all stages, which come first
+  int key_row, gate_row, gate_gradient_row, value_row;  ///< bytes per row of channels; of bf16 value channels
+  int q, k, gate, carried, carried_low;                 ///< as loaded, within a stage
+  int v, d_o;                                           ///< there too, where they are bf16
+  int stage_bytes, raw_bytes;                           ///< raw_bytes: of all stages, which come first
   int value_plane, v_operand, d_o_operand;  ///< v and dO as bf16 parts, where they are not bf16 already
   int score_row, score_plane, scores;
   int cumulative;  ///< fp32 [kSubChunk][tile_k]
@@ -59,8 +58,8 @@ struct KeyWalkLayout {
   GLA_HOST_DEVICE constexpr KeyWalkLayout(const KeyWalkShape& s, bool backward)
       : key_row(ChunkLayout::odd_16(s.tile_k * s.element_bytes)),
         gate_row(s.gate_bytes ? ChunkLayout::odd_16(s.tile_k * s.gate_bytes) : 0),
-        value_row(ChunkLayout::odd_16(2 * s.padded_v())),
         gate_gradient_row(s.gate_bytes ? ChunkLayout::odd_16(s.tile_k * s.gate_gradient_bytes()) : 0),
+        value_row(ChunkLayout::odd_16(2 * s.padded_v())),
         q(0),
         k(q + s.chunk * key_row),
         gate(k + s.chunk * key_row),
@@ -87,9 +86,8 @@ struct KeyWalkLayout {
 struct KeyPipelineLayout {
   static constexpr int kPanelRow = PipelineLayout::kPanelRow;
 
-  int panel;                                  ///< bytes from one panel to the next
-  int key_panels, gate_panels, value_panels;  ///< of 128 bytes of channels
-  int gate_gradient_panels;
+  int panel;                                                        ///< bytes from one panel to the next
+  int key_panels, gate_panels, gate_gradient_panels, value_panels;  ///< of 128 bytes of channels
   int q, k, gate, d_o, v;  ///< within a stage; a product's 64 rows of a chunk of 32 reach from dO into v
   int stage_bytes;
   int carried, carried_low;    ///< what one walk leaves for the other of the gates' gradients, of one chunk
@@ -104,8 +102,8 @@ struct KeyPipelineLayout {
       : panel(s.chunk * kPanelRow),
         key_panels(PipelineLayout::panels(2 * s.tile_k)),
         gate_panels(PipelineLayout::panels(s.gate_bytes * s.tile_k)),
-        value_panels(PipelineLayout::panels(2 * s.padded_v())),
         gate_gradient_panels(PipelineLayout::panels(s.gate_gradient_bytes() * s.tile_k)),
+        value_panels(PipelineLayout::panels(2 * s.padded_v())),
         q(0),
         k(q + key_panels * panel),
         gate(k + key_panels * panel),
