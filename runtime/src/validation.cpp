@@ -262,7 +262,7 @@ Status check_gate_gradients(Operation operation, const BackwardCall& call, DType
   if (is_recurrent(operation) || dtype == DType::fp32 || call.dk.data != nullptr) return {};
   return invalid_argument(fmt::format(
       "dk.data is null; dgk of {} needs it, for 16 bits cannot hold what one kernel leaves of dgk "
-      "for the next: half of it lies in dk's memory (fp32_gate_gradients need none)",
+      "for the next: half of it lies in dk's memory; with fp32_gate_gradients it does not",
       to_string(dtype)));
 }
 
