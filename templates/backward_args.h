@@ -10,7 +10,8 @@ namespace gla {
 /// states in segment_states as line_walk.cuh says.
 struct BackwardArgs : KernelArgs {
   Tensor d_o;                            ///< [B, T, HQ, V], the gradient of o
-  Tensor dq, dk, dv, dgk, dgv;           ///< the shapes and dtypes of q, k, v, gk and gv, written
+  Tensor dq, dk, dv;                     ///< the shapes and dtypes of q, k and v, written
+  Tensor dgk, dgv;                       ///< the shapes of gk and gv, their dtype or fp32, written
   const float* d_final_state = nullptr;  ///< the layout of initial_state, fp32; null: zero
   float* d_initial_state = nullptr;      ///< the same; null: not wanted
   float* flows =

@@ -6,6 +6,8 @@
 //   made      one arrival per producer warp: P is there, and v and dO have zeros where there are no tokens
 //   used      one arrival per consumer warp: nobody needs P any more (one barrier: there is one P)
 //   finished  one arrival per consumer warp: outputs are staged; a producer stores them and loads the chunk that comes there
+//   carried_loaded  a transaction barrier: what the other walk left of the gates' gradients has come, or going forward the
+//                   place to stage it in, where there is one, is free again
 // Warpgroups choose a chunk's path by themselves: with one pivot, or sub-chunk by sub-chunk by mma.sync.
 #pragma once
 
@@ -60,8 +62,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       Products::first_token, Products::state;
   using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV,
       Products::kOutputs, Products::kQueries, Products::kKeys, Products::kGated, Products::kShape,
-      Products::kParts;
-  using typename Products::Element, typename Products::Gate;
+      Products::kParts, Products::kSplitsFlows;
+  using typename Products::Element, typename Products::Gate, typename Products::GateGradient;
   template <int Tokens>
   using Sums = typename Products::template Sums<Tokens>;
   template <int Tokens>
@@ -91,12 +93,20 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     return panels<T>(stage() + kLayout.gate, kTileK);
   }
   /// What the walk forward has left of a gate's gradient, and the low part of it; and where it leaves that.
-  template <class T = Gate>
+  template <class T = GateGradient>
   GLA_DEVICE RawTile<T> carried() const {
     return panels<T>(shared + kLayout.carried, kTileK);
   }
   GLA_DEVICE RawTile<bf16> carried_low() const { return panels<bf16>(shared + kLayout.carried_low, kTileK); }
   GLA_DEVICE RawTile<bf16> low_flows() const { return panels<bf16>(stage() + kLayout.k, kTileK); }
+  /// Where what is for dgk is staged: in the place of gates, if that is wide enough.
+  GLA_DEVICE RawTile<GateGradient> staged_gates() const {
+    if constexpr (kShape.fp32_gate_gradients) {
+      return carried();
+    } else {
+      return raw_gates();
+    }
+  }
   GLA_DEVICE RawTile<Element> raw_v() const { return panels<Element>(stage() + kLayout.v, kPaddedV); }
   GLA_DEVICE RawTile<Element> raw_d_o() const { return panels<Element>(stage() + kLayout.d_o, kPaddedV); }
   GLA_DEVICE static OperandTile from_row(const RawTile<Element>& whole, int row0) {
@@ -172,7 +182,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     });
   }
 
-  static constexpr bool kHasCarried = !kForward && kOutputs && kGated;
+  static constexpr bool kHasCarried = kOutputs && kGated && kShape.has_carried(!kForward);
   GLA_DEVICE void start_loads(int step) {
     if (step >= chunks) return;
     open(step);
@@ -188,15 +198,16 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kKeys) load(raw_v(), gradient_maps.v, 0, loaded);
     if constexpr (kQueries) load(raw_q(), maps.q, first_k, loaded);
   }
+  /// Going forward there is nothing to load there, but what is staged there must have been stored.
   GLA_DEVICE void start_carried(int step) {
     if constexpr (kHasCarried) {
       if (step >= chunks || !this->wants_flows()) return;
       open(step);
       unsigned long long* const loaded = barrier(kLayout.carried_loaded);
-      constexpr int kPlanes = kShape.gate_bytes == 2 ? 2 : 1;
-      barrier_arrive_expect(loaded, kPlanes * kLayout.gate_panels * kLayout.panel);
-      load(carried(), gradient_maps.dgk, tile * kTileK, loaded);
-      if constexpr (kPlanes == 2) load(carried_low(), gradient_maps.dk, tile * kTileK, loaded);
+      constexpr int kPlanes = kForward ? 0 : kSplitsFlows ? 2 : 1;
+      barrier_arrive_expect(loaded, kPlanes * kLayout.gate_gradient_panels * kLayout.panel);
+      if constexpr (kPlanes > 0) load(carried(), gradient_maps.dgk, tile * kTileK, loaded);
+      if constexpr (kPlanes > 1) load(carried_low(), gradient_maps.dk, tile * kTileK, loaded);
     }
   }
 
@@ -205,14 +216,14 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if (!kOutputs || is_cut()) return;
     if (kForward && args.dq.data != nullptr) store(raw_q(), gradient_maps.dq);
     if constexpr (kGated) {
-      if (this->wants_flows()) store(raw_gates(), gradient_maps.dgk);
+      if (this->wants_flows()) store(staged_gates(), gradient_maps.dgk);
     }
     if (stores_keys()) store(raw_k(), gradient_maps.dk);
     bulk_commit();
     bulk_wait_read<0>();
   }
   GLA_DEVICE bool stores_keys() const {
-    return kForward ? this->wants_flows() && kShape.gate_bytes == 2 : args.dk.data != nullptr;
+    return kForward ? this->leaves_low_flows() : args.dk.data != nullptr;
   }
 
   // ---- producers -----------------------------------------------------------------------------------------------------
@@ -373,7 +384,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE void store_cut() const {
     part_sync<kGroupThreads>(group_barrier());
     if constexpr (kForward) put(raw_q(), args.dq);
-    if constexpr (kGated) put(raw_gates(), args.dgk);
+    if constexpr (kGated) put(staged_gates(), args.dgk);
     if (stores_keys()) put(raw_k(), args.dk);
   }
   template <class T>
@@ -396,10 +407,10 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     return !warp_any(!within);
   }
   GLA_DEVICE void wait_for_carried() const {
-    barrier_wait(barrier(kLayout.carried_loaded), parity());
-    if (!warp_any(is_cut())) return;
+    if constexpr (kHasCarried) barrier_wait(barrier(kLayout.carried_loaded), parity());
+    if (kForward || !warp_any(is_cut())) return;
     zero_channels(carried());
-    if constexpr (kShape.gate_bytes == 2) zero_channels(carried_low());
+    if constexpr (kSplitsFlows) zero_channels(carried_low());
     warp_sync();
   }
   template <int Tiles>

@@ -88,6 +88,15 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
         if (lane_channel(i / 2 % 2) >= Work::valid_rows()) x[i / 4][i / 2 % 2][i % 2] = 0;
     }
   }
+  /// Element i of an octet pair of tokens that a lane has, which begin at a multiple of 8: then all that rows differ by within a
+  /// panel, 8 apart, is a constant, and no register has to hold another address.
+  template <class T>
+  GLA_DEVICE static T* element(const RawTile<T>& tile, int row0, int i) {
+    expect(row0 % 8 == 0 && row0 + 16 <= tile.rows);
+    unsigned char* const first =
+        tile.at(TokenMap<16>::token(0, i % 2), Work::first_channel() + lane_channel(i / 2 % 2));
+    return reinterpret_cast<T*>(first + (row0 + i / 4 * 8) * tile.row_bytes);
+  }
   /// Writes what a lane has of an octet pair of tokens in the place of a raw tile's.
   template <class T>
   GLA_DEVICE void stage_octets(float (&x)[2][2][2], const RawTile<T>& to, int row0) const {
@@ -100,11 +109,7 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
       stage_words(words, to.operand(), row0);
     } else {
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int row = row0 + TokenMap<16>::token(i / 4, i % 2);
-        *reinterpret_cast<T*>(to.at(row, Work::first_channel() + lane_channel(i / 2 % 2))) =
-            from_float<T>(x[i / 4][i / 2 % 2][i % 2]);
-      }
+      for (int i = 0; i < 8; ++i) *element(to, row0, i) = from_float<T>(x[i / 4][i / 2 % 2][i % 2]);
     }
   }
 };

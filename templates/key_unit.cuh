@@ -320,6 +320,7 @@ struct KeyUnit {
   GLA_DEVICE static bool is_first(int o, int e) { return o == 0 && e == 0 && lane_index() % 4 == 0; }
 
   GLA_DEVICE void stage_flows(const Walk& walk) {
+    walk.wait_for_carried();
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) {
       const float all = sum_quad(inflow[c]);
@@ -330,14 +331,14 @@ struct KeyUnit {
       float x[2][2][2];
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i / 4][i / 2 % 2][i % 2] = flows[2 * pair + i / 4][i / 2 % 2][i % 2];
-      if constexpr (Walk::kShape.gate_bytes == 2) {
+      if constexpr (Walk::kSplitsFlows) {
         walk.clear_padding(x);
         Bits32 parts[2][4];
         Gates::template split<2>(parts, x);
         walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), row0 + 16 * pair);
         walk.stage_words(parts[1], walk.low_flows().operand(), row0 + 16 * pair);
       } else {
-        walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
+        walk.stage_octets(x, walk.staged_gates(), row0 + 16 * pair);
       }
     }
   }
@@ -348,16 +349,18 @@ struct KeyUnit {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2], low[2][2][2];
-      if constexpr (Walk::kShape.gate_bytes == 2) {
+      if constexpr (Walk::kSplitsFlows) {
         load_octets<16>(x, walk.template carried<bf16>(), row0 + 16 * pair, Walk::first_channel(), 0);
         load_octets<16>(low, walk.carried_low(), row0 + 16 * pair, Walk::first_channel(), 0);
       } else {
-        load_octets<16>(x, walk.carried(), row0 + 16 * pair, Walk::first_channel(), 0);
+        GLA_UNROLL
+        for (int i = 0; i < 8; ++i)
+          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), row0 + 16 * pair, i));
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        if constexpr (Walk::kShape.gate_bytes == 2) x[o][c][e] += low[o][c][e];
+        if constexpr (Walk::kSplitsFlows) x[o][c][e] += low[o][c][e];
         if (pair == 0 && o == 0 && e == 0) inflow_of_q[c] = is_first(o, e) ? x[o][c][e] : 0.0f;
         flows[2 * pair + o][c][e] = x[o][c][e] - flows[2 * pair + o][c][e];
       }
@@ -374,7 +377,7 @@ struct KeyUnit {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
         x[o][c][e] = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
       }
-      walk.stage_octets(x, walk.raw_gates(), row0 + 16 * pair);
+      walk.stage_octets(x, walk.staged_gates(), row0 + 16 * pair);
     }
   }
 

@@ -4,8 +4,8 @@
 //   backward   dk^ = V dU^T + P^T q^      dS = before (.) (dU + q^T dO)      dU = after (.) dS
 // A warp has its key channels of everything (key_work.cuh): rows of the state and, in the same lanes, those channels of all
 // tokens of a chunk. So operands, sums over tokens and the choice of a path are each warp's own (key_unit.cuh), and only P is
-// made by all. What the walk forward knows of the gates' gradients it leaves for the other one: of 16 bits, in the memory of
-// dgk and dk, as a sum of two.
+// made by all. What the walk forward knows of the gates' gradients it leaves for the other one in the memory of dgk, of 16 bits
+// as a sum of two in that of dgk and dk.
 //
 // Segmented, both walk each segment for its own share of the state before and behind it first (Pass::segment_states); scans
 // chain those, and D is known behind every segment.
@@ -50,8 +50,9 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       Products::first_token, Products::state;
   using Products::kChunk, Products::kTileK, Products::kSplit, Products::kK, Products::kV, Products::kPaddedV,
       Products::kOutputs, Products::kQueries, Products::kKeys, Products::kHeads, Products::kGated,
-      Products::kPartsV, Products::kShape;
-  using typename Products::Element, typename Products::Gate, typename Products::Team;
+      Products::kPartsV, Products::kShape, Products::kSplitsFlows;
+  using typename Products::Element, typename Products::Gate, typename Products::GateGradient,
+      typename Products::Team;
   static constexpr KeyWalkLayout kLayout{kShape, !kForward};
   static_assert(kHeads == 1 || kChunk == kSubChunk);  // the queries of a group meet in every unit
 
@@ -66,20 +67,28 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE RawTile<Element> raw_q() const { return raw_keys(kLayout.q); }
   GLA_DEVICE RawTile<Element> raw_k() const { return raw_keys(kLayout.k); }
   template <class T = Gate>
-  GLA_DEVICE RawTile<T> gates_at(int offset) const {
-    return {stage() + offset, kLayout.gate_row, kChunk, kTileK};
-  }
-  template <class T = Gate>
   GLA_DEVICE RawTile<T> raw_gates() const {
-    return gates_at<T>(kLayout.gate);
+    return {stage() + kLayout.gate, kLayout.gate_row, kChunk, kTileK};
+  }
+  template <class T = GateGradient>
+  GLA_DEVICE RawTile<T> gate_gradients_at(int offset) const {
+    return {stage() + offset, kLayout.gate_gradient_row, kChunk, kTileK};
   }
   /// What the walk forward has left of a gate's gradient, and the low part of it; and where it leaves that.
-  template <class T = Gate>
+  template <class T = GateGradient>
   GLA_DEVICE RawTile<T> carried() const {
-    return gates_at<T>(kLayout.carried);
+    return gate_gradients_at<T>(kLayout.carried);
   }
-  GLA_DEVICE RawTile<bf16> carried_low() const { return gates_at<bf16>(kLayout.carried_low); }
+  GLA_DEVICE RawTile<bf16> carried_low() const { return gate_gradients_at<bf16>(kLayout.carried_low); }
   GLA_DEVICE RawTile<bf16> low_flows() const { return {raw_k().base, kLayout.key_row, kChunk, kTileK}; }
+  /// Where what is for dgk is staged: in the place of gates, if that is wide enough.
+  GLA_DEVICE RawTile<GateGradient> staged_gates() const {
+    if constexpr (kShape.fp32_gate_gradients) {
+      return carried();
+    } else {
+      return raw_gates();
+    }
+  }
   /// v or dO from row0 on.
   GLA_DEVICE OperandTile values(int raw_offset, int parts_offset, int row0, int part) const {
     unsigned char* base =
@@ -127,13 +136,13 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
                                     args.d_o, this->rows(), kV);
       if constexpr (!kForward && kOutputs && kGated) {
         if (args.dgk.data != nullptr) {
-          copy<Gate, kTileK, kK>(gates_at(kLayout.carried),
-                                 this->template keys_of<const Gate>(args.dgk, head), args.dgk, this->rows(),
-                                 this->valid_channels());
-          if constexpr (kShape.gate_bytes == 2)
-            copy<Gate, kTileK, kK>(gates_at(kLayout.carried_low),
-                                   this->template keys_of<const Gate>(args.dk, head), args.dk, this->rows(),
-                                   this->valid_channels());
+          copy<GateGradient, kTileK, kK>(carried(),
+                                         this->template keys_of<const GateGradient>(args.dgk, head), args.dgk,
+                                         this->rows(), this->valid_channels());
+          if constexpr (kSplitsFlows)
+            copy<GateGradient, kTileK, kK>(gate_gradients_at(kLayout.carried_low),
+                                           this->template keys_of<const GateGradient>(args.dk, head), args.dk,
+                                           this->rows(), this->valid_channels());
         }
       }
     }
@@ -188,7 +197,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
 
   // ---- the walk --------------------------------------------------------------------------------------------------
 
-  /// Where outputs lie staged: dq in the place of q, what is for dgk in that of gates, dk or the low part of x in that of k.
+  /// Where outputs lie staged: dq in the place of q, what is for dgk in staged_gates(), dk or the low part of x in that of k.
   /// What a thread stores there it loads anew by itself, so no barrier stands between.
   GLA_DEVICE void walk_chunk(Index step, Index steps) {
     prepare(step, steps);
@@ -247,8 +256,8 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   }
   GLA_DEVICE void store_queries(int query_head) const { put(raw_q(), args.dq, query_head); }
   GLA_DEVICE void store_keys() const {
-    if constexpr (kGated) put(raw_gates(), args.dgk, head);
-    if (!kForward || (this->wants_flows() && kShape.gate_bytes == 2)) put(raw_k(), args.dk, head);
+    if constexpr (kGated) put(staged_gates(), args.dgk, head);
+    if (!kForward || this->leaves_low_flows()) put(raw_k(), args.dk, head);
   }
 
   // ---- for KeyUnit -----------------------------------------------------------------------------------------------

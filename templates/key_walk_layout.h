@@ -15,6 +15,7 @@ struct KeyWalkShape {
   int gate_bytes;        ///< 0: ungated
   bool async_copy;
   int producers;  ///< 0: every warp does everything (key_walk.cuh); else key_pipeline.cuh's warps for copies and P
+  bool fp32_gate_gradients = false;  ///< of gates of 16 bits, in whose place they cannot be staged
 
   /// Warps that hold the state of 16 key channels, each for its share of the value channels.
   GLA_HOST_DEVICE constexpr int split() const { return 16 * warps / tile_k; }
@@ -32,14 +33,20 @@ struct KeyWalkShape {
     return score_parts > state_parts ? score_parts : state_parts;
   }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
+  GLA_HOST_DEVICE constexpr int gate_gradient_bytes() const { return fp32_gate_gradients ? 4 : gate_bytes; }
+  /// Whether what one walk leaves for the other of a gate's gradient has a place of its own, where fp32_gate_gradients are staged.
+  GLA_HOST_DEVICE constexpr bool has_carried(bool backward) const { return backward || fp32_gate_gradients; }
+  GLA_HOST_DEVICE constexpr bool has_carried_low(bool backward) const {
+    return backward && gate_gradient_bytes() == 2;
+  }
 };
 
 /// Byte offsets into the dynamic shared memory. Rows lie an odd multiple of 16 bytes apart (ChunkLayout).
 struct KeyWalkLayout {
-  int key_row, gate_row, value_row;         ///< bytes per row of key channels, gates, and bf16 value channels
-  int q, k, gate, carried, carried_low;     ///< as loaded, within a stage
-  int v, d_o;                               ///< there too, where they are bf16
-  int stage_bytes, raw_bytes;               ///< raw_bytes: of all stages, which come first
+  int key_row, gate_row, gate_gradient_row, value_row;  ///< bytes per row of channels; of bf16 value channels
+  int q, k, gate, carried, carried_low;                 ///< as loaded, within a stage
+  int v, d_o;                                           ///< there too, where they are bf16
+  int stage_bytes, raw_bytes;                           ///< raw_bytes: of all stages, which come first
   int value_plane, v_operand, d_o_operand;  ///< v and dO as bf16 parts, where they are not bf16 already
   int score_row, score_plane, scores;
   int cumulative;  ///< fp32 [kSubChunk][tile_k]
@@ -51,13 +58,14 @@ struct KeyWalkLayout {
   GLA_HOST_DEVICE constexpr KeyWalkLayout(const KeyWalkShape& s, bool backward)
       : key_row(ChunkLayout::odd_16(s.tile_k * s.element_bytes)),
         gate_row(s.gate_bytes ? ChunkLayout::odd_16(s.tile_k * s.gate_bytes) : 0),
+        gate_gradient_row(s.gate_bytes ? ChunkLayout::odd_16(s.tile_k * s.gate_gradient_bytes()) : 0),
         value_row(ChunkLayout::odd_16(2 * s.padded_v())),
         q(0),
         k(q + s.chunk * key_row),
         gate(k + s.chunk * key_row),
         carried(gate + s.chunk * gate_row),
-        carried_low(carried + (backward ? s.chunk * gate_row : 0)),
-        v(carried_low + (backward && s.gate_bytes == 2 ? s.chunk * gate_row : 0)),
+        carried_low(carried + (s.has_carried(backward) ? s.chunk * gate_gradient_row : 0)),
+        v(carried_low + (s.has_carried_low(backward) ? s.chunk * gate_gradient_row : 0)),
         d_o(v + (s.element_is_bf16 ? s.chunk * value_row : 0)),
         stage_bytes(d_o + (s.element_is_bf16 ? s.chunk * value_row : 0)),
         raw_bytes(s.stages * stage_bytes),
@@ -78,11 +86,11 @@ struct KeyWalkLayout {
 struct KeyPipelineLayout {
   static constexpr int kPanelRow = PipelineLayout::kPanelRow;
 
-  int panel;                                  ///< bytes from one panel to the next
-  int key_panels, gate_panels, value_panels;  ///< of 128 bytes of channels
+  int panel;                                                        ///< bytes from one panel to the next
+  int key_panels, gate_panels, gate_gradient_panels, value_panels;  ///< of 128 bytes of channels
   int q, k, gate, d_o, v;  ///< within a stage; a product's 64 rows of a chunk of 32 reach from dO into v
   int stage_bytes;
-  int carried, carried_low;    ///< what the other walk left of the gates' gradients, of one chunk
+  int carried, carried_low;    ///< what one walk leaves for the other of the gates' gradients, of one chunk
   int score_plane, scores;     ///< bytes per part
   int cumulative;              ///< fp32 [kSubChunk][tile_k]
   int loaded, made, finished;  ///< barriers, one per stage each
@@ -94,6 +102,7 @@ struct KeyPipelineLayout {
       : panel(s.chunk * kPanelRow),
         key_panels(PipelineLayout::panels(2 * s.tile_k)),
         gate_panels(PipelineLayout::panels(s.gate_bytes * s.tile_k)),
+        gate_gradient_panels(PipelineLayout::panels(s.gate_gradient_bytes() * s.tile_k)),
         value_panels(PipelineLayout::panels(2 * s.padded_v())),
         q(0),
         k(q + key_panels * panel),
@@ -102,9 +111,9 @@ struct KeyPipelineLayout {
         v(d_o + value_panels * panel),
         stage_bytes(v + value_panels * panel),
         carried(s.stages * stage_bytes),
-        carried_low(carried + (backward ? gate_panels * panel : 0)),
+        carried_low(carried + (s.has_carried(backward) ? gate_gradient_panels * panel : 0)),
         score_plane(panel),
-        scores(carried_low + (backward && s.gate_bytes == 2 ? gate_panels * panel : 0)),
+        scores(carried_low + (s.has_carried_low(backward) ? gate_gradient_panels * panel : 0)),
         cumulative(scores + s.score_parts * score_plane),
         loaded(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
         made(loaded + 8 * s.stages),

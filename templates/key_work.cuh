@@ -26,9 +26,12 @@ struct KeyWork {
   static constexpr bool kKeys = kForward || kOutputs;
   static constexpr int kHeads = kQueries ? Config::group : 1;
   static constexpr bool kGated = kShape.gate_bytes != 0;
+  /// Whether what the walks leave for each other of a gate's gradient is a sum of two, for want of bits.
+  static constexpr bool kSplitsFlows = kShape.gate_gradient_bytes() == 2;
   static_assert(kTileK % 16 == 0 && 16 * kShape.warps % kTileK == 0);
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
+  using GateGradient = typename Select<kShape.fp32_gate_gradients, float, Gate>::type;
   using Team = gla::Team<0, kShape.warps, 0>;  ///< the warps that walk
   using Gates = ChunkGates<Config, ChunkTiles<Config::shape, Element, Gate>, Team>;
 
@@ -166,6 +169,8 @@ struct KeyWork {
   }
 
   GLA_DEVICE bool wants_flows() const { return kGated && args.dgk.data != nullptr; }
+  /// Whether dk's memory takes one of the two for the walk back.
+  GLA_DEVICE bool leaves_low_flows() const { return kForward && kSplitsFlows && wants_flows(); }
   /// Whether there is a D behind the walk: not where no gradient of the final state is given.
   GLA_DEVICE bool has_flow() const {
     return wants_flows() && (kPass != Pass::whole || args.d_final_state != nullptr);

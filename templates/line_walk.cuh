@@ -22,7 +22,7 @@ namespace gla {
 
 /// A warp owns some lines of one state from the first token to the last and back; `lanes` lanes share a line, each with every
 /// lanes-th group of 4 of its channels. Warps never meet, and what a thread leaves in memory only it reads.
-template <class Config, bool kOfKeys>
+template <class Config, bool kOfKeys, class GateGradient>
 class LineWalk {
  public:
   GLA_DEVICE explicit LineWalk(const BackwardArgs& backward_args) : args(backward_args) {}
@@ -362,16 +362,16 @@ class LineWalk {
     decay(d_lines, inputs);
     if constexpr (kLineGate) {
       if (before != nullptr)
-        write_sums<Gate>(
+        write_sums<GateGradient>(
             kOfKeys ? args.dgk : args.dgv, t, head, d_lines, 1.0f,
             [&](float value, int quad, int row, int c) { return value * before->values[quad][row][c]; });
     }
   }
 };
 
-template <class Config, bool kOfKeys>
+template <class Config, bool kOfKeys, class GateGradient = typename Config::Gate>
 GLA_DEVICE void line_walk(const BackwardArgs& args) {
-  LineWalk<Config, kOfKeys>(args).run();
+  LineWalk<Config, kOfKeys, GateGradient>(args).run();
 }
 
 }  // namespace gla

@@ -52,6 +52,27 @@ TEST_CASE("gradients without gates, and of rows that are no whole words") {
                 walks_variant(odd, {.tile_k = 16, .tile_v = 16, .warps = 1, .stages = 1, .async_copy = 0})));
 }
 
+TEST_CASE("gradients of gates of 16 bits in fp32, closer than 16 bits can be", "[wide]") {
+  const auto tested = [](Problem problem, const WalksChoice& choice) {
+    problem.fp32_gate_gradients = true;
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
+    const KernelCase packed{
+        .tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}, .gates = Gates::resets, .padded = true};
+    const KernelCase alone{.tokens = 100, .heads = 2, .gates = Gates::one, .gradients = kGradientGk};
+    for (const KernelCase& c : {packed, alone}) {
+      Bar bar = accuracy_bar(problem, c.gates, Accuracy::fast);
+      bar.dgk = 1e-4;
+      INFO(to_string(problem));
+      CHECK(complaint(run_case(problem, c, kernel), bar) == "");
+    }
+  };
+  tested(backward_of(20, 32), {.stages = 1});
+  tested(backward_of(32, 32, DType::fp16, 2), {.segments = 2, .chunk = 16, .warps = 2});
+  tested(backward_of(128, 64), {.chunk = 32, .tile_k = 64, .tile_v = 64, .producers = 4});
+  tested(backward_of(120, 64),
+         {.segments = 2, .chunk = 64, .tile_k = 128, .tile_v = 64, .warps = 8, .producers = 4});
+}
+
 TEST_CASE("each gradient by itself", "[wide]") {
   const Problem problem = backward_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, {}));

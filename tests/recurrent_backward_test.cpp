@@ -47,6 +47,18 @@ TEST_CASE("recurrent gradients of every type, layout and direction, of packed an
   }
 }
 
+TEST_CASE("recurrent gradients of gates of 16 bits in fp32, to their last digits") {
+  for (const DType dtype : {DType::fp16, DType::bf16}) {
+    Problem problem = both_gates(20, 12, dtype);
+    problem.fp32_gate_gradients = true;
+    const KernelCase c{.batch = 2, .tokens = 40, .gates = Gates::one, .padded = true};
+    Bar bar = accuracy_bar(problem, c.gates, Accuracy::fast);
+    bar.dgk = bar.dgv = 1e-6;
+    CHECK(complaint(run_case(problem, c, kernel_of(problem, lines_variant(problem, {.rows = 4, .chunk = 2}))),
+                    bar) == "");
+  }
+}
+
 TEST_CASE("recurrent gradients of a group's keys are sums over its queries") {
   const Problem problem = both_gates(16, 24, DType::bf16, 3);
   const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {.lanes = 2, .rows = 1, .warps = 1}));

@@ -53,6 +53,7 @@ BackwardCall call_of(const Shape& shape, const BackwardArgs& args, Accuracy accu
   call.state_dtype = problem.state_dtype;
   call.reverse = problem.reverse;
   call.state_v_first = problem.state_v_first;
+  call.fp32_gate_gradients = problem.fp32_gate_gradients;
   call.accuracy = accuracy;
   return whole;
 }

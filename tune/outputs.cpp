@@ -37,6 +37,7 @@ std::string_view key_of(Output output) {
 
 Problem forward_of(const Problem& problem) {
   Problem forward = problem;
+  forward.fp32_gate_gradients = false;
   if (is_backward(problem.operation))
     forward.operation =
         is_recurrent(problem.operation) ? Operation::recurrent_forward : Operation::chunk_forward;
@@ -76,7 +77,7 @@ bool is_wanted(Output output, bool final_state, unsigned gradients) {
 
 DType dtype_of(const Problem& problem, Output output) {
   if (is_state(output)) return problem.state_dtype;
-  return output == Output::dgk || output == Output::dgv ? problem.gate_dtype : problem.dtype;
+  return output == Output::dgk || output == Output::dgv ? gate_gradient_dtype(problem) : problem.dtype;
 }
 
 Extent extent_of(const Problem& problem, Output output, std::vector<std::int64_t> lengths,

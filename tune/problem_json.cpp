@@ -13,7 +13,8 @@ Json to_json(const Problem& problem) {
                        {"gate_k", problem.gate_k},
                        {"gate_v", problem.gate_v},
                        {"reverse", problem.reverse},
-                       {"state_v_first", problem.state_v_first}});
+                       {"state_v_first", problem.state_v_first},
+                       {"fp32_gate_gradients", problem.fp32_gate_gradients}});
 }
 
 Json to_json(const Workload& workload) {
@@ -42,6 +43,7 @@ Result<Problem> problem_from_json(const Json& json) {
   problem.gate_v = json["gate_v"].as_bool();
   problem.reverse = json["reverse"].as_bool();
   problem.state_v_first = json["state_v_first"].as_bool();
+  problem.fp32_gate_gradients = json["fp32_gate_gradients"].as_bool();
   return problem;
 }
 

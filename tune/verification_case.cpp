@@ -55,7 +55,8 @@ void add_partial_cases(const Problem& problem, Add add) {
   only(kGradientK | kGradientGk, " dk and dgk only");
   only(kGradientQ | kGradientK | kGradientV, " dq, dk and dv only");
   only(kAllGradients & ~kGradientQ, " without dq");
-  if (problem.gate_dtype == DType::fp32 || is_recurrent(problem.operation)) only(kGradientGk, " dgk only");
+  if (gate_gradient_dtype(problem) == DType::fp32 || is_recurrent(problem.operation))
+    only(kGradientGk, " dgk only");
   only(kGradientGv, " dgv only");
 }
 
@@ -114,6 +115,7 @@ std::vector<Problem> other_layouts(const Problem& problem) {
     if (layout != problem && check(layout).ok()) layouts.push_back(layout);
   };
   add([](Problem& layout) { layout.state_v_first = !layout.state_v_first; });
+  add([](Problem& layout) { layout.fp32_gate_gradients = !layout.fp32_gate_gradients; });
   if (is_chunk(problem)) return layouts;
   add([](Problem& layout) { layout.reverse = !layout.reverse; });
   add([](Problem& layout) { layout.gate_v = !layout.gate_v; });

@@ -44,8 +44,8 @@ struct VerificationCase {
 std::vector<VerificationCase> quick_cases(const Problem& problem);
 /// What `verify` checks: every gate distribution, state and packing.
 std::vector<VerificationCase> full_cases(const Problem& problem);
-/// The problems that differ from this one in a layout: of the states, and of recurrent problems also the direction, which
-/// gates there are, and the type of the states. Their kernels are others.
+/// The problems that differ from this one in a layout: of the states, or the type of the gates' gradients, and of recurrent
+/// problems also the direction, which gates there are, and the type of the states. Their kernels are others.
 std::vector<Problem> other_layouts(const Problem& problem);
 
 }  // namespace gla

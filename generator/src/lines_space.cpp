@@ -78,12 +78,13 @@ Source render_lines(const Problem& problem, const Variant& variant) {
       "  static constexpr int lanes = {}, rows = {}, warps = {}, chunk = {};\n", variant[Parameter::lanes],
       variant[Parameter::rows], variant[Parameter::warps], variant[Parameter::chunk]);
   Source source{"recurrent_backward.cu", config_text(problem, {"line_walk.cuh"}, parameters), {}};
+  const std::string gate_gradient =
+      problem.fp32_gate_gradients ? fmt::format(", {}", type_name(DType::fp32)) : "";
   for (const bool of_keys : {true, false}) {
-    add_entry(source,
-              {.name = of_keys ? "recurrent_key_gradients" : "recurrent_value_gradients",
-               .threads = threads_of_lines(variant),
-               .call = of_keys ? "line_walk<gla::Config, true>(args)" : "line_walk<gla::Config, false>(args)",
-               .args_type = "BackwardArgs"});
+    add_entry(source, {.name = of_keys ? "recurrent_key_gradients" : "recurrent_value_gradients",
+                       .threads = threads_of_lines(variant),
+                       .call = fmt::format("line_walk<gla::Config, {}{}>(args)", of_keys, gate_gradient),
+                       .args_type = "BackwardArgs"});
   }
   return source;
 }

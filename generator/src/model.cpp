@@ -11,12 +11,14 @@ double floor_bytes(const Problem& problem, const Workload& workload, bool states
   const double element = static_cast<double>(size_of(problem.dtype));
   const double gate = static_cast<double>(size_of(problem.gate_dtype));
   const double k = problem.head_dim_k, v = problem.head_dim_v, group = problem.group;
-  const double gates = gate * ((problem.gate_k ? k : 0) + (problem.gate_v ? v : 0));
+  const double gate_channels = (problem.gate_k ? k : 0) + (problem.gate_v ? v : 0);
+  const double gates = gate * gate_channels;
   const double state = static_cast<double>(workload.sequences) * heads * k * v *
                        static_cast<double>(size_of(problem.state_dtype));
   if (is_backward(problem.operation)) {
     const double inputs = element * (group * k + k + v + group * v) + gates;
-    const double outputs = element * (group * k + k + v) + gates;
+    const double outputs = element * (group * k + k + v) +
+                           static_cast<double>(size_of(gate_gradient_dtype(problem))) * gate_channels;
     return tokens * (2 * inputs + outputs) + (states ? 3 * state : 0);
   }
   const double rows = element * (k + v + group * (k + v)) + gates;

@@ -45,6 +45,7 @@ std::string to_string(const Problem& problem) {
   std::string gates;
   if (problem.gate_k) gates += fmt::format(" gk:{}", to_string(problem.gate_dtype));
   if (problem.gate_v) gates += fmt::format(" gv:{}", to_string(problem.gate_dtype));
+  if (problem.fp32_gate_gradients) gates += " dg:fp32";
   if (!problem.gate_k && !problem.gate_v) gates = fmt::format(" ungated:{}", to_string(problem.gate_dtype));
   return fmt::format("{} {} K{} V{} G{}{} state:{}{}{}", to_string(problem.operation),
                      to_string(problem.dtype), problem.head_dim_k, problem.head_dim_v, problem.group, gates,
@@ -65,6 +66,10 @@ Status check(const Problem& problem) {
   if (problem.gate_dtype != problem.dtype && problem.gate_dtype != DType::fp32) {
     return invalid_argument(fmt::format("gate_dtype is {}; accepted: fp32 or the dtype of q ({})",
                                         to_string(problem.gate_dtype), to_string(problem.dtype)));
+  }
+  if (problem.fp32_gate_gradients && !takes_fp32_gate_gradients(problem)) {
+    return invalid_argument(
+        "fp32_gate_gradients is true; accepted of backward operations with gates of 16 bits only");
   }
   const std::string_view name = to_string(problem.operation);
   if (!is_recurrent(problem.operation)) {
@@ -93,6 +98,7 @@ Problem tuning_key(const Problem& problem) {
   key.reverse = false;
   key.state_v_first = false;
   key.state_dtype = DType::fp32;
+  key.fp32_gate_gradients = false;
   if (!key.gate_k && !key.gate_v) key.gate_dtype = key.dtype;
   return key;
 }

@@ -34,7 +34,8 @@ KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
           .async_copy = variant[Parameter::async_copy] != 0,
-          .producers = variant[Parameter::producers] ? kKeyProducers : 0};
+          .producers = variant[Parameter::producers] ? kKeyProducers : 0,
+          .fp32_gate_gradients = problem.fp32_gate_gradients};
 }
 
 /// The walk of the gradients of v is one of chunk_forward's. Its warps first share out the tile's value channels; with
@@ -115,7 +116,8 @@ Status key_pipeline_constraints(const KeyWalkShape& s) {
 }
 
 Status walks_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
-  const KeyWalkShape keys = key_shape_of(problem, variant);
+  // Gates' gradients in fp32 take a little less, but what is legal must be so for all that share points.
+  const KeyWalkShape keys = key_shape_of(tuning_key(problem), variant);
   const int warps = keys.warps, tile_v = variant[Parameter::tile_v];
   if (Status status = check_tile("tile_k", keys.tile_k, "head_dim_k", keys.head_dim_k); !status.ok())
     return status;
@@ -195,10 +197,11 @@ std::string key_shape_text(const KeyWalkShape& s) {
       R"(  static constexpr KeyWalkShape key_walk = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_k = {},
                                              .warps = {}, .stages = {}, .score_parts = {}, .state_parts = {},
                                              .element_bytes = {}, .element_is_bf16 = {}, .gate_bytes = {},
-                                             .async_copy = {}, .producers = {}}};
+                                             .async_copy = {}, .producers = {}{}}};
 )",
       s.head_dim_k, s.head_dim_v, s.chunk, s.tile_k, s.warps, s.stages, s.score_parts, s.state_parts,
-      s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.producers);
+      s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.producers,
+      s.fp32_gate_gradients ? ", .fp32_gate_gradients = true" : "");
 }
 
 }  // namespace
@@ -322,7 +325,11 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
   LaunchPlan plan;
   const ChunkShape values = value_shape_of(problem, variant);
   plan.boxes = boxes_of(problem, values);
-  if (values.producers) plan.boxes.rows = box_rows(key_shape_of(problem, variant), values);
+  if (values.producers) {
+    const KeyWalkShape keys = key_shape_of(problem, variant);
+    plan.boxes.rows = box_rows(keys, values);
+    plan.boxes.gate_gradient_bytes = keys.gate_gradient_bytes();
+  }
   std::int64_t slots = workload.sequences;
   if (variant[Parameter::segments] > 1) {
     const int chunk = std::max<int>(variant[Parameter::chunk], values.chunk);

@@ -64,6 +64,7 @@ class ForwardCall(ctypes.Structure):
         ("cu_seqlens", ctypes.c_void_p),
         ("cu_seqlens_host", ctypes.c_void_p),
         ("cu_seqlens_is_int64", ctypes.c_int),
+        ("fp32_gate_gradients", ctypes.c_int),
         ("batch", ctypes.c_int64),
         ("sequences", ctypes.c_int64),
         ("tokens", ctypes.c_int64),

@@ -29,6 +29,7 @@ Problem problem_of(Operation operation, const ForwardCall& call) {
   problem.group = static_cast<std::int16_t>(call.query_heads / call.heads);
   problem.reverse = call.reverse;
   problem.state_v_first = call.state_v_first;
+  problem.fp32_gate_gradients = call.fp32_gate_gradients && takes_fp32_gate_gradients(problem);
   return problem;
 }
 

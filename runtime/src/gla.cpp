@@ -106,6 +106,7 @@ Status convert(const gla_forward_call* given, std::string_view name, gla::Forwar
   forward.cu_seqlens = call.cu_seqlens;
   forward.cu_seqlens_host = call.cu_seqlens_host;
   forward.cu_seqlens_is_int64 = call.cu_seqlens_is_int64 != 0;
+  forward.fp32_gate_gradients = call.fp32_gate_gradients != 0;
   forward.batch = call.batch;
   forward.sequences = call.sequences;
   forward.tokens = call.tokens;

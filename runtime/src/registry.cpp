@@ -25,6 +25,7 @@ std::uint64_t key_of(const Problem& problem, Accuracy accuracy) {
   add(problem.gate_v, 1);
   add(problem.reverse, 1);
   add(problem.state_v_first, 1);
+  add(problem.fp32_gate_gradients, 1);
   add(accuracy, 1);
   return key;
 }

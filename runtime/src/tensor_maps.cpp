@@ -80,7 +80,10 @@ class Geometries {
     return of(tensor, boxes_.head_dim_k, heads_, boxes_.element_bytes);
   }
   std::optional<TensorGeometry> of_gates(const Tensor& tensor) const {
-    return boxes_.gate_bytes == 0 ? std::nullopt : of(tensor, boxes_.head_dim_k, heads_, boxes_.gate_bytes);
+    return of_gates(tensor, boxes_.gate_bytes);
+  }
+  std::optional<TensorGeometry> of_gate_gradients(const Tensor& tensor) const {
+    return of_gates(tensor, boxes_.gate_gradient_bytes);
   }
   std::optional<TensorGeometry> of_values(const Tensor& tensor) const {
     return of(tensor, boxes_.head_dim_v, heads_, boxes_.element_bytes);
@@ -93,6 +96,9 @@ class Geometries {
   }
 
  private:
+  std::optional<TensorGeometry> of_gates(const Tensor& tensor, int element_bytes) const {
+    return element_bytes == 0 ? std::nullopt : of(tensor, boxes_.head_dim_k, heads_, element_bytes);
+  }
   std::optional<TensorGeometry> of(const Tensor& tensor, int channels, std::int64_t heads,
                                    int element_bytes) const {
     return geometry_of(tensor, {channels, tokens_, heads, batch_}, element_bytes, boxes_.rows);
@@ -123,7 +129,7 @@ std::array<MappedTensor, 9> mapped_tensors(const TensorBoxes& boxes, BackwardTen
            {"v", &args.gradient_maps.v, geometries.of_values(args.v)},
            {"dq", &args.gradient_maps.dq, geometries.of_queries(args.dq)},
            {"dk", &args.gradient_maps.dk, geometries.of_keys(args.dk)},
-           {"dgk", &args.gradient_maps.dgk, geometries.of_gates(args.dgk)}}};
+           {"dgk", &args.gradient_maps.dgk, geometries.of_gate_gradients(args.dgk)}}};
 }
 
 Status encode_maps(const driver::Api& api, std::span<const MappedTensor> tensors) {

@@ -217,7 +217,7 @@ Extents extents_of(const ForwardCall& call, int heads, int channels, DType dtype
   return {call.batch, call.tokens, heads, channels, static_cast<std::int64_t>(size_of(dtype))};
 }
 
-// Of a tensor and of its gradient.
+// Of a tensor and of its gradient, which may have different types if they are of gates.
 Extents extents_of_q(const ForwardCall& call) {
   return extents_of(call, call.query_heads, call.head_dim_k, call.dtype);
 }
@@ -227,11 +227,11 @@ Extents extents_of_k(const ForwardCall& call) {
 Extents extents_of_v(const ForwardCall& call) {
   return extents_of(call, call.heads, call.head_dim_v, call.dtype);
 }
-Extents extents_of_gk(const ForwardCall& call) {
-  return extents_of(call, call.heads, call.head_dim_k, call.gate_dtype);
+Extents extents_of_gk(const ForwardCall& call, DType dtype) {
+  return extents_of(call, call.heads, call.head_dim_k, dtype);
 }
-Extents extents_of_gv(const ForwardCall& call) {
-  return extents_of(call, call.heads, call.head_dim_v, call.gate_dtype);
+Extents extents_of_gv(const ForwardCall& call, DType dtype) {
+  return extents_of(call, call.heads, call.head_dim_v, dtype);
 }
 Extents extents_of_o(const ForwardCall& call) {
   return extents_of(call, call.query_heads, call.head_dim_v, call.dtype);
@@ -242,8 +242,10 @@ Status check_inputs(const ForwardCall& call) {
   Status status = check_tensor("q", call.q, extents_of_q(call));
   if (status.ok()) status = check_tensor("k", call.k, extents_of_k(call));
   if (status.ok()) status = check_tensor("v", call.v, extents_of_v(call));
-  if (status.ok() && call.gk.data != nullptr) status = check_tensor("gk", call.gk, extents_of_gk(call));
-  if (status.ok() && call.gv.data != nullptr) status = check_tensor("gv", call.gv, extents_of_gv(call));
+  if (status.ok() && call.gk.data != nullptr)
+    status = check_tensor("gk", call.gk, extents_of_gk(call, call.gate_dtype));
+  if (status.ok() && call.gv.data != nullptr)
+    status = check_tensor("gv", call.gv, extents_of_gv(call, call.gate_dtype));
   if (!status.ok()) return status;
   if (!aligned(call.initial_state, kVectorBytes))
     return unaligned("initial_state", call.initial_state, kVectorBytes);
@@ -251,18 +253,17 @@ Status check_inputs(const ForwardCall& call) {
 }
 
 /// What dgk and dgv need besides their memory.
-Status check_gate_gradients(Operation operation, const BackwardCall& call) {
+Status check_gate_gradients(Operation operation, const BackwardCall& call, DType dtype) {
   if (call.dgv.data != nullptr && call.forward.gv.data == nullptr)
     return invalid_argument("dgv.data is not null; it goes with gv, and gv.data is null");
   if (call.dgk.data == nullptr) return {};
   if (call.forward.gk.data == nullptr)
     return invalid_argument("dgk.data is not null; it goes with gk, and gk.data is null");
-  if (is_recurrent(operation) || call.forward.gate_dtype == DType::fp32 || call.dk.data != nullptr) return {};
-  return invalid_argument(
-      fmt::format("dk.data is null; dgk with gate_dtype = {} needs it, for 16 bits cannot hold what one "
-                  "kernel leaves of dgk for "
-                  "the next: half of it lies in dk's memory",
-                  to_string(call.forward.gate_dtype)));
+  if (is_recurrent(operation) || dtype == DType::fp32 || call.dk.data != nullptr) return {};
+  return invalid_argument(fmt::format(
+      "dk.data is null; dgk of {} needs it, for 16 bits cannot hold what one kernel leaves of dgk "
+      "for the next: half of it lies in dk's memory; with fp32_gate_gradients it does not",
+      to_string(dtype)));
 }
 
 }  // namespace
@@ -292,17 +293,18 @@ Status check_tensors(const ForwardCall& call) {
 
 Status check_tensors(Operation operation, const BackwardCall& call) {
   const ForwardCall& forward = call.forward;
+  const DType of_gates = gate_gradient_dtype(problem_of(operation, forward));
   Status status = check_inputs(forward);
   if (status.ok()) status = check_tensor("d_o", call.d_o, extents_of_o(forward));
-  if (status.ok()) status = check_gate_gradients(operation, call);
+  if (status.ok()) status = check_gate_gradients(operation, call, of_gates);
   const auto check_wanted = [&](std::string_view name, const TensorView& view, const Extents& extents) {
     if (status.ok() && view.data != nullptr) status = check_tensor(name, view, extents, true);
   };
   check_wanted("dq", call.dq, extents_of_q(forward));
   check_wanted("dk", call.dk, extents_of_k(forward));
   check_wanted("dv", call.dv, extents_of_v(forward));
-  check_wanted("dgk", call.dgk, extents_of_gk(forward));
-  check_wanted("dgv", call.dgv, extents_of_gv(forward));
+  check_wanted("dgk", call.dgk, extents_of_gk(forward, of_gates));
+  check_wanted("dgv", call.dgv, extents_of_gv(forward, of_gates));
   if (!status.ok()) return status;
   const NamedPointer states[] = {{"d_final_state", call.d_final_state},
                                  {"d_initial_state", call.d_initial_state}};

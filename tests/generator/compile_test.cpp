@@ -153,12 +153,12 @@ std::vector<Case> covering_set() {
       {changed(recurrent_of(128, 37), [](Problem& p) { p.gate_k = false, p.gate_v = true; }),
        decode,
        {{rows_v, 1}, {warps, 4}}},
-      {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.gate_dtype = DType::fp32; }),
+      {changed(backward_of(100, 60, DType::fp16, 4), [](Problem& p) { p.fp32_gate_gradients = true; }),
        walks,
        {{segments, 2}, {score_parts, 3}}},
       {changed(recurrent_backward_of(60, 100, DType::fp16, 4),
                [](Problem& p) {
-                 p.gate_dtype = DType::fp32;
+                 p.fp32_gate_gradients = true;
                  p.gate_v = p.reverse = p.state_v_first = true;
                }),
        lines,
@@ -179,7 +179,10 @@ std::vector<Case> pipeline_set() {
           {chunk_of(256, 256),
            fused,
            {{chunk, 32}, {tile_v, 256}, {stages, 3}, {score_parts, 2}, {producers, 4}, {cluster, 2}}},
-          {backward_of(64, 128), walks, {{segments, 2}, {tile_v, 128}, {producers, 8}}}};
+          {backward_of(64, 128), walks, {{segments, 2}, {tile_v, 128}, {producers, 8}}},
+          {changed(backward_of(64, 64), [](Problem& p) { p.fp32_gate_gradients = true; }),
+           walks,
+           {{segments, 1}, {chunk, 32}, {producers, 4}}}};
 }
 
 /// Of the space of `name`; the smallest architecture's variants are legal on all.

@@ -30,6 +30,14 @@ TEST_CASE("the floor of plain bf16 heads of 128 is 1280 bytes per token and two 
   CHECK(floor_bytes(chunk_of(128, 128), {3, 4, 1000, false}, true) == tokens * 1280 + 2 * 3 * 4 * 65536.0);
 }
 
+TEST_CASE("the floor of a backward problem has its gates' gradients in their own type") {
+  Problem problem = recurrent_backward_of(10, 20);
+  problem.gate_v = true;
+  const double floor = floor_bytes(problem, {1, 3, 100, false}, false);
+  problem.fp32_gate_gradients = true;
+  CHECK(floor_bytes(problem, {1, 3, 100, false}, false) == floor + 3 * 100 * 2 * 30);
+}
+
 TEST_CASE("the floor counts what a group shares once, packed tokens once, and what is absent not at all") {
   Problem problem = recurrent_of(10, 20, DType::bf16, 4);
   problem.gate_dtype = DType::fp32;

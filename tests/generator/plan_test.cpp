@@ -233,6 +233,25 @@ TEST_CASE("two blocks share out more key channels than one has by warpgroups, an
   CHECK(found.launches[1].grid == 3 * 5 * 2);
   CHECK(found.launches[1].cluster == 2);
   CHECK(found.boxes.rows == 32);
+  CHECK(found.boxes.gate_gradient_bytes == 2);
+}
+
+TEST_CASE("gates' gradients in fp32 take no more shared memory, nor another workspace") {
+  const Problem problem = backward_of(64, 64);
+  Problem wide = problem;
+  wide.fp32_gate_gradients = true;
+  const Workload workload{3, 5, 1000, false};
+  for (const Variant& one : some_variants(problem, 10)) {
+    INFO(to_string(one));
+    const LaunchPlan found = plan(wide, one, workload), usual = plan(problem, one, workload);
+    CHECK(found.workspace_bytes == usual.workspace_bytes);
+    CHECK(found.boxes.gate_gradient_bytes == (found.boxes.rows == 0 ? 0 : 4));
+    const auto most = [](const LaunchPlan& of) {
+      const auto less = [](const Launch& a, const Launch& b) { return a.shared_bytes < b.shared_bytes; };
+      return std::max_element(of.launches.begin(), of.launches.end(), less)->shared_bytes;
+    };
+    CHECK(most(found) <= most(usual));
+  }
 }
 
 TEST_CASE("family lines gives each warp some rows of one state, then some columns") {

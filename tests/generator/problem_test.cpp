@@ -57,6 +57,29 @@ TEST_CASE("a problem's line tells a person everything that it is compiled for") 
         "state_v_first reverse");
 }
 
+TEST_CASE("the gradients of gates of 16 bits come in fp32 on request, and their problem's line says so") {
+  for (const Operation operation : {Operation::chunk_backward, Operation::recurrent_backward}) {
+    Problem problem = problem_of(operation, 64, 64);
+    CHECK(gate_gradient_dtype(problem) == DType::bf16);
+    problem.fp32_gate_gradients = true;
+    CHECK(check(problem).message() == "");
+    CHECK(gate_gradient_dtype(problem) == DType::fp32);
+    CHECK(to_string(problem) ==
+          fmt::format("{} bf16 K64 V64 G1 gk:bf16 dg:fp32 state:fp32", to_string(operation)));
+  }
+  const std::string message =
+      "fp32_gate_gradients is true; accepted of backward operations with gates of 16 bits only";
+  const auto refused_of = [&](Problem problem) {
+    problem.fp32_gate_gradients = true;
+    refused(problem, message);
+  };
+  refused_of(chunk_of(64, 64));
+  refused_of(backward_of(64, 64, DType::fp32));
+  Problem ungated = backward_of(64, 64);
+  ungated.gate_k = false;
+  refused_of(ungated);
+}
+
 TEST_CASE("distinct problems have distinct lines") {
   std::map<std::string, Problem> seen;
   std::vector<Problem> problems = legal_problems();
@@ -157,6 +180,7 @@ TEST_CASE("a tuning key is legal and its own key") {
     CHECK_FALSE(key.reverse);
     CHECK_FALSE(key.state_v_first);
     CHECK(key.state_dtype == DType::fp32);
+    CHECK_FALSE(key.fp32_gate_gradients);
   }
 }
 

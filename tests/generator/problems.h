@@ -74,7 +74,7 @@ inline std::vector<Problem> flag_combinations(int head_dim_k = 64, int head_dim_
     for (const DType dtype : kDTypes)
       for (const DType gate_dtype : kDTypes)
         for (const DType state_dtype : kDTypes)
-          for (int flags = 0; flags < 16; ++flags) {
+          for (int flags = 0; flags < 32; ++flags) {
             Problem problem = problem_of(operation, head_dim_k, head_dim_v, dtype);
             problem.gate_dtype = gate_dtype;
             problem.state_dtype = state_dtype;
@@ -82,6 +82,7 @@ inline std::vector<Problem> flag_combinations(int head_dim_k = 64, int head_dim_
             problem.gate_v = (flags & 2) != 0;
             problem.reverse = (flags & 4) != 0;
             problem.state_v_first = (flags & 8) != 0;
+            problem.fp32_gate_gradients = (flags & 16) != 0;
             problems.push_back(problem);
           }
   return problems;

@@ -53,6 +53,8 @@ static void test_without_context(void) {
 }
 
 static void test_struct_sizes(void) {
+  expect(sizeof(gla_forward_call) == 312 && sizeof(gla_backward_call) == 224,
+         "structs that programs were built with keep their sizes");
   struct {
     gla_context_options options;
     long long future;
@@ -170,6 +172,18 @@ static void test_backward(gla_context* context) {
              says("dgv.data is not null; it goes with gv"),
          "the gradient of gv arrives");
   call.dgv.data = NULL;
+  call.dgk = forward.q;
+  call.dgk.data = (void*)(uintptr_t)0x20000;
+  forward.gk = forward.k;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("dk.data is null; dgk of bf16 needs it"),
+         "gradients of gates have the gates' type");
+  forward.fp32_gate_gradients = 1;
+  call.d_initial_state = (void*)(uintptr_t)0x10008;
+  expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
+             says("d_initial_state is 0x10008"),
+         "or fp32 on request");
+  call.dgk.data = NULL;
   call.d_initial_state = (void*)(uintptr_t)0x10008;
   expect(gla_backward(context, GLA_CHUNK_BACKWARD, &call, NULL, 0, NULL) == GLA_INVALID_ARGUMENT &&
              says("d_initial_state is 0x10008"),

@@ -152,6 +152,7 @@ struct Case {
     call.head_dim_v = problem.head_dim_v;
     call.dtype = problem.dtype;
     call.gate_dtype = problem.gate_dtype;
+    call.fp32_gate_gradients = problem.fp32_gate_gradients;
     call.state_dtype = problem.state_dtype;
   }
 
@@ -213,10 +214,11 @@ struct Case {
       double bar;
       const Buffer* memory = nullptr;
     };
-    Gradient gradients[] = {{&BackwardCall::dq, call.q, problem.dtype, expected.q, bar.dq},
-                            {&BackwardCall::dk, call.k, problem.dtype, expected.k, bar.dk},
-                            {&BackwardCall::dv, call.v, problem.dtype, expected.v, bar.dv},
-                            {&BackwardCall::dgk, call.gk, problem.gate_dtype, expected.gk, bar.dgk}};
+    Gradient gradients[] = {
+        {&BackwardCall::dq, call.q, problem.dtype, expected.q, bar.dq},
+        {&BackwardCall::dk, call.k, problem.dtype, expected.k, bar.dk},
+        {&BackwardCall::dv, call.v, problem.dtype, expected.v, bar.dv},
+        {&BackwardCall::dgk, call.gk, gate_gradient_dtype(problem), expected.gk, bar.dgk}};
     for (Gradient& gradient : gradients) {
       gradient.memory = empty(gradient.expected.size() * size_of(gradient.dtype));
       backward.*gradient.view = gradient.like;
@@ -274,8 +276,11 @@ TEST_CASE("gradients agree with those of the fp64 recurrence, padded and packed,
     Problem problem = chunk_problem(64, 128);
     problem.operation = Operation::chunk_backward;
     problem.group = static_cast<std::int16_t>(group);
-    Case(problem, 2, 200, 2).verify_backward(device);
-    Case(problem, 1, 300, 2, {0, 0, 1, 17, 300}).verify_backward(device);
+    for (const bool fp32_gate_gradients : {false, true}) {
+      problem.fp32_gate_gradients = fp32_gate_gradients;
+      Case(problem, 2, 200, 2).verify_backward(device);
+      Case(problem, 1, 300, 2, {0, 0, 1, 17, 300}).verify_backward(device);
+    }
   }
 }
 

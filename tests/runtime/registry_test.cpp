@@ -66,6 +66,15 @@ TEST_CASE("a call is found after it was prepared, and so are its bucket and the 
   CHECK(fixture.said[0].find("(exact)") != std::string::npos);
 }
 
+TEST_CASE("gates' gradients in another type are another kernel") {
+  Fixture fixture(false);
+  Problem problem = chunk_problem(64, 64);
+  problem.operation = Operation::chunk_backward;
+  REQUIRE(fixture.registry.prepare(problem, kLong, Accuracy::standard).ok());
+  problem.fp32_gate_gradients = true;
+  CHECK(fixture.registry.find(problem, kLong, Accuracy::standard) == nullptr);
+}
+
 TEST_CASE("a new length within a bucket loads nothing, with a table and with the model") {
   for (const bool with_table : {true, false}) {
     Fixture fixture(with_table);

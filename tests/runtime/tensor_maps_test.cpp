@@ -16,8 +16,13 @@ using Sizes = std::array<std::int64_t, 4>;
 using Strides = std::array<std::int64_t, 3>;
 using Box = std::array<int, 4>;
 
-constexpr TensorBoxes kBoxes{
-    .rows = 64, .head_dim_k = 64, .head_dim_v = 128, .group = 2, .element_bytes = 2, .gate_bytes = 4};
+constexpr TensorBoxes kBoxes{.rows = 64,
+                             .head_dim_k = 64,
+                             .head_dim_v = 128,
+                             .group = 2,
+                             .element_bytes = 2,
+                             .gate_bytes = 4,
+                             .gate_gradient_bytes = 4};
 
 Tensor dense(std::uintptr_t address, Index tokens, Index heads, Index channels) {
   return {reinterpret_cast<void*>(address), tokens * heads * channels, heads * channels, channels};
@@ -214,7 +219,9 @@ TEST_CASE("a walk back has maps of the gradients, in their shapes") {
   args.dq = dense(0x7000, 100, 10, 64);
   args.dk = dense(0x8000, 100, 5, 64);
   args.dgk = dense(0x9000, 100, 5, 64);
-  const auto tensors = mapped_tensors(kBoxes, args);
+  TensorBoxes boxes = kBoxes;
+  boxes.gate_bytes = 2;
+  const auto tensors = mapped_tensors(boxes, args);
   const auto geometry = [&](const std::string& name) -> std::optional<TensorGeometry> {
     for (const MappedTensor& tensor : tensors)
       if (tensor.name == name) return tensor.geometry;
@@ -224,7 +231,9 @@ TEST_CASE("a walk back has maps of the gradients, in their shapes") {
   lies(geometry("d_o"), {128, 100, 10, 3}, {2560, 256, 256000});
   lies(geometry("dq"), {64, 100, 10, 3}, {1280, 128, 128000});
   lies(geometry("dk"), {64, 100, 5, 3}, {640, 128, 64000});
+  lies(geometry("gk"), {64, 100, 5, 3}, {640, 128, 64000});
   lies(geometry("dgk"), {64, 100, 5, 3}, {1280, 256, 128000});
+  CHECK(geometry("dgk")->box == Box{32, 64, 1, 1});
   CHECK(geometry("v")->data == args.v.data);
   CHECK_FALSE(geometry("dv").has_value());
 }

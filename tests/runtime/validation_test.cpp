@@ -296,12 +296,35 @@ TEST_CASE("a gradient that shares its address with anything else is refused") {
 
 TEST_CASE("dgk goes with gk, and with gates of 16 bits it needs dk") {
   backward_refused("dgk.data is not null; it goes with gk", [](BackwardCall& call) { call.forward.gk = {}; });
-  backward_refused("dk.data is null; dgk with gate_dtype = bf16 needs it",
-                   [](BackwardCall& call) { call.dk = {}; });
+  backward_refused("dk.data is null; dgk of bf16 needs it", [](BackwardCall& call) { call.dk = {}; });
   BackwardCall call = good_backward();
   call.dk = {};
   call.forward.gate_dtype = DType::fp32;
   CHECK(check_all(call).ok());
+  call.forward.gate_dtype = DType::bf16;
+  call.forward.fp32_gate_gradients = true;
+  CHECK(check_all(call).message() == "");
+}
+
+TEST_CASE(
+    "fp32_gate_gradients are a problem of their own where gates have 16 bits and gradients are asked for") {
+  BackwardCall call = good_backward();
+  ForwardCall& forward = call.forward;
+  const auto is_wide = [&](Operation operation) {
+    return problem_of(operation, forward).fp32_gate_gradients;
+  };
+  CHECK_FALSE(is_wide(Operation::chunk_backward));
+  forward.fp32_gate_gradients = true;
+  for (const Operation operation : kOperations) CHECK(is_wide(operation) == is_backward(operation));
+  call.dgk.stride_token += 2;
+  CHECK(check_all(call).message() == "dgk.stride_token is 258 elements; it must be a multiple of 4");
+  call = good_backward();
+  forward.fp32_gate_gradients = true;
+  forward.gate_dtype = DType::fp32;
+  CHECK_FALSE(is_wide(Operation::chunk_backward));
+  forward.gk = {};
+  forward.gate_dtype = DType::bf16;
+  CHECK_FALSE(is_wide(Operation::chunk_backward));
 }
 
 TEST_CASE("chunk_backward refuses what chunk_forward refuses, by its own name") {

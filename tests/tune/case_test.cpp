@@ -66,6 +66,9 @@ TEST_CASE(
   CHECK(asked(kAllGradients));
   CHECK(asked(kGradientK | kGradientGk));
   CHECK_FALSE(asked(kGradientGk));  // of 16 bits, dgk comes with dk
+  problem.fp32_gate_gradients = true;
+  CHECK(asked(kGradientGk));
+  problem.fp32_gate_gradients = false;
   problem.gate_dtype = DType::fp32;
   CHECK(asked(kGradientGk));
   problem.gate_k = false;
@@ -90,6 +93,8 @@ TEST_CASE("the other layouts of a problem are legal, and each is another problem
     CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.state_v_first; }));
     CHECK(std::any_of(layouts.begin(), layouts.end(), [](const Problem& one) { return one.reverse; }) ==
           is_recurrent(operation));
+    CHECK(std::any_of(layouts.begin(), layouts.end(),
+                      [](const Problem& one) { return one.fp32_gate_gradients; }) == is_backward(operation));
     for (const Problem& layout : layouts) CHECK(check(layout).message() == "");
   }
 }

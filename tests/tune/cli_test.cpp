@@ -63,6 +63,8 @@ TEST_CASE("what is wrong with an argument is said with its name and what is acce
        "--workload N1 H1 T65 suits no operation that --op asks for: recurrent operations take T from 1 to "
        "64"},
       {"tune --op chunk_forward --gv", "--gv is for recurrent operations"},
+      {"bench --fp32-gate-gradients",
+       "fp32_gate_gradients is true; accepted of backward operations with gates of 16 bits only"},
       {"tune --arch sm_80 --op recurrent_forward --head-dims 64 --share 2/2", "--share 2/2 is empty"},
       {"generate --head-dims 64 --variant 'decode lanes_k=4 rows_v=4 warps=4 stages=9 min_blocks=1' -o " +
            sources,

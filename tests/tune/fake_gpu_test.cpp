@@ -81,6 +81,13 @@ TEST_CASE("tune writes a measured table, removes its journal, and the runtime fi
   CHECK((*without_states)["gates"].as_string() == "resets");
   CHECK_FALSE((*without_states)["results"].items().at(0)["error_o"].is_null());
   CHECK((*without_states)["results"].items().at(0)["error_state"].is_null());  // there was none to compare
+  REQUIRE(
+      machine.run(
+          "bench --op recurrent_backward --fp32-gate-gradients --shape B1,T8,H1,D16 --seconds 0.01 --json") ==
+      0);
+  const auto gradients = parse_json(machine.output());
+  REQUIRE(gradients.ok());
+  CHECK((*gradients)["results"].items().at(0)["problem"]["fp32_gate_gradients"].as_bool());
 }
 
 TEST_CASE("variants that crash, break the context or are wrong cost themselves and not the run") {

@@ -65,7 +65,7 @@ TEST_CASE("problems and workloads survive JSON") {
   problem.head_dim_v = 512;
   problem.group = 4;
   problem.gate_k = false;
-  problem.gate_v = problem.reverse = problem.state_v_first = true;
+  problem.gate_v = problem.reverse = problem.state_v_first = problem.fp32_gate_gradients = true;
   const auto json = parse_json(to_json(problem).dump());
   REQUIRE(json.ok());
   const auto back = problem_from_json(*json);

@@ -37,7 +37,7 @@ struct BenchCommandOptions {
                          cache;
   int device = 0;
   double seconds = 1;
-  bool states = false, packed = false, check = false, json = false;
+  bool fp32_gate_gradients = false, states = false, packed = false, check = false, json = false;
 
   void add_to(CLI::App& command) {
     command.add_option("--shape", shapes,
@@ -48,6 +48,8 @@ struct BenchCommandOptions {
                        "recurrent_forward, by T)");
     command.add_option("--dtype", dtype, "fp16, bf16 (default), fp32");
     command.add_option("--gate-dtype", gate_dtype, "fp32 or the dtype (default)");
+    command.add_flag("--fp32-gate-gradients", fp32_gate_gradients,
+                     "of a backward operation: gradients of 16-bit gates in fp32");
     command.add_option("--accuracy", accuracy, "default or fast");
     std::vector<std::string> kinds;
     for (const Gates kind : kAllGates) kinds.emplace_back(to_string(kind));
@@ -78,6 +80,7 @@ Result<std::vector<Shape>> shapes_of(const BenchCommandOptions& options) {
     if (!shape.ok()) return shape.status();
     shape->problem.dtype = *dtype;
     shape->problem.gate_dtype = *gate_dtype;
+    shape->problem.fp32_gate_gradients = options.fp32_gate_gradients;
     shape->workload.packed = options.packed;
     if (!options.operation.empty()) {
       const auto operation = parse_operation(options.operation);

@@ -83,6 +83,7 @@ typedef struct gla_forward_call {
   const void* cu_seqlens;        /* [N+1] on the device, ascending from 0 to T; NULL: none */
   const void* cu_seqlens_host;   /* the same on the host, checked; may be NULL */
   int cu_seqlens_is_int64;       /* 0: int32 */
+  int fp32_gate_gradients;       /* of backward operations: dgk and dgv in fp32; 0: in gate_dtype */
   int64_t batch;                 /* B; 1 with cu_seqlens */
   int64_t sequences;             /* N with cu_seqlens; otherwise 0 or B */
   int64_t tokens;                /* T */
@@ -98,13 +99,13 @@ typedef struct gla_forward_call {
   gla_accuracy accuracy;
 } gla_forward_call;
 
-/* The gradients of a forward call. Zero it first: an output that is zero is not wanted. Those of 16-bit gk by chunk_backward
- * want dk too. */
+/* The gradients of a forward call. Zero it first: an output that is zero is not wanted. dgk of 16 bits by chunk_backward
+ * wants dk too. */
 typedef struct gla_backward_call {
   size_t struct_size;              /* sizeof(gla_backward_call) */
   const gla_forward_call* forward; /* the call itself; its o and final_state are not looked at */
   gla_tensor d_o;                  /* [B, T, HQ, V] */
-  gla_tensor dq, dk, dv, dgk, dgv; /* of the shapes and dtypes of q, k, v, gk, gv */
+  gla_tensor dq, dk, dv, dgk, dgv; /* of the shapes and dtypes of q, k, v, gk, gv; fp32_gate_gradients */
   const void* d_final_state;       /* fp32, the layout of initial_state; NULL: zero */
   void* d_initial_state;           /* the same, written; NULL: not wanted */
 } gla_backward_call;

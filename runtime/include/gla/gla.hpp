@@ -65,16 +65,17 @@ struct ForwardCall {
   DType state_dtype = DType::fp32;
   bool reverse = false;
   bool state_v_first = false;
-  std::optional<float> scale;  ///< default K^-0.5
+  bool fp32_gate_gradients = false;  ///< of backward operations: dgk and dgv in fp32, whatever gk and gv are
+  std::optional<float> scale;        ///< default K^-0.5
   Accuracy accuracy = Accuracy::standard;
 };
 
 /// The gradients of a forward call: of its inputs, from those of its outputs. All pointers are device pointers under
 /// ForwardCall's rules. Outputs are optional, written whole where given (zero rows where there is no gradient), and what is
-/// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of states in fp32, which
-/// the states are too. chunk_backward is `unsupported` for head dims whose kernels do not fit the GPU: all reach 256 in 16
-/// bits and 128 in fp32. recurrent_backward has all that recurrent_forward has but bf16 states; it takes gradients of a
-/// chunk_forward call too, more slowly.
+/// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of gates in fp32 on request
+/// (forward.fp32_gate_gradients), those of states in fp32, which the states are too. chunk_backward is `unsupported` for head
+/// dims whose kernels do not fit the GPU: all reach 256 in 16 bits and 128 in fp32. recurrent_backward has all that
+/// recurrent_forward has but bf16 states; it takes gradients of a chunk_forward call too, more slowly.
 struct BackwardCall {
   ForwardCall forward;                  ///< the call itself; its o and final_state are not looked at
   TensorView d_o;                       ///< [B, T, HQ, V], of the dtype of o
@@ -82,7 +83,7 @@ struct BackwardCall {
   TensorView dq;                        ///< [B, T, HQ, K]
   TensorView dk;                        ///< [B, T, H, K]
   TensorView dv;                        ///< [B, T, H, V]
-  TensorView dgk;  ///< [B, T, H, K]; goes with gk, and in chunk_backward with gates of 16 bits wants dk too
+  TensorView dgk;  ///< [B, T, H, K]; goes with gk, and of 16 bits it wants dk too in chunk_backward
   TensorView dgv;  ///< [B, T, H, V]; goes with gv
   void* d_initial_state = nullptr;  ///< the layout of initial_state, fp32, whether that is given or not
 };

@@ -60,9 +60,21 @@ struct Problem {
   bool gate_v = false;            ///< gv present: decay per value channel (recurrent operations only)
   bool reverse = false;           ///< walks T backwards (recurrent operations only)
   bool state_v_first = false;     ///< states are [N, H, V, K] instead of [N, H, K, V]
+  bool fp32_gate_gradients = false;  ///< dgk and dgv in fp32, of problems that takes_fp32_gate_gradients()
 
   auto operator<=>(const Problem&) const = default;
 };
+
+/// Whether it makes a difference to have the gradients of gates in fp32: there are some, and they have 16 bits otherwise.
+constexpr bool takes_fp32_gate_gradients(const Problem& problem) {
+  return is_backward(problem.operation) && (problem.gate_k || problem.gate_v) &&
+         problem.gate_dtype != DType::fp32;
+}
+
+/// Of dgk and dgv.
+constexpr DType gate_gradient_dtype(const Problem& problem) {
+  return problem.fp32_gate_gradients ? DType::fp32 : problem.gate_dtype;
+}
 
 /// What varies per call.
 struct Workload {
@@ -91,8 +103,8 @@ std::string to_string(const Workload& workload);  ///< "N4 H16 T2048", with " pa
 /// Ok if some variant can serve the problem; otherwise names the field, its value and what is accepted.
 Status check(const Problem& problem);
 
-/// The problem whose measured points serve this one: reverse, state_v_first and state_dtype at their defaults
-/// (docs/table.md). The variant found there is legal for this problem too.
+/// The problem whose measured points serve this one: reverse, state_v_first, state_dtype and fp32_gate_gradients at their
+/// defaults (docs/table.md). The variant found there is legal for this problem too.
 Problem tuning_key(const Problem& problem);
 
 }  // namespace gla

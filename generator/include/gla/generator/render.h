@@ -87,9 +87,10 @@ class Launches {
 struct TensorBoxes {
   int rows = 0;  ///< tokens of a box, 256 at most; 0: the kernels take KernelArgs
   int head_dim_k = 0, head_dim_v = 0;
-  int group = 1;          ///< HQ / H
-  int element_bytes = 0;  ///< of q, k, v and o
-  int gate_bytes = 0;     ///< of gk; 0: no gates
+  int group = 1;                ///< HQ / H
+  int element_bytes = 0;        ///< of q, k, v and o
+  int gate_bytes = 0;           ///< of gk; 0: no gates
+  int gate_gradient_bytes = 0;  ///< of dgk
 
   bool operator==(const TensorBoxes&) const = default;
 };
