@@ -50,7 +50,10 @@ struct ChunkShape {
   /// (steep_chunk.cuh).
   GLA_HOST_DEVICE constexpr int blocks() const { return chunk / 16; }
   GLA_HOST_DEVICE constexpr int steep_shares() const {
-    return producers == 0 || team() < 2 * blocks() ? 1 : 2;
+    // Without producers each share but one leaves its scores, 1 KiB a block, where the chunk's are to be.
+    const int most = producers > 0 ? 2 : 1 + score_operand_parts() * chunk / 32;
+    const int shares = (producers > 0 ? team() : warps()) / blocks();
+    return shares < 1 ? 1 : shares < most ? shares : most;
   }
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;

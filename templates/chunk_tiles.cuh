@@ -28,8 +28,12 @@ struct ChunkTiles {
   GLA_DEVICE float* after() const { return vector(kLayout.after); }
   GLA_DEVICE float* last() const { return vector(kLayout.last); }
   GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
+  /// Of a steep chunk: what the gates of a block of 16 tokens multiply to, over K; and scores of a block and some of its channels.
   GLA_DEVICE float* steep_totals(int, int block) const {
     return vector(kLayout.steep_totals + block * 4 * kPaddedK);
+  }
+  GLA_DEVICE float* steep_partials(int, int which) const {
+    return vector(kLayout.scores + which * 4 * 16 * 16);
   }
 
   // ---- as loaded -------------------------------------------------------------------------------------------------
@@ -60,7 +64,7 @@ struct ChunkTiles {
   /// Of a query head; they all take turns.
   GLA_DEVICE OperandTile score_part(int, int part) const { return scores(part); }
   static constexpr int kScoreColumns = kChunk;
-  static constexpr bool kScoresOverOperands = false, kForWarpgroups = false;
+  static constexpr bool kScoresOverOperands = false, kPartialsOverScores = true, kForWarpgroups = false;
   GLA_DEVICE OperandTile split_v(int part) const {
     return {shared + kLayout.v_operand + part * kLayout.v_plane, kChunk, kShape.tile_v, kLayout.v_part_row};
   }
@@ -121,7 +125,7 @@ struct PipelineTiles {
   GLA_DEVICE unsigned long long* received(int chunk) const {
     return barrier(kLayout.received) + 2 * warp_index() + chunk % 2;
   }
-  /// Of a team's steep chunk: what the gates of a block of 16 tokens multiply to, over K, and scores of half its channels.
+  /// The same of a team.
   GLA_DEVICE float* steep_totals(int team, int block) const {
     return vector(kLayout.steep_totals + team * kLayout.steep_bytes + block * 4 * kPaddedK);
   }
@@ -163,7 +167,7 @@ struct PipelineTiles {
   /// Stacked, those of the second part of q^ stand beside those of the first.
   static constexpr int kScoreColumns = kLayout.stacked && kShape.group_tile == 1 ? 2 * kChunk : kChunk;
   static constexpr bool kScoresOverOperands = kLayout.scores == kLayout.q_rest && kShape.score_parts > 1;
-  static constexpr bool kForWarpgroups = true;
+  static constexpr bool kPartialsOverScores = false, kForWarpgroups = true;
   GLA_DEVICE OperandTile v(int) const { return raw_v().operand(); }
   /// Staged output rows, of several query heads one below the other.
   template <int Rows>

@@ -49,6 +49,7 @@ struct SteepChunk {
                has_pair = kLate && warp_any(warp() == kBlocks);
     if constexpr (kShares > 1) {
       if (has_own) add_partials(scores);
+      if constexpr (Tiles::kPartialsOverScores) Team::sync();
     }
     if constexpr (kLate) {
       if (has_pair) make_pair(scores, 1, 0);
@@ -248,17 +249,17 @@ struct SteepChunk {
     if constexpr (kShares > 1) {
       if (share() == 0) return;
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) partial(i) = scores[i / 4][i % 4];
+      for (int i = 0; i < 8; ++i) partial(share(), i) = scores[i / 4][i % 4];
     }
   }
 
-  /// Score i of the lane, of the block's second share.
-  GLA_DEVICE float& partial(int i) const {
-    return tiles.steep_partials(Team::team(), block())[i * kWarpSize + lane()];
+  /// Score i of the lane, of a share that is not the first.
+  GLA_DEVICE float& partial(int of_share, int i) const {
+    return tiles.steep_partials(Team::team(), (of_share - 1) * kBlocks + block())[i * kWarpSize + lane()];
   }
   GLA_DEVICE void add_partials(Scores& scores) const {
     GLA_UNROLL
-    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] += partial(i);
+    for (int n = 0; n < 8 * (kShares - 1); ++n) scores[n / 4 % 2][n % 4] += partial(1 + n / 8, n % 8);
   }
 
   /// The scores of a block, and zeros in the rest of its rows that is none of others'.
