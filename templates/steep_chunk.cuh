@@ -175,8 +175,10 @@ struct SteepChunk {
   }
 
   GLA_DEVICE void make_block(Scores& scores, int of_block) const {
-    float levels[3][4] = {}, halves[4] = {};  // scores of rows in different halves of 2, 4 and 8; of 16
-    float same[2] = {};                       // of each row with itself
+    // Scores of rows in different halves of 2, 4 and 8: of the block's first 8 rows and, apart lest what is no number there meet
+    // zeros in these, of its others; with the first 8 of 8 those of the others and them.
+    float levels[3][2][4] = {};
+    float same[2] = {};  // of each row with itself
     const int row = lane() / 4;
     GLA_UNROLL_BY(1)
     for (int step = kShares > 1 ? share() : 0; step < kSteps; step += kShares) {
@@ -184,11 +186,11 @@ struct SteepChunk {
       const auto q_rows = load(tiles.raw_q(head), row0, channel);
       const auto k_rows = load(tiles.raw_k(), row0, channel);
       const auto gates = load(tiles.raw_gates(), row0, channel);
-      warp_sync();                  // operands may take the place of what has been read
-      Values upto, behind, all, x;  // P, S and the product of all, of the segment so far
+      warp_sync();             // operands may take the place of what has been read
+      Values upto, behind, x;  // P and S, whose product is that of all, of the segment so far
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
-        all[i] = upto[i] = exp2_fast(kLog2E * gates[i]);
+        upto[i] = exp2_fast(kLog2E * gates[i]);
         behind[i] = 1;
         same[i / 2 % 2] += q_rows[i] * k_rows[i];
       }
@@ -199,26 +201,25 @@ struct SteepChunk {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i) {
           x[i] = is_later ? q_rows[i] * upto[i] : k_rows[i] * behind[i];
-          const float other = shuffle_xor(all[i], 4 << level);
+          const float other = shuffle_xor(upto[i] * behind[i], 4 << level);
           upto[i] *= is_later ? other : 1.0f;
           behind[i] *= is_later ? 1.0f : other;
-          all[i] *= other;
         }
         split(parts, x);
-        multiply(levels[level], parts, 0, 0);
-        multiply(levels[level], parts, 1, 1);
+        multiply(levels[level][0], parts, 0, 0);
+        multiply(levels[level][1], parts, 1, 1);
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i] = i / 2 % 2 == 1 ? q_rows[i] * upto[i] : k_rows[i] * behind[i];
       split(parts, x);
-      multiply(halves, parts, 1, 0);
+      multiply(levels[2][0], parts, 1, 0);
       GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        if (i / 2 % 2 == 1) {
-          upto[i] *= all[i - 2];
-        } else {
-          behind[i] *= all[i + 2];
-        }
+      for (int i = 0; i < 4; ++i) {
+        const int early = i / 2 * 4 + i % 2, late = early + 2;  // of the two halves
+        const float of_early = upto[early] * behind[early], of_late = upto[late] * behind[late];
+        upto[late] *= of_early;
+        behind[early] *= of_late;
+        if (row == 0) totals(of_block)[channel + column(early / 2) + i % 2] = of_early * of_late;
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i] = q_rows[i] * (scale * upto[i]);
@@ -230,11 +231,6 @@ struct SteepChunk {
       split(parts, x);
       GLA_UNROLL
       for (int part = 0; part < kParts; ++part) store_a(parts[part], k(part), row0, channel, lane());
-      if (row == 0) {
-        GLA_UNROLL
-        for (int i = 0; i < 8; ++i)
-          if (i / 2 % 2 == 0) totals(of_block)[channel + column(i / 2) + i % 2] = all[i] * all[i + 2];
-      }
     }
     GLA_UNROLL
     for (float& of_row : same) of_row = sum_quad(of_row);
@@ -242,9 +238,12 @@ struct SteepChunk {
     GLA_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int apart = row ^ (lane() % 4 * 2 + i % 2);
-      const float within = apart < 2 ? levels[0][i] : apart < 4 ? levels[1][i] : levels[2][i];
+      const int level = apart < 2 ? 0 : apart < 4 ? 1 : 2;
+      const float within = level == 0   ? levels[0][i / 2][i]
+                           : level == 1 ? levels[1][i / 2][i]
+                                        : levels[2][i / 2][i];
       scores[i / 2][i] = scale * (apart == 0 ? same[i / 2] : within);
-      if (i >= 2) scores[0][i] = scale * halves[i];
+      if (i >= 2) scores[0][i] = scale * levels[2][0][i];
     }
     if constexpr (kShares > 1) {
       if (share() == 0) return;

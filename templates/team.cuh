@@ -22,13 +22,11 @@ struct Team {
       part_sync<kThreads>(Barrier);
     }
   }
-  /// Whether `value` is true in all; a barrier too. The warp's vote tells the compiler that a branch on it is uniform.
+  /// Whether `value` is true in all of the block; a barrier too. The warp's vote tells the compiler that a branch on it is
+  /// uniform.
   GLA_DEVICE static bool agree(bool value) {
-    if constexpr (Barrier == 0) {
-      return warp_any(block_sync_and(value));
-    } else {
-      return warp_any(part_sync_and<kThreads>(Barrier, value));
-    }
+    static_assert(Barrier == 0);
+    return warp_any(block_sync_and(value));
   }
 };
 

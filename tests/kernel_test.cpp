@@ -75,7 +75,7 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
     }
     expect_right(problem, {.batch = 16, .tokens = 1, .heads = 4}, kernel);
   };
-  const KernelCase dense{.batch = 2, .tokens = 150}, packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 150}};
+  const KernelCase dense{.batch = 2, .tokens = 150}, packed{.tokens = 150, .cu_seqlens = {0, 0, 1, 65, 140}};
   // Whole chunks of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
   tested(chunk_of(56, 120), {.chunk = 64, .warps_v = 8, .producers = 8}, packed);
   tested(chunk_of(64, 104), {.chunk = 64, .warps_v = 4, .score_parts = 1, .producers = 4}, dense);

@@ -202,7 +202,7 @@ def test_tensors_must_lie_on_one_device():
 
 def test_a_kernel_is_described():
     variant, match, reason = gla_tune.describe(gla_tune.chunk_gla, **arguments(Case(), make(Case()))).split("; ", 2)
-    assert variant and match in ("exact", "nearest", "similar_gpu", "model") and reason
+    assert variant and match in ("exact", "nearest", "similar GPU", "model") and reason
 
 
 FIRST_CALL = """

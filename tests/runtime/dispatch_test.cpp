@@ -98,7 +98,9 @@ TEST_CASE("the default class never gets a variant meant for fast") {
 }
 
 TEST_CASE("a problem that the architecture has no variant for is unsupported, by name") {
-  const Dispatcher dispatcher(h100(), {candidate(sample_table(), TableFit::same_gpu)}, 0);
+  driver::Device older = h100();
+  older.architecture = *parse_architecture("sm_86");
+  const Dispatcher dispatcher(older, {}, 0);
   Problem large = chunk_problem(512, 512);
   large.operation = Operation::chunk_backward;
   large.dtype = large.gate_dtype = DType::fp32;
@@ -106,7 +108,7 @@ TEST_CASE("a problem that the architecture has no variant for is unsupported, by
                                                   {1, 96, 8192, false}, Accuracy::standard);
   CHECK(chosen.status().code() == StatusCode::unsupported);
   CHECK(chosen.status().message() ==
-        to_string(large) + " has no variant of accuracy default that fits sm_90a; smaller head dims have");
+        to_string(large) + " has no variant of accuracy default that fits sm_86; smaller head dims have");
 }
 
 TEST_CASE("foreign and unreadable tables are never used") {
