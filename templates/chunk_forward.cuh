@@ -51,7 +51,7 @@ class ChunkForward {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr bool kValueGradients = kShape.value_gradients;
-  /// Query heads that a chunk of the gradients of v takes, a step each. They meet in a sub-chunk.
+  /// Query heads that a chunk of the gradients of v takes, a step each. They meet in chunks of 16.
   static constexpr int kHeads = kValueGradients ? Config::group : 1;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
   static_assert(kHeads == 1 || kChunk == kSubChunk);

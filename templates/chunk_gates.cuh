@@ -218,7 +218,7 @@ struct ChunkGates {
   /// How far below 2^0 and above it one factor of the state may lie that is no zero.
   static constexpr float kMostScaling = 126;
 
-  /// What is carried is divided out again where sub-chunks have used it. Going forward it is within half a chunk's range of
+  /// What is carried is divided out again where a steep chunk has used it. Going forward it is within half a chunk's range of
   /// 2^0; going back it is the pivot, which the first gate alone may put anywhere: a chunk that begins with a reset has no one pivot.
   template <int Blocks>
   GLA_DEVICE static bool can_carry(const Channels<Blocks>& channels) {

@@ -152,7 +152,7 @@ struct PipelineLayout {
   int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
-  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for sub-chunks alone
+  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for passes without queries
   int stage_bytes;
   int out;                           ///< staged outputs, of several query heads one below the other
   int inbox;                         ///< sums from the other block of a cluster: ClusterSums

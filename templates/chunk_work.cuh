@@ -116,7 +116,7 @@ struct ChunkWork {
     if (target != nullptr) state.store(target + part_offset(strides), strides, valid_k(), valid_v);
   }
 
-  /// What a chunk or sub-chunk, whose sums over K are `last`, does to the walk's decay.
+  /// What a chunk, whose sums over K are `last`, does to the walk's decay.
   GLA_DEVICE static void add_decay(float* decay, const float* last) {
     if constexpr (kPass == Pass::segment_states && kGated) {
       for (int i = thread_index(); i < kShape.padded_k(); i += kMultipliers) decay[i] += last[i];
