@@ -11,7 +11,7 @@ import torch
 from . import _operators
 from ._abi import BACKWARD
 from ._arguments import Options, Tensors
-from ._backward import Wanted, backward, recall_backward, remember_backward
+from ._backward import Wanted, backward, gradients_prepared, recall_backward, remember_backward
 from ._forward import Misaligned, Plan, can_go_direct, forward
 
 _LEARNERS = len(Wanted._fields)  # Tensors begins with them
@@ -59,7 +59,8 @@ def _run_anew(options: Options, tensors):
 
 def call(tensors: Tensors, options: Options):
     """`forward` with gradients."""
-    return _GatedLinearAttention.apply(*tensors, options, partial(_run_anew, options))
+    with gradients_prepared(tensors, options):
+        return _GatedLinearAttention.apply(*tensors, options, partial(_run_anew, options))
 
 
 def call_planned(plan: Plan, tensors: tuple, options: tuple):

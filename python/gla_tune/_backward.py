@@ -1,13 +1,15 @@
 """The way of a gradient to libgla: first-order gradients of both operations, each only where it is wanted."""
 
+import contextlib
 import ctypes
+import threading
 from functools import lru_cache
-from typing import List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 import torch
 
 from . import _abi
-from ._abi import Operation, Unsupported
+from ._abi import BACKWARD, Operation, Unsupported
 from ._arguments import ArgumentError, Options, Shape, Tensors, aligned_state, readable
 from ._context import logger
 from ._forward import (
@@ -103,6 +105,43 @@ def backward_plan_of(tensors: Tensors, options: Options):
         planned = plan_of(tensors, options._replace(operation=Operation.RECURRENT_BACKWARD), BackwardPlan)
         _say_once(f"{unsupported}; its gradients come from recurrent_backward, token by token, which takes longer")
         return planned
+
+
+_prepared = set()  # kinds of calls whose gradients' kernels were prepared with them
+
+
+def _is_captured(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _prepare(tensors: Tensors, options: Options) -> None:
+    # What is wrong with the gradients is for the backward pass to say, if there is one.
+    with contextlib.suppress(Exception):
+        backward_plan_of(tensors, options)[1].prepare()
+
+
+@contextlib.contextmanager
+def gradients_prepared(tensors: Tensors, options: Options) -> Iterator[None]:
+    """With the first call of a kind, whatever its lengths: compiles its gradients' kernels while it compiles its own.
+
+    One behind the other they take the sum of both times, some seconds where no cache has them. It ends before the call
+    does, so that nothing is loaded when a capture begins behind it.
+    """
+    gates = (None if gate is None else gate.dtype for gate in (tensors.gk, tensors.gv))
+    kind = (options._replace(scale=None), tensors.q.device, tensors.q.dtype, *gates, absent(tensors)) + tuple(
+        tensor.shape[2:] for tensor in (tensors.q, tensors.k, tensors.v)
+    )
+    if kind in _prepared or _is_captured(tensors.q):
+        yield
+        return
+    _prepared.add(kind)
+    backward_options = options._replace(operation=BACKWARD[options.operation])
+    thread = threading.Thread(target=_prepare, args=(tensors, backward_options), name="gla_tune gradients")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _incoming(plan: BackwardPlan, d_o: Optional[torch.Tensor]) -> torch.Tensor:

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from gla_tune import _abi, _arguments, _context, _forward, _memory
+from gla_tune import _abi, _arguments, _backward, _context, _forward, _memory
 
 
 def pytest_configure(config):
@@ -33,6 +33,8 @@ class Recorder:
         self.calls = []
         self.backward_calls = []  # their forward calls are in `calls`
         self.backward_operations = []
+        self.prepared = []  # operations
+        self.prepare_status = 0
         self.streams = []
         self.workspaces = []
         self.statuses = []  # of the next calls; GLA_OK after them
@@ -50,6 +52,10 @@ class Recorder:
         self.workspaces.append((workspace, size))
         return self.statuses.pop(0) if self.statuses else 0
 
+    def gla_prepare(self, _context, operation, _reference):
+        self.prepared.append(_abi.Operation(operation))
+        return self.prepare_status
+
     def gla_workspace_bytes(self, _context, _operation, _reference, size):
         size._obj.value = self.workspace_bytes
         return 0
@@ -65,4 +71,5 @@ def recorder(monkeypatch):
     monkeypatch.setattr(_forward, "_current_stream", lambda device: 77)
     monkeypatch.setattr(_forward, "_plans", _forward._Plans())
     monkeypatch.setattr(_memory, "_empty_strided", None)
+    monkeypatch.setattr(_backward, "_prepared", set())
     return stand_in

@@ -548,3 +548,35 @@ def test_a_backward_pass_in_another_thread_has_plans_of_its_own(recorder, ways):
         theirs = another_thread.submit(differentiate_there).result()
     assert len(theirs) == 1 and not set(map(id, theirs.values())) & set(map(id, mine.values()))
     assert _forward._plans.by_key == mine
+
+
+def test_the_first_call_of_a_kind_prepares_its_gradients(monkeypatch, recorder):
+    monkeypatch.setattr(_forward, "_DEVICE", "cpu")
+    for length in (T, T + 1):
+        q, k, v, g = (rand(B, length, H, size).requires_grad_() for size in (K, K, V, K))
+        gla_tune.chunk_gla(q, k, v, g)
+        assert recorder.prepared == [Operation.CHUNK_BACKWARD]
+    gla_tune.chunk_gla(q, k, v, None)
+    assert recorder.prepared == [Operation.CHUNK_BACKWARD] * 2
+    gla_tune.fused_recurrent_gla(q, k, v, g)
+    assert recorder.prepared[2:] == [Operation.RECURRENT_BACKWARD]
+    with torch.no_grad():
+        gla_tune.chunk_gla(*(x.float() for x in (q, k, v, g)))
+    assert len(recorder.prepared) == 3 and not recorder.backward_calls
+
+
+def test_gradients_that_cannot_be_prepared_do_not_fail_the_call(monkeypatch, recorder):
+    monkeypatch.setattr(_forward, "_DEVICE", "cpu")
+    monkeypatch.setattr(recorder, "gla_last_error", lambda: b"no compiler", raising=False)
+    recorder.prepare_status = _abi.Status.UNSUPPORTED
+    q, k, v, g = (rand(B, T, H, size).requires_grad_() for size in (K, K, V, K))
+    o, _ = gla_tune.chunk_gla(q, k, v, g)
+    assert recorder.prepared == [Operation.CHUNK_BACKWARD] and o.requires_grad
+
+
+def test_nothing_is_prepared_while_a_stream_is_captured(monkeypatch, recorder):
+    monkeypatch.setattr(_forward, "_DEVICE", "cpu")
+    monkeypatch.setattr(_backward, "_is_captured", lambda tensor: True)
+    q, k, v, g = (rand(B, T, H, size).requires_grad_() for size in (K, K, V, K))
+    gla_tune.chunk_gla(q, k, v, g)
+    assert recorder.prepared == []
