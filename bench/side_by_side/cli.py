@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Sequence
 
@@ -13,7 +12,7 @@ from .cases import Case, Selection, cases_of
 from .child_process import ChildDied, messages_of
 from .commit import measured_commit
 from .errors import UsageError
-from .fla_compiler import MOST_PROCESSES, compile_ahead
+from .fla_compiler import all_cores, compile_ahead, compile_cases
 from .journal import Journal, read_result, require_same_run
 from .libraries import require_two_sides
 from .machine import Machine, Questions, inspect_machine
@@ -79,8 +78,7 @@ def _measure(options: argparse.Namespace) -> int:
     wanted = [case for case in cases if case.key not in rows]
     slow_to_compile = [case for case in wanted if case.operation in (CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD)]
     if options.compile_fla and slow_to_compile and not machine.without_fla:
-        processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
-        compile_ahead(slow_to_compile, processes, options.time_limit, _say)
+        compile_ahead(slow_to_compile, compile_cases, all_cores(), options.time_limit, _say)
     for row in rows_of(wanted, run):
         rows[row.key] = row
         if journal:

@@ -23,21 +23,27 @@ from .libraries import load_fla
 MOST_PROCESSES = 32  # each with a CUDA context; no kernel of FLA's has many more configurations
 MOST_TOKENS = 192  # of a sequence: three of FLA's chunks; no kernel of FLA's is compiled for a number of tokens
 Config = TypeVar("Config")
+Subject = TypeVar("Subject")
+
+
+def all_cores() -> int:
+    """Processes that compile at once."""
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
 
 def compile_ahead(
-    cases: Sequence[Case],
+    subject: Subject,
+    work: Callable[[Subject, int, int], None],
     processes: int,
     seconds: float,
     progress: Callable[[str], None],
-    work: Callable[[Sequence[Case], int, int], None] | None = None,
 ) -> None:
-    """Returns after `seconds` at the latest; what is not compiled by then, FLA compiles in its first calls."""
+    """Calls work(subject, index, processes) in each of the processes, to compile its share.
+
+    Returns after `seconds` at the latest; what is not compiled by then, FLA compiles in its first calls.
+    """
     context = multiprocessing.get_context("spawn")
-    shares = [
-        context.Process(target=work or _compile_share, args=(cases, index, processes), daemon=True)
-        for index in range(processes)
-    ]
+    shares = [context.Process(target=work, args=(subject, index, processes), daemon=True) for index in range(processes)]
     started = time.monotonic()
     progress(f"compiling FLA's kernels ahead in {processes} processes")
     for share in shares:
@@ -64,7 +70,8 @@ def short_case(case: Case) -> Case:
     return replace(case, shape=replace(case.shape, tokens=tokens), lengths=lengths)
 
 
-def _compile_share(cases: Sequence[Case], index: int, count: int) -> None:
+def share_configs(index: int, count: int) -> None:
+    """Makes FLA's tuning in this process try its share of the configurations, once each."""
     os.setsid()  # so that compilers it starts can be ended with it
     os.dup2(2, 1)  # standard output belongs to the table
     os.environ["FLA_CACHE_RESULTS"] = "0"  # which configuration is fastest is not measured here
@@ -80,6 +87,11 @@ def _compile_share(cases: Sequence[Case], index: int, count: int) -> None:
     all_configs = Autotuner.prune_configs
     triton.testing.do_bench = run_once
     Autotuner.prune_configs = lambda tuner, arguments: share_of(all_configs(tuner, arguments), index, count)
+
+
+def compile_cases(cases: Sequence[Case], index: int, count: int) -> None:
+    """The work of one process for rows of the benchmark."""
+    share_configs(index, count)
     library, failed = load_fla(), False
     for case in cases:
         try:

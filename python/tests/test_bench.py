@@ -333,6 +333,6 @@ def test_what_is_compiled_ahead_has_few_tokens_and_is_the_same_otherwise():
 
 def test_compiling_ahead_outlives_shares_that_fail_or_take_too_long():
     said = []
-    compile_ahead([], 4, 5.0, said.append, bad_shares.compile_badly)
+    compile_ahead([], bad_shares.compile_badly, 4, 5.0, said.append)
     assert said[0] == "compiling FLA's kernels ahead in 4 processes"
     assert "1 failed; 1 not done in time" in said[-1]

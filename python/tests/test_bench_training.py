@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from gla_tune.bench.errors import UsageError
-from gla_tune.bench.training import cli
+from gla_tune.bench.training import cli, trainer
 from gla_tune.bench.training.config import TrainingConfig
 from gla_tune.bench.training.data import BLOCK, SUCCESSORS, sequences
 from gla_tune.bench.training.result import begun, read_result, write_result
@@ -42,6 +42,18 @@ def test_options_that_make_no_sense_are_refused_by_name(arguments, message, caps
 def test_measuring_needs_a_gpu(capsys):
     assert cli.main([]) == 2
     assert "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_what_is_compiled_ahead_is_a_step_of_one_layer_and_few_tokens(monkeypatch):
+    shares, trained = [], []
+    monkeypatch.setattr(trainer, "share_configs", lambda *share: shares.append(share))
+    monkeypatch.setattr(trainer, "Trainer", lambda side, config, data: trained.append((side.name, config, data)))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: tensor)
+    trainer.compile_fla(TrainingConfig(), 3, 16)
+    ((side, config, data),) = trained
+    assert shares == [(3, 16)] and side == "fla" and data.shape == (config.steps * config.batch, config.tokens)
+    assert (config.layers, config.batch, config.tokens % 16) == (1, TrainingConfig().batch, 0)
+    assert config.head_dims == TrainingConfig().head_dims and config.tokens < TrainingConfig().tokens
 
 
 def test_the_model_has_the_head_dims_of_its_size():

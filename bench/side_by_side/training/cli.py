@@ -15,15 +15,17 @@ import torch
 
 from ..commit import measured_commit
 from ..errors import UsageError
+from ..fla_compiler import all_cores, compile_ahead
 from ..libraries import load_fla, load_gla_tune, require_two_sides
 from .config import TrainingConfig
 from .data import sequences
 from .memory import extra_memory
 from .plot import plot
 from .result import begun, read_result, write_result
-from .trainer import SIDES, Trainer
+from .trainer import SIDES, Trainer, compile_fla
 
 ROUND_STEPS = 5
+COMPILE_SECONDS = 200.0
 EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 
 
@@ -48,6 +50,11 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         help="to spend on more steps of each side after its curve, for their times (default: %(default)s)",
     )
     parser.add_argument("--memory", action="store_true", help="measure the operation's extra memory only")
+    parser.add_argument(
+        "--compile-fla",
+        action="store_true",
+        help="compile what FLA's kernels will try on all cores first, for up to 200 s",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result, after each side what there is")
     parser.add_argument("--resume", action="store_true", help="add to FILE the sides that it does not have")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw FILE into a PNG and an SVG, and exit")
@@ -105,6 +112,8 @@ def _measure(options: argparse.Namespace) -> None:
             save()
         return
     wanted = [name for name in names if name not in result["sides"]]
+    if options.compile_fla and wanted:  # both sides run FLA's norms, activations and losses
+        compile_ahead(config, compile_fla, all_cores(), COMPILE_SECONDS, _say)
     data = sequences(config.steps * config.batch, config.tokens, config.seed).to("cuda")
     trainers: dict[str, Trainer] = {}
     for name in wanted:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, ContextManager
 
 import torch
 
 from ..errors import UsageError
+from ..fla_compiler import MOST_TOKENS, share_configs
 from .config import TrainingConfig
+from .data import sequences
 
 WARM_UP_STEPS = 20  # of the learning rate
 CLIP = 1.0
@@ -50,6 +52,13 @@ def make_model(config: TrainingConfig) -> torch.nn.Module:
             use_cache=False,
         )
     ).to("cuda")
+
+
+def compile_fla(config: TrainingConfig, index: int, count: int) -> None:
+    """The work of one process of compile_ahead(): one layer and few tokens have every kernel that a step has."""
+    share_configs(index, count)
+    short = replace(config, layers=1, tokens=MOST_TOKENS, steps=2)
+    Trainer(SIDES["fla"], short, sequences(short.steps * short.batch, short.tokens, short.seed).to("cuda"))
 
 
 @dataclass
