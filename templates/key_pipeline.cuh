@@ -121,6 +121,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   }
   GLA_DEVICE float* cumulative() const { return reinterpret_cast<float*>(shared + kLayout.cumulative); }
 
+  static constexpr bool kHasCarried = kOutputs && kGated && kShape.has_carried(!kForward);
+
   GLA_DEVICE unsigned long long* barrier(int offset) const {
     return reinterpret_cast<unsigned long long*>(shared + offset);
   }
@@ -144,6 +146,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       barrier_init(barrier(kLayout.used), kShape.warps);
       barrier_init(barrier(kLayout.carried_loaded), 1);
     }
+    // Rows behind the last token, which some chunks stage nothing in, are in the boxes that are stored from there.
+    if constexpr (kForward && kHasCarried)
+      zero_shared<kShape.threads()>(shared + kLayout.carried, kLayout.gate_gradient_panels * kLayout.panel);
     block_sync();
   }
 
@@ -182,7 +187,6 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     });
   }
 
-  static constexpr bool kHasCarried = kOutputs && kGated && kShape.has_carried(!kForward);
   GLA_DEVICE void start_loads(int step) {
     if (step >= chunks) return;
     open(step);

@@ -52,23 +52,16 @@ KernelOutcome expect_right(const ReferenceInput& in, const KernelCase& c, const 
 
 // ---- every cell ------------------------------------------------------------------------------------------------
 
-/// What a chunk's gates decide: an index into KernelArgs::path_counts.
-enum class Path { fast, sub_chunk, direct };
-constexpr Path kPaths[] = {Path::fast, Path::sub_chunk, Path::direct};
+/// What a chunk's gates decide.
+enum class Path { fast, steep };
+constexpr Path kPaths[] = {Path::fast, Path::steep};
 
 /// Family, dtype, v first, packed, path.
 using Cell = std::tuple<Family, DType, bool, bool, Path>;
 
-/// Inputs whose gates take chunks of 32 tokens to a path.
-ReferenceInput inputs_for(Path path, const Problem& problem, KernelCase& c) {
-  c.gates = path == Path::fast ? Gates::sixteenth : Gates::hundred;
-  if (path != Path::sub_chunk) return make_inputs(problem, c);
-  // Between those two: 4 * logsigmoid falls by about 150 log2 units in 32 tokens, and by 75 in a sub-chunk.
-  KernelCase ordinary = c;
-  ordinary.gates = Gates::one;
-  ReferenceInput in = make_inputs(problem, ordinary);
-  for (float& gate : in.gk) gate *= 4;
-  return in;
+/// Whether a chunk went that way (KernelArgs::path_counts).
+bool took(Path path, const KernelOutcome& outcome) {
+  return outcome.paths[path == Path::fast ? 0 : 2] > 0;
 }
 
 void run_cells(Family family, std::set<Cell>& ran) {
@@ -80,13 +73,11 @@ void run_cells(Family family, std::set<Cell>& ran) {
       const LaunchKernel kernel = kernel_of(problem, one_variant(problem, family));
       for (const bool packed : {false, true}) {
         for (const Path path : kPaths) {
-          KernelCase c = packed ? packed_case(Gates::one, ++seed) : dense_case(Gates::one, ++seed);
-          const ReferenceInput in = inputs_for(path, problem, c);
-          const KernelOutcome outcome = expect_right(in, c, kernel);
-          // Walks over key channels alone have pivots of sub-chunks.
-          const Path due = path == Path::sub_chunk && family != Family::walks ? Path::direct : path;
-          const bool took_it = outcome.paths[static_cast<int>(due)] > 0;
-          if (took_it || family == Family::decode) ran.emplace(family, dtype, v_first, packed, path);
+          const Gates gates = path == Path::fast ? Gates::sixteenth : Gates::hundred;
+          const KernelCase c = packed ? packed_case(gates, ++seed) : dense_case(gates, ++seed);
+          const KernelOutcome outcome = expect_right(make_inputs(problem, c), c, kernel);
+          if (took(path, outcome) || family == Family::decode)
+            ran.emplace(family, dtype, v_first, packed, path);
         }
       }
       for (const KernelCase& odd :
@@ -154,14 +145,12 @@ void expect_pairs_right(Operation operation) {
   for (const Plan& plan : pairwise_sample(plans, seed)) {
     INFO(to_string(plan.problem) << ", " << to_string(plan.variant));
     const LaunchKernel kernel = kernel_of(plan.problem, plan.variant);
-    // A share of the gates, so that compiling a kernel and running it cost about the same; the next ones have the others.
-    const std::size_t shares = is_backward(operation) ? std::size(kAllGates) : 3;
-    for (std::size_t i = ran.size() % shares; i < std::size(kAllGates); i += shares) {
-      const std::uint64_t drawn = seed + ran.size() + i;
-      const bool packed = (ran.size() / shares + i / shares) % 2 != 0;
-      const KernelCase c = packed ? packed_case(kAllGates[i], drawn) : dense_case(kAllGates[i], drawn);
-      expect_right(make_inputs(plan.problem, c), c, kernel);
-    }
+    // The next ones have the other gates: compiling a kernel costs as much as running it twice.
+    const Gates gates = kAllGates[ran.size() % std::size(kAllGates)];
+    const bool packed = ran.size() / std::size(kAllGates) % 2 != 0;
+    const KernelCase c =
+        packed ? packed_case(gates, seed + ran.size()) : dense_case(gates, seed + ran.size());
+    expect_right(make_inputs(plan.problem, c), c, kernel);
     ran.push_back(choice_of(plan));
   }
   CHECK(pairs_of(ran) == pairs_of(choices_of(plans)));

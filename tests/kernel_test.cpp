@@ -12,7 +12,7 @@
 using namespace gla;
 using namespace gla::test;
 
-TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for", "[standard]") {
+TEST_CASE("variants meant for standard accuracy reach it at the size that it is stated for", "[wide]") {
   const Problem bf16 = chunk_of(128, 128);
   const Problem fp16 = chunk_of(128, 128, DType::fp16);
   const Problem fp32 = chunk_of(128, 128, DType::fp32);
@@ -62,7 +62,23 @@ TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
   CHECK(paths(Gates::hundred) == std::vector<std::int64_t>{0, 0, 8});
 }
 
-TEST_CASE("a pipeline of producers and warpgroups does what all warps together do") {
+/// Two segments of a group's query heads in blocks of their own, with gates of another dtype.
+Problem grouped_problem() {
+  Problem grouped = chunk_of(64, 64, DType::bf16, 2);
+  grouped.gate_dtype = DType::fp32;
+  return grouped;
+}
+const ChunkChoice kGroupedPipeline{.family = "segmented segments=2", .warps_v = 4, .producers = 4};
+
+/// In a cluster, whose second block has key channels to spare.
+Problem clustered_problem() {
+  Problem v_first = chunk_of(128, 128);
+  v_first.state_v_first = true;
+  return v_first;
+}
+const ChunkChoice kClusteredPipeline{.chunk = 64, .tile_v = 128, .warps_v = 8, .producers = 8, .cluster = 2};
+
+TEST_CASE("a pipeline of producers and warpgroups does what all warps together do", "[wide]") {
   const auto tested = [](const Problem& problem, ChunkChoice choice, const KernelCase& c) {
     choice.warps_k = 1;
     if (choice.cluster == 1) choice.tile_v = 16 * choice.warps_v;
@@ -79,11 +95,8 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   // Whole chunks of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
   tested(chunk_of(56, 120), {.chunk = 64, .warps_v = 8, .producers = 8}, packed);
   tested(chunk_of(64, 104), {.chunk = 64, .warps_v = 4, .score_parts = 1, .producers = 4}, dense);
-  // The queries of a group in blocks of their own, and gates of another dtype.
-  Problem grouped = chunk_of(64, 64, DType::bf16, 2);
-  grouped.gate_dtype = DType::fp32;
-  tested(grouped, {.family = "segmented segments=2", .warps_v = 4, .producers = 4}, packed);
-  // And in one block, with pairs of heads for two warpgroups of producers; with one pair and one part of the scores.
+  tested(grouped_problem(), kGroupedPipeline, packed);
+  // The queries of a group in one block, with pairs of heads for two warpgroups of producers; with one pair and one part of the scores.
   const ChunkChoice four{.family = "segmented segments=2", .warps_v = 8, .group_tile = 4, .producers = 8};
   tested(chunk_of(128, 128, DType::bf16, 4), four, packed);
   const ChunkChoice two{.warps_v = 4, .group_tile = 2, .score_parts = 1, .producers = 4};
@@ -96,9 +109,7 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   tested(chunk_of(256, 128), {.warps_v = 8, .producers = 4}, dense);
   // Clusters. A second tile that has no value channels for the second block, which has key channels to spare; a second
   // block with 8 key channels, and two blocks of value channels to a warp.
-  Problem v_first = chunk_of(128, 128);
-  v_first.state_v_first = true;
-  tested(v_first, {.chunk = 64, .tile_v = 128, .warps_v = 8, .producers = 8, .cluster = 2}, packed);
+  tested(clustered_problem(), kClusteredPipeline, packed);
   Problem odd = chunk_of(200, 136);
   odd.gate_dtype = DType::fp32;
   tested(odd, {.family = "segmented segments=2", .tile_v = 128, .warps_v = 8, .producers = 4, .cluster = 2},
@@ -152,11 +163,8 @@ TEST_CASE("a chunk of a pipeline may be steep in some channels or in all") {
     }
   };
   tested(chunk_of(128, 128), {.chunk = 64, .warps_v = 8, .producers = 8});
-  Problem other_gates = chunk_of(56, 64);
-  other_gates.gate_dtype = DType::fp32;
-  tested(other_gates, {.warps_v = 4, .stages = 3, .producers = 8});
-  tested(chunk_of(64, 64), {.family = "segmented segments=2", .chunk = 64, .warps_v = 4, .producers = 4});
-  tested(chunk_of(256, 256), {.tile_v = 256, .warps_v = 8, .producers = 4, .cluster = 2});
+  tested(grouped_problem(), kGroupedPipeline);
+  tested(clustered_problem(), kClusteredPipeline);
 }
 
 TEST_CASE("each segment finds its sequence among many packed ones, short, empty and long") {
