@@ -133,7 +133,7 @@ TEST_CASE("the chunk families serve every fp32 head dim up to 128 and every 16-b
       }
 }
 
-TEST_CASE("family walks serves every head dim on large GPUs, and all but the largest on others") {
+TEST_CASE("family walks serves every head dim on large GPUs, and all but the largest on others", "[wide]") {
   struct Reach {
     const char* name;
     int dim, fp32_dim;
