@@ -125,12 +125,12 @@ struct PipelineTiles {
   GLA_DEVICE unsigned long long* received(int chunk) const {
     return barrier(kLayout.received) + 2 * warp_index() + chunk % 2;
   }
-  /// The same of a team.
+  /// Of a team's steep chunk, as ChunkTiles has them.
   GLA_DEVICE float* steep_totals(int team, int block) const {
     return vector(kLayout.steep_totals + team * kLayout.steep_bytes + block * 4 * kPaddedK);
   }
-  GLA_DEVICE float* steep_partials(int team, int block) const {
-    return vector(kLayout.steep_partials + team * kLayout.steep_bytes + block * 4 * 16 * 16);
+  GLA_DEVICE float* steep_partials(int team, int which) const {
+    return vector(kLayout.steep_partials + team * kLayout.steep_bytes + which * 4 * 16 * 16);
   }
   /// The inbox of a chunk for all warps.
   GLA_DEVICE unsigned char* inbox(int chunk) const {
