@@ -30,10 +30,12 @@ struct KernelArgs {
   float scale = 1.0f;
 
   // Family `segmented`: sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
-  Index segment_tokens = 0;         ///< tokens per segment, a multiple of the chunk
-  Index segments = 0;               ///< the most segments that one sequence can have
-  float* segment_states = nullptr;  ///< [slots, H, K, V]: a segment's own state, then the state before it
+  Index segment_tokens = 0;  ///< tokens per segment, a multiple of the chunk
+  Index segments = 0;        ///< the most segments that one sequence can have
+  float* segment_states =
+      nullptr;  ///< [slots, H, K, V]: a segment's own state; a scan makes it the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
+  int segments_chain = 0;  ///< no scan: each finds the state before it from the own states of all before it
 
   /// Null, or three counters: chunks on the fast path; and of the others blocks of 16 tokens, with a pivot of their own (walks
   /// over key channels alone) and without one.

@@ -35,11 +35,18 @@ struct ChunkState {
       for (int n = 0; n < 4 * kBlocksK; ++n) tiles[i][n / 4][n % 4] = 0;
     }
     if (source == nullptr) return;
-    each(source, strides, valid_k, valid_v, [](float& value, const float& from) { value = from; });
+    each(source, strides, valid_k, valid_v, [](float& value, const float& from, int) { value = from; });
   }
 
   GLA_DEVICE void store(float* target, StateStrides strides, int valid_k, int valid_v) {
-    each(target, strides, valid_k, valid_v, [](const float& value, float& to) { to = value; });
+    each(target, strides, valid_k, valid_v, [](const float& value, float& to, int) { to = value; });
+  }
+
+  /// The state behind a segment with this state of its own and these decays over K (log2).
+  GLA_DEVICE void pass(const float* own, const float* decays, StateStrides strides, int valid_k,
+                       int valid_v) {
+    each(own, strides, valid_k, valid_v,
+         [decays](float& value, const float& added, int k) { value = exp2_fast(decays[k]) * value + added; });
   }
 
   /// Multiplies the rows of S by a vector over K. Two calls stay two: the sum of their exponents may be out of range
@@ -81,7 +88,7 @@ struct ChunkState {
     }
   }
 
-  /// Calls visit(element, the same in memory) for every element of the state that the thread holds.
+  /// Calls visit(element, the same in memory, its key channel) for every element of the state that the thread holds.
   template <class T, class Visit>
   GLA_DEVICE void each(T* memory, StateStrides strides, int valid_k, int valid_v, Visit visit) {
     const int lane = lane_index();
@@ -94,7 +101,7 @@ struct ChunkState {
       for (int n = 0; n < 2 * kBlocksK; ++n) {
         const int more = n / 2 * 8 + n % 2;
         if (kShape.cluster * kShape.padded_k() == kShape.head_dim_k || k + more < valid_k)
-          visit(tiles[row / 2][n / 2][row % 2 * 2 + n % 2], first[more * strides.k]);
+          visit(tiles[row / 2][n / 2][row % 2 * 2 + n % 2], first[more * strides.k], k + more);
       }
     }
   }

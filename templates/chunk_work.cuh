@@ -86,28 +86,35 @@ struct ChunkWork {
   }
 
   GLA_DEVICE void load_state(State& state) const {
+    const bool chains = kPass == Pass::segment_outputs && !kShape.value_gradients && args.segments_chain != 0;
     const float* source = nullptr;
-    StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
-    if constexpr (kPass == Pass::segment_outputs) {
-      source = segment_state();
-    } else if constexpr (kPass == Pass::whole) {
+    StateStrides strides = kOwnStrides;
+    if (kPass == Pass::segment_outputs && !chains) {
+      source = segment_state(segment);
+    } else if (kPass != Pass::segment_states) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       if (args.initial_state != nullptr)
         source = static_cast<const float*>(args.initial_state) + state_offset();
     }
     if (source != nullptr) source += part_offset(strides);
     state.load(source, strides, valid_k(), valid_v);
+    if constexpr (kPass == Pass::segment_outputs) {
+      GLA_UNROLL_BY(1)
+      for (int earlier = 0; chains && earlier < segment; ++earlier)
+        state.pass(segment_state(earlier) + part_offset(kOwnStrides), segment_decays(earlier), kOwnStrides,
+                   valid_k(), valid_v);
+    }
   }
 
   /// `decay`: of the walk, in shared memory.
   GLA_DEVICE void store_state(State& state, const float* decay) const {
     float* target = nullptr;
-    StateStrides strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, false);
+    StateStrides strides = kOwnStrides;
     if constexpr (kPass == Pass::segment_states) {
-      target = segment_state();
+      target = segment_state(segment);
       if (tile == 0) {
         for (int i = thread_index(); i < valid_k(); i += kMultipliers)
-          args.segment_decays[slot() * kShape.head_dim_k + first_k() + i] = kGated ? decay[i] : 0.0f;
+          segment_decays(segment)[i] = kGated ? decay[i] : 0.0f;
       }
     } else if (args.final_state != nullptr && writes_state) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
@@ -142,11 +149,18 @@ struct ChunkWork {
   GLA_DEVICE Index part_offset(StateStrides strides) const {
     return first_k() * strides.k + tile * kTileV * strides.v;
   }
-  GLA_DEVICE float* segment_state() const {
-    return args.segment_states + slot() * kShape.head_dim_k * kShape.head_dim_v;
+  static constexpr StateStrides kOwnStrides{kShape.head_dim_v, 1};  ///< of states of segments
+  GLA_DEVICE float* segment_state(int of_segment) const {
+    return args.segment_states + slot(of_segment) * kShape.head_dim_k * kShape.head_dim_v;
   }
-  /// (slot of this block's segment, head)
-  GLA_DEVICE Index slot() const { return (first_segment_slot(args, n) + segment) * args.heads + head; }
+  /// The block's part of them.
+  GLA_DEVICE float* segment_decays(int of_segment) const {
+    return args.segment_decays + slot(of_segment) * kShape.head_dim_k + first_k();
+  }
+  /// (slot of a segment of the block's sequence, head)
+  GLA_DEVICE Index slot(int of_segment) const {
+    return (first_segment_slot(args, n) + of_segment) * args.heads + head;
+  }
 };
 
 }  // namespace gla

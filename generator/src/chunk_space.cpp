@@ -11,8 +11,10 @@ namespace {
 
 constexpr int kLeastWarps = 4, kMostWarps = 8;  // a multiprocessor has four schedulers
 constexpr int kLeastThreadState = 8, kMostThreadState = 128;
-constexpr int kLeastTileV = 64;    // where V is that wide: each tile makes the operands of q, k and gk anew
-constexpr int kMostStages = 2;     // of copies without producers: they are not what the kernel waits for
+constexpr int kLeastTileV = 64;  // where V is that wide: each tile makes the operands of q, k and gk anew
+constexpr int kMostStages = 2;   // of copies without producers: they are not what the kernel waits for
+constexpr int kMostChained =
+    8;  // segments whose states each finds by itself: a chain of reads, not short if they are many
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 /// Warps that the state of a tile can be dealt to, 16 x 16 channels at the least.
@@ -341,10 +343,11 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
       cut_into_segments(variant, workload, std::max(shape.chunk, without_queries(shape).chunk));
   plan.segment_tokens = cut.tokens;
   plan.segments = cut.most;
+  plan.may_chain = !workload.packed && cut.most <= kMostChained;
   const std::int64_t slots = cut.slots;
   const std::int64_t scan_blocks = scan_grid(problem, workload);
   plan.launches.add({0, slots * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
-  plan.launches.add({1, scan_blocks, shapes[1].threads, shapes[1].shared_bytes});
+  plan.launches.add({.entry = 1, .grid = scan_blocks, .threads = shapes[1].threads, .scans = true});
   plan.launches.add({2, slots * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
   plan.decays_offset =
       round_up_256(static_cast<std::size_t>(slots * workload.heads * elements) * sizeof(float));

@@ -102,18 +102,15 @@ LoadedKernels::~LoadedKernels() {
 }
 
 Status LoadedKernels::launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const {
-  if (plan.boxes.rows == 0) return launch_raw(plan.launches, &args, stream);
+  const Launches launches = launches_for(plan, args);
+  if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
   TensorArgs with_maps{args, {}};
   if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;
-  return launch_raw(plan.launches, &with_maps, stream);
+  return launch_raw(launches, &with_maps, stream);
 }
 
 Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const {
-  const unsigned wanted = wanted_gradients(args);
-  Launches launches;
-  for (const Launch& launch : plan.launches) {
-    if (launch.gradients == 0 || (launch.gradients & wanted) != 0) launches.add(launch);
-  }
+  const Launches launches = launches_for(plan, args);
   if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
   BackwardTensorArgs with_maps{args, {}, {}};
   if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;

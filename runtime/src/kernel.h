@@ -28,9 +28,9 @@ class LoadedKernels {
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
     return launch_raw(plan.launches, &args, stream);
   }
-  /// Where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before anything is enqueued.
+  /// Those of launches_for(); where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before
+  /// anything is enqueued.
   Status launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const;
-  /// Only those launches that a gradient with memory in `args` needs.
   Status launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const;
 
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
@@ -49,6 +49,9 @@ inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* work
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
   args.segments = plan.segments;
+  // A final state in the place of the initial one may be there before some segments have read that.
+  const bool in_place = args.initial_state != nullptr && args.initial_state == args.final_state;
+  args.segments_chain = plan.may_chain && !in_place ? 1 : 0;
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);
 }
@@ -63,6 +66,21 @@ inline unsigned wanted_gradients(const BackwardArgs& args) {
   if (args.dgv.data != nullptr) wanted |= kGradientGv;
   if (args.d_initial_state != nullptr) wanted |= kGradientState;
   return wanted;
+}
+
+/// Those launches of a plan that a call needs.
+inline Launches launches_for(const LaunchPlan& plan, const KernelArgs& args) {
+  Launches needed;
+  for (const Launch& launch : plan.launches)
+    if (!launch.scans || args.segments_chain == 0) needed.add(launch);
+  return needed;
+}
+inline Launches launches_for(const LaunchPlan& plan, const BackwardArgs& args) {
+  const unsigned wanted = wanted_gradients(args);
+  Launches needed;
+  for (const Launch& launch : plan.launches)
+    if (launch.gradients == 0 || (launch.gradients & wanted) != 0) needed.add(launch);
+  return needed;
 }
 
 inline void place_workspace(BackwardArgs& args, const LaunchPlan& plan, void* workspace) {

@@ -81,7 +81,10 @@ TEST_CASE("family fused is one launch of a block per sequence, head and value ti
 TEST_CASE("family segmented is three launches: states, scan, outputs") {
   const LaunchPlan found = plan(chunk_of(128, 200), segmented(8), {3, 5, 1000, false});
   REQUIRE(found.launches.size() == 3);
-  for (int i = 0; i < 3; ++i) CHECK(found.launches[static_cast<std::size_t>(i)].entry == i);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(found.launches[static_cast<std::size_t>(i)].entry == i);
+    CHECK(found.launches[static_cast<std::size_t>(i)].scans == (i == 1));
+  }
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);
   CHECK(found.launches[0].grid == 3 * 5 * 4 * 8);
@@ -95,6 +98,13 @@ TEST_CASE(
   const LaunchPlan split = plan(problem, with(segmented(4), Parameter::group_tile, 2), {1, 2, 4096, false});
   CHECK(split.launches[0].grid == 2 * 2 * 4);
   CHECK(split.launches[2].grid == 2 * 2 * 4 * 2);
+}
+
+TEST_CASE("few segments of dense sequences chain themselves") {
+  const Problem problem = chunk_of(128, 128);
+  CHECK(plan(problem, segmented(8), {3, 5, 4096, false}).may_chain);
+  CHECK_FALSE(plan(problem, segmented(16), {3, 5, 4096, false}).may_chain);
+  CHECK_FALSE(plan(problem, segmented(4), {3, 5, 4096, true}).may_chain);  // one may have all tokens
 }
 
 TEST_CASE("a cluster has as many blocks as its size where one block would be; the scan has no clusters") {

@@ -269,7 +269,7 @@ TEST_CASE("workspace: asked for, missing, too small and unaligned") {
   CHECK(run(0x10010, needed).message().find("workspace is 0x10010; it must be 256-byte aligned") == 0);
   const long before = *counter("fake_launches");
   CHECK(run(0x10000, needed).ok());
-  CHECK(*counter("fake_launches") == before + 3);
+  CHECK(*counter("fake_launches") == before + 2);
   CHECK(*fixture.context->workspace_bytes(Operation::chunk_forward, call) == needed);
 }
 
@@ -278,6 +278,7 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
   Fixture fixture;
   ForwardCall call = decode_call();
   call.batch = 1 << 24;
+  call.initial_state = call.final_state = data(0x6000);  // so that there is a scan, which has the most blocks
   const Problem problem = problem_of(Operation::chunk_forward, call);
   const std::vector<Variant> all = variants(problem);
   const auto segmented = std::find_if(
@@ -330,6 +331,27 @@ TEST_CASE("kernels that take boxes are launched with their tensor maps, others w
   CHECK(refused.code() == StatusCode::unsupported);
   CHECK(refused.message().find("o.stride_batch is 1099511627776 bytes") == 0);
   CHECK(*counter("fake_launches") == launches);
+}
+
+TEST_CASE(
+    "segments that chain themselves need no scan, unless the final state takes the initial one's place") {
+  LaunchPlan plan;
+  plan.segment_tokens = 64;
+  plan.segments = 2;
+  plan.launches.add({.grid = 2});
+  plan.launches.add({.grid = 3, .scans = true});
+  KernelArgs args;
+  const auto launches = [&](bool may_chain, const void* initial_state, void* final_state) {
+    plan.may_chain = may_chain;
+    args.initial_state = initial_state;
+    args.final_state = final_state;
+    place_workspace(args, plan, workspace);
+    return launches_for(plan, args).size();
+  };
+  CHECK(launches(true, nullptr, nullptr) == 1);
+  CHECK(launches(true, data(0x7000), data(0x8000)) == 1);
+  CHECK(launches(true, data(0x7000), data(0x7000)) == 2);
+  CHECK(launches(false, nullptr, nullptr) == 2);
 }
 
 TEST_CASE("of a backward plan, the launches are made that a wanted gradient needs") {

@@ -62,6 +62,7 @@ struct Launch {
   std::size_t shared_bytes = 0;
   int cluster = 1;         ///< blocks of a cluster, which `grid` is a multiple of
   unsigned gradients = 0;  ///< which it is for: left out where none of them is wanted; 0: always there
+  bool scans = false;      ///< segments: left out where these chain themselves
 
   bool operator==(const Launch&) const = default;
 };
@@ -101,6 +102,8 @@ struct LaunchPlan {
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
   std::int64_t segments = 0;        ///< KernelArgs.segments
+  bool may_chain =
+      false;  ///< KernelArgs.segments_chain, unless the final state takes the initial one's place
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
   std::size_t gradients_offset = 0;        ///< of BackwardArgs.segment_gradients
