@@ -390,23 +390,24 @@ class ChunkPipeline {
       bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
       Consumers::sync();
     };
-    if (!kGated || has_pivot) {
-      // The last chunk, which is most of what the walk leaves behind, takes every part of k^.
-      const int k_parts = chunk == chunks - 1 && !kShape.value_gradients ? kKParts : 1;
-      if constexpr (kGated) products.state.scale(tiles.before());
-      if constexpr (kOutputs) {
-        warpgroups.multiply(k_parts, meanwhile, use);
-      } else {
-        warpgroups.update(k_parts);
-      }
-    } else if constexpr (kOutputs) {
-      // Under steep gates the last few tokens are most of the state.
-      warpgroups.multiply_outputs(meanwhile, use);
-      products.state.scale(tiles.before());
-      warpgroups.update(kKParts);
+    const bool is_steep = kGated && !has_pivot;
+    // The last chunk, and under steep gates the last few tokens, are most of what the walk leaves behind.
+    const bool takes_all = is_steep || (chunk == chunks - 1 && !kShape.value_gradients);
+    const int k_parts = takes_all ? kKParts : 1;
+    if constexpr (kOutputs) {
+      if (kGated && !is_steep) products.state.scale(tiles.before());
+      warpgroups.multiply(
+          k_parts, [&] { return kGated && !has_one_pivot(chunk); }, meanwhile, use,
+          [&] { products.state.scale(tiles.before()); });
     } else {
-      products.state.scale_by_exponents(tiles.after(), false);
-      warpgroups.update(kKParts);
+      if constexpr (kGated) {
+        if (is_steep) {
+          products.state.scale_by_exponents(tiles.after(), false);
+        } else {
+          products.state.scale(tiles.before());
+        }
+      }
+      warpgroups.update(k_parts);
     }
   }
 };

@@ -175,30 +175,11 @@ struct WarpgroupProducts {
 
   /// O^T = S'^T q^T + V^T tril(q^ k^T)^T of all query heads and, with the first k_parts parts of k^, U^T += V^T k^. Of
   /// several blocks of value channels the last one comes first. Calls meanwhile() once and then use(block, row0, sums) for
-  /// each kColumns rows of each block, the last time while the update runs.
-  template <class Meanwhile, class UseSums>
-  GLA_DEVICE void multiply(int k_parts, Meanwhile meanwhile, UseSums use) {
-    multiply<true>(meanwhile, use);
-    finish_update(k_parts);
-  }
-  /// Without the update, which awaits update().
-  template <class Meanwhile, class UseSums>
-  GLA_DEVICE void multiply_outputs(Meanwhile meanwhile, UseSums use) {
-    multiply<false>(meanwhile, use);
-  }
-
-  /// U^T += V^T k^ alone.
-  GLA_DEVICE void update(int k_parts) {
-    pin(state.tiles);
-    warpgroup_fence();
-    add_update(0);
-    warpgroup_commit();
-    finish_update(k_parts);
-  }
-
- private:
-  template <bool WithUpdate, class Meanwhile, class UseSums>
-  GLA_DEVICE void multiply(Meanwhile meanwhile, UseSums use) {
+  /// each kColumns rows of each block, the last time while the update runs. Where scaled_between(), calls scale() behind
+  /// the outputs' products and ahead of the update.
+  template <class Between, class Meanwhile, class UseSums, class Scale>
+  GLA_DEVICE void multiply(int k_parts, Between scaled_between, Meanwhile meanwhile, UseSums use,
+                           Scale scale) {
     Operands operands[kAtOnce ? 1 : 2];
     Sums sums;
     GLA_UNROLL
@@ -213,12 +194,19 @@ struct WarpgroupProducts {
         add_score_product(sums, i, row0);
         warpgroup_commit();
         const bool is_last = i == 0 && row0 + kColumns == kRows;
-        if (WithUpdate && is_last) {
+        if (is_last) {
+          if (scaled_between()) {
+            warpgroup_wait<0>();
+            pin(state.tiles);
+            scale();
+            pin(state.tiles);
+          }
+          warpgroup_fence();
           add_update(0);
           warpgroup_commit();
         }
         if (i == 0 && row0 == 0) meanwhile();
-        if (WithUpdate && is_last) {
+        if (is_last) {
           warpgroup_wait<1>();
         } else {
           warpgroup_wait<0>();
@@ -228,8 +216,19 @@ struct WarpgroupProducts {
         use(i, row0, sums);
       }
     }
+    finish_update(k_parts);
   }
 
+  /// U^T += V^T k^ alone.
+  GLA_DEVICE void update(int k_parts) {
+    pin(state.tiles);
+    warpgroup_fence();
+    add_update(0);
+    warpgroup_commit();
+    finish_update(k_parts);
+  }
+
+ private:
   /// Waits for all products. The first part of k^ runs; further ones are rare.
   GLA_DEVICE void finish_update(int k_parts) {
     warpgroup_wait<0>();
