@@ -17,6 +17,8 @@ struct Tensor {
   Index stride_head = 0;
 };
 
+inline constexpr int kPathCounters = 2;
+
 /// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.
 struct KernelArgs {
   Tensor q, k, v, gk, gv, o;
@@ -37,8 +39,7 @@ struct KernelArgs {
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
   int segments_chain = 0;  ///< no scan: each finds the state before it from the own states of all before it
 
-  /// Null, or three counters: chunks on the fast path; and of the others blocks of 16 tokens, with a pivot of their own (walks
-  /// over key channels alone) and without one.
+  /// Null, or kPathCounters counters: chunks with one pivot, and blocks of 16 tokens of those without.
   unsigned long long* path_counts = nullptr;
 };
 

@@ -54,9 +54,9 @@ class ChunkForward {
   /// Query heads that a chunk of the gradients of v takes, a step each. They meet in chunks of 16.
   static constexpr int kHeads = kValueGradients ? Config::group : 1;
   static constexpr int kChunk = kShape.chunk, kTileV = kShape.tile_v, kPaddedK = kShape.padded_k();
-  static_assert(kHeads == 1 || kChunk == kSubChunk);
+  static_assert(kHeads == 1 || kChunk == kBlockTokens);
   static constexpr int kThreads = kShape.threads();
-  static_assert(kChunk % kSubChunk == 0 && Config::group % kShape.group_tile == 0);
+  static_assert(kChunk % kBlockTokens == 0 && Config::group % kShape.group_tile == 0);
   using Element = typename Config::Element;
   using Gate = typename Config::Gate;
   using Tiles = ChunkTiles<kShape, Element, Gate>;

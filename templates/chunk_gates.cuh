@@ -88,6 +88,17 @@ struct ChunkGates {
     }
   }
 
+  template <int Parts>
+  GLA_DEVICE static void join(float (&x)[2][2][2], const Words<Parts>& words) {
+    GLA_UNROLL
+    for (int word = 0; word < 4; ++word) {
+      Bits32 parts[Parts];
+      GLA_UNROLL
+      for (int part = 0; part < Parts; ++part) parts[part] = words[part][word];
+      join_bf16(x[word / 2][word % 2][0], x[word / 2][word % 2][1], parts);
+    }
+  }
+
   /// What a lane has of 16 channels of a chunk.
   using OfChunk = LaneValues<kShape.chunk>;
 

@@ -6,8 +6,8 @@
 
 namespace gla {
 
-/// Rows of a sub-chunk: the finest unit with a pivot of its own in walks over key channels (DESIGN section 5, range).
-inline constexpr int kSubChunk = 16;
+/// Tokens of a block, the rows of an MMA: what chunks are multiples of, and what those without one pivot are counted in.
+inline constexpr int kBlockTokens = 16;
 
 /// What a variant fixes. Names are those of the parameters (generator/variant.h).
 struct ChunkShape {

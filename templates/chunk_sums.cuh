@@ -235,24 +235,4 @@ GLA_DEVICE void widen(SumRange& range, const LaneValues<Tokens>& sums) {
   }
 }
 
-/// Sums of the gates of the 16 rows behind each row.
-template <class Gate>
-GLA_DEVICE void sum_gates_after(LaneValues<16>& sums, const RawTile<Gate>& tile, int row0, int channel) {
-  LaneValues<16> gates;
-  Most<Gate> most;
-  load_gates<16>(gates, most, tile, row0, channel);
-  GLA_UNROLL
-  for (int c = 0; c < 2; ++c) {
-    float total = 0;
-    GLA_UNROLL
-    for (int o = 1; o >= 0; --o) {
-      float behind;
-      const float all = scan_quad<true>(behind, gates[o][c][0] + gates[o][c][1]);
-      sums[o][c][1] = total + behind;
-      sums[o][c][0] = sums[o][c][1] + gates[o][c][1];
-      total += all;
-    }
-  }
-}
-
 }  // namespace gla

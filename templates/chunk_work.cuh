@@ -133,7 +133,7 @@ struct ChunkWork {
   GLA_DEVICE void count_path(bool has_pivot) const {
     if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 && rank == 0 &&
         first_query_head == head * Config::group) {
-      atomic_add(args.path_counts + (has_pivot ? 0 : 2), has_pivot ? 1 : kShape.blocks());
+      atomic_add(args.path_counts + (has_pivot ? 0 : 1), has_pivot ? 1 : kShape.blocks());
     }
   }
 

@@ -8,7 +8,7 @@
 //   finished  one arrival per consumer warp: outputs are staged; a producer stores them and loads the chunk that comes there
 //   carried_loaded  a transaction barrier: what the other walk left of the gates' gradients has come, or going forward the
 //                   place to stage it in, where there is one, is free again
-// Warpgroups choose a chunk's path by themselves: with one pivot, or sub-chunk by sub-chunk by mma.sync.
+// Warpgroups choose a chunk's path by themselves: with one pivot, or steep.
 #pragma once
 
 #include "device/copy.cuh"
@@ -25,7 +25,7 @@ namespace gla {
 template <class Config, bool kForward, Pass kPass>
 class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   using Products = KeyProducts<Config, kForward, kPass>;
-  template <class, int>
+  template <class, bool>
   friend struct KeyUnit;
 
  public:
@@ -63,11 +63,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV,
       Products::kOutputs, Products::kQueries, Products::kKeys, Products::kGated, Products::kShape,
       Products::kParts, Products::kSplitsFlows;
-  using typename Products::Element, typename Products::Gate, typename Products::GateGradient;
-  template <int Tokens>
-  using Sums = typename Products::template Sums<Tokens>;
-  template <int Tokens>
-  using Words = typename Products::template Words<Tokens>;
+  using typename Products::Element, typename Products::Gate, typename Products::GateGradient,
+      typename Products::Sums, typename Products::Words;
   static constexpr KeyPipelineLayout kLayout{kShape, !kForward};
   static constexpr int kStages = kShape.stages;
   static constexpr int kGroupThreads = 4 * kWarpSize, kGroupChannels = 64;  // of a warpgroup
@@ -109,9 +106,6 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   }
   GLA_DEVICE RawTile<Element> raw_v() const { return panels<Element>(stage() + kLayout.v, kPaddedV); }
   GLA_DEVICE RawTile<Element> raw_d_o() const { return panels<Element>(stage() + kLayout.d_o, kPaddedV); }
-  GLA_DEVICE static OperandTile from_row(const RawTile<Element>& whole, int row0) {
-    return {whole.base + row0 * kPanelRowBytes, kChunk - row0, kPaddedV, kPanelRowBytes, kLayout.panel};
-  }
   /// What the state is multiplied with, and what it takes up products with.
   GLA_DEVICE RawTile<Element> read_values() const { return kForward ? raw_d_o() : raw_v(); }
   GLA_DEVICE RawTile<Element> added_values() const { return kForward ? raw_v() : raw_d_o(); }
@@ -119,7 +113,6 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     return {shared + kLayout.scores + part * kLayout.score_plane, kChunk, kChunk, kPanelRowBytes,
             kLayout.panel};
   }
-  GLA_DEVICE float* cumulative() const { return reinterpret_cast<float*>(shared + kLayout.cumulative); }
 
   static constexpr bool kHasCarried = kOutputs && kGated && kShape.has_carried(!kForward);
 
@@ -280,8 +273,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
 
   /// P = tril(dO V^T), by the producers' warpgroup.
   GLA_DEVICE void make_scores() const {
-    Sums<kChunk> sums;
-    const OperandTile rows = from_row(raw_d_o(), 0), columns = from_row(raw_v(), 0);
+    Sums sums;
+    const OperandTile rows = raw_d_o().operand(), columns = raw_v().operand();
     warpgroup_pin(sums);
     warpgroup_fence();
     GLA_UNROLL
@@ -309,8 +302,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE static int group() { return warp_index() / 4; }
   GLA_DEVICE static int group_barrier() { return kFirstGroupBarrier + group(); }
 
-  /// Chunks of several pivots are walked outside of the loop of the others: what the compiler computes ahead for them, and has
-  /// no registers for, is not in the way of those.
+  /// Steep chunks are walked outside of the loop of the others: what the compiler computes ahead for them, and has no registers
+  /// for, is not in the way of those.
   GLA_DEVICE void consume() {
     this->begin();
     int step = 0;
@@ -318,11 +311,11 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       GLA_UNROLL_BY(1)
       for (; step < chunks; ++step) {
         receive(step);
-        if (!walk_whole()) break;
+        if (!walk_gentle()) break;
         send();
       }
       if (step == chunks) break;
-      walk_sub_chunks();
+      if constexpr (kGated) walk_steep();
       send();
       ++step;
     }
@@ -344,27 +337,24 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kOutputs) arrive(barrier(kLayout.used));
   }
 
-  GLA_DEVICE bool walk_whole() {
-    KeyUnit<KeyPipeline, kChunk> unit;
-    if (!unit.find_factors(*this, 0)) return false;
+  GLA_DEVICE bool walk_gentle() {
+    KeyUnit<KeyPipeline, false> unit;
+    if (!unit.find_factors(*this)) return false;
     if (warp_any(is_cut())) wait_for_scores();  // and for zeros in v and dO
     walk_unit(unit);
     return true;
   }
-  GLA_DEVICE void walk_sub_chunks() {
+  GLA_DEVICE void walk_steep() {
+    SteepBlocks<kChunk / 16> blocks;
+    KeyUnit<KeyPipeline, true> unit;
+    unit.blocks = &blocks;
+    unit.find_factors(*this);
     wait_for_scores();
-    GLA_UNROLL_BY(1)
-    for (int i = 0; i < kChunk / kSubChunk; ++i) {
-      const int row0 = (kForward ? i : kChunk / kSubChunk - 1 - i) * kSubChunk;
-      if (row0 >= this->rows()) continue;
-      KeyUnit<KeyPipeline, kSubChunk> unit;
-      unit.find_factors(*this, row0);
-      walk_unit(unit);
-    }
+    walk_unit(unit);
     leave_scores();
   }
-  template <int Tokens>
-  GLA_DEVICE void walk_unit(KeyUnit<KeyPipeline, Tokens>& unit) {
+  template <bool kSteep>
+  GLA_DEVICE void walk_unit(KeyUnit<KeyPipeline, kSteep>& unit) {
     unit.enter(*this);
     if constexpr (kQueries) unit.add_queries(*this);
     unit.leave(*this);
@@ -404,11 +394,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
 
   // ---- for KeyUnit ---------------------------------------------------------------------------------------------------
 
-  /// Whether a unit may be what it wants to be; one of warpgroups' products is all warps'.
-  template <int Tokens>
-  GLA_DEVICE bool agree(bool within) const {
-    if constexpr (Tokens == kChunk) return warp_any(part_sync_and<kGroupThreads>(group_barrier(), within));
-    return !warp_any(!within);
+  /// Whether all warps of a warpgroup, whose products are one, have one pivot.
+  GLA_DEVICE static bool agree(bool within) {
+    return warp_any(part_sync_and<kGroupThreads>(group_barrier(), within));
   }
   GLA_DEVICE void wait_for_carried() const {
     if constexpr (kHasCarried) barrier_wait(barrier(kLayout.carried_loaded), parity());
@@ -437,83 +425,78 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     }
   }
 
-  /// Starts it. By mma.sync it is done at once.
-  template <int Tokens>
-  GLA_DEVICE void add_state_product(Sums<Tokens>& sums, int row0) {
-    if constexpr (Tokens != kChunk) {
-      Products::template add_state_product<Tokens>(
-          sums, [this, row0](int) { return from_row(read_values(), row0); });
-    } else {
-      const OperandTile values = from_row(read_values(), 0);
-      GLA_UNROLL
-      for (int batch = 0; batch < kStateSteps / kBatch; ++batch) {
-        if (batch > 0) finish_state_product<Tokens>(sums);
-        make_state_words(batch);
-        warpgroup_pin(state_words);
-        warpgroup_pin(sums);
-        warpgroup_fence();
-        GLA_UNROLL
-        for (int step = 0; step < kBatch; ++step) {
-          const int column = (batch * kBatch + step) * kStep;
-          GLA_UNROLL
-          for (int part = 0; part < kParts; ++part)
-            warpgroup_multiply<kChunk, Contraction::along_rows>(sums, state_words[step * kParts + part],
-                                                                row_major_descriptor(along(values, column)),
-                                                                column + part > 0);
-        }
-        warpgroup_commit();
-      }
-    }
-  }
-  template <int Tokens>
-  GLA_DEVICE void finish_state_product(Sums<Tokens>& sums) {
-    if constexpr (Tokens == kChunk) {
-      warpgroup_wait<0>();
+  /// Starts it.
+  GLA_DEVICE void add_state_product(Sums& sums) {
+    const OperandTile values = read_values().operand();
+    GLA_UNROLL
+    for (int batch = 0; batch < kStateSteps / kBatch; ++batch) {
+      if (batch > 0) finish_state_product(sums);
+      make_state_words(batch);
       warpgroup_pin(state_words);
       warpgroup_pin(sums);
-    }
-  }
-
-  template <int Tokens>
-  GLA_DEVICE void add_products(Sums<Tokens>& sums, Words<Tokens>& words, int row0, bool with_scores,
-                               bool with_update) {
-    if constexpr (Tokens != kChunk) {
-      if (with_scores)
-        this->template add_score_product<Tokens>(
-            sums, words, [this](int part) { return scores(part); }, row0);
-      if (with_update)
-        this->template add_to_state<Tokens>(words,
-                                            [this, row0](int) { return from_row(added_values(), row0); });
-    } else {
-      if constexpr (kOutputs) wait_for_scores();
-      GLA_UNROLL
-      for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
-      if constexpr (kOutputs) warpgroup_pin(sums);
-      warpgroup_pin(state.tiles);
       warpgroup_fence();
-      if constexpr (kOutputs) {
-        add_score_products(sums, words);
-        warpgroup_commit();
-      }
-      const OperandTile values = from_row(added_values(), 0);
       GLA_UNROLL
-      for (int i = 0; i < kChunk / 16; ++i) {
+      for (int step = 0; step < kBatch; ++step) {
+        const int column = (batch * kBatch + step) * kStep;
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          warpgroup_multiply<kPaddedV, Contraction::across_rows>(
-              state.tiles, words[i][part],
-              column_major_descriptor(values.base + i * 16 * kPanelRowBytes, values.panel_bytes), true);
+          warpgroup_multiply<kChunk, Contraction::along_rows>(sums, state_words[step * kParts + part],
+                                                              row_major_descriptor(along(values, column)),
+                                                              column + part > 0);
       }
       warpgroup_commit();
-      if constexpr (kOutputs) {
-        warpgroup_wait<1>();
-        warpgroup_pin(sums);
-        leave_scores();
-      }
     }
   }
+  GLA_DEVICE void finish_state_product(Sums& sums) {
+    warpgroup_wait<0>();
+    warpgroup_pin(state_words);
+    warpgroup_pin(sums);
+  }
 
-  GLA_DEVICE void add_score_products(Sums<kChunk>& sums, const Words<kChunk>& words) const {
+  GLA_DEVICE void load_scores(Bits32 (&b)[kShape.score_parts][4], int from, int to) const {
+    Products::load_scores(
+        b, [this](int part) { return scores(part); }, from, to);
+  }
+
+  /// sums += the scores' part, and starts the update of the state.
+  GLA_DEVICE void add_products(Sums& sums, Words& words, bool, bool) {
+    if constexpr (!kOutputs) return add_update(words);
+    wait_for_scores();
+    pin(words);
+    warpgroup_pin(sums);
+    warpgroup_pin(state.tiles);
+    warpgroup_fence();
+    add_score_products(sums, words);
+    warpgroup_commit();
+    start_update(words);
+    warpgroup_wait<1>();
+    warpgroup_pin(sums);
+    leave_scores();
+  }
+  GLA_DEVICE void add_update(Words& words) {
+    pin(words);
+    warpgroup_pin(state.tiles);
+    warpgroup_fence();
+    start_update(words);
+  }
+  GLA_DEVICE void start_update(const Words& words) {
+    const OperandTile values = added_values().operand();
+    GLA_UNROLL
+    for (int i = 0; i < kChunk / 16; ++i) {
+      GLA_UNROLL
+      for (int part = 0; part < kParts; ++part)
+        warpgroup_multiply<kPaddedV, Contraction::across_rows>(
+            state.tiles, words[i][part],
+            column_major_descriptor(values.base + i * 16 * kPanelRowBytes, values.panel_bytes), true);
+    }
+    warpgroup_commit();
+  }
+  GLA_DEVICE static void pin(Words& words) {
+    GLA_UNROLL
+    for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
+  }
+
+  GLA_DEVICE void add_score_products(Sums& sums, const Words& words) const {
     GLA_UNROLL
     for (int i = 0; i < kChunk / 16; ++i) {
       GLA_UNROLL
@@ -535,14 +518,10 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   }
 
   /// The state, and the operands that it took up.
-  template <int Tokens>
-  GLA_DEVICE void finish_update(Words<Tokens>& words) {
-    if constexpr (Tokens == kChunk) {
-      warpgroup_wait<0>();
-      GLA_UNROLL
-      for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
-      warpgroup_pin(state.tiles);
-    }
+  GLA_DEVICE void finish_update(Words& words) {
+    warpgroup_wait<0>();
+    pin(words);
+    warpgroup_pin(state.tiles);
   }
 };
 

@@ -11,23 +11,22 @@ template <class Config, bool kForward, Pass kPass>
 struct KeyProducts : KeyWork<Config, kForward, kPass> {
   using Work = KeyWork<Config, kForward, kPass>;
   using typename Work::Element;
-  using Work::kColumns, Work::kHeads, Work::kK, Work::kOutputs, Work::kPaddedV, Work::kShape, Work::state;
+  using Work::kChunk, Work::kColumns, Work::kHeads, Work::kK, Work::kOutputs, Work::kPaddedV, Work::kShape,
+      Work::state;
   using Work::Work;
   static constexpr int kParts = kShape.operand_parts(), kPartsV = kShape.v_parts();
-  template <int Tokens>
-  using Sums = float[Tokens / 8][4];  ///< of 16 key channels and these tokens, as an MMA leaves them
-  template <int Tokens>
-  using Words = Bits32[Tokens / 16][kParts][4];  ///< an operand of the same
+  using Sums = float[kChunk / 8][4];             ///< of 16 key channels and a chunk, as an MMA leaves them
+  using Words = Bits32[kChunk / 16][kParts][4];  ///< an operand of the same
 
   /// sums += rows of the state times those of a tile of value channels: S dO^T or dU V^T, of the warp's columns.
-  template <int Tokens, class TileOf>
-  GLA_DEVICE void add_state_product(Sums<Tokens>& sums, TileOf tile_of) const {
+  template <class TileOf>
+  GLA_DEVICE void add_state_product(Sums& sums, TileOf tile_of) const {
     GLA_UNROLL
     for (int j = 0; j < kColumns / 16; ++j) {
       Bits32 a[kShape.state_parts][4];
       state.operand(a, j);
       GLA_UNROLL
-      for (int t = 0; t < Tokens; t += 16) {
+      for (int t = 0; t < kChunk; t += 16) {
         Bits32 b[kPartsV][4];
         GLA_UNROLL
         for (int part = 0; part < kPartsV; ++part)
@@ -38,12 +37,12 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
   }
 
   /// state += operand times the rows of a tile of value channels: k^T V or q^T dO, of the warp's columns.
-  template <int Tokens, class TileOf>
-  GLA_DEVICE void add_to_state(const Words<Tokens>& words, TileOf tile_of) {
+  template <class TileOf>
+  GLA_DEVICE void add_to_state(const Words& words, TileOf tile_of) {
     GLA_UNROLL
     for (int j = 0; j < kColumns / 16; ++j) {
       GLA_UNROLL
-      for (int t = 0; t < Tokens; t += 16) {
+      for (int t = 0; t < kChunk; t += 16) {
         Bits32 b[kPartsV][4];
         GLA_UNROLL
         for (int part = 0; part < kPartsV; ++part)
@@ -53,25 +52,15 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
     }
   }
 
-  /// sums += k^T P^T, or going back q^T P, of the scores of tokens from row0 on.
-  template <int Tokens, class TileOf>
-  GLA_DEVICE void add_score_product(Sums<Tokens>& sums, const Words<Tokens>& words, TileOf scores,
-                                    int row0) const {
+  /// The scores with which blocks of 16 tokens add to each other, from one to another, as B operands.
+  template <class TileOf>
+  GLA_DEVICE static void load_scores(Bits32 (&b)[kShape.score_parts][4], TileOf scores, int from, int to) {
     GLA_UNROLL
-    for (int from = 0; from < Tokens / 16; ++from) {
-      GLA_UNROLL
-      for (int to = 0; to < Tokens / 16; ++to) {
-        if (kForward ? from > to : from < to) continue;
-        Bits32 b[kShape.score_parts][4];
-        GLA_UNROLL
-        for (int part = 0; part < kShape.score_parts; ++part) {
-          if constexpr (kForward) {
-            load_b(b[part], scores(part), row0 + 16 * from, row0 + 16 * to);
-          } else {
-            load_b_transposed(b[part], scores(part), row0 + 16 * from, row0 + 16 * to);
-          }
-        }
-        multiply_parts<kShape.score_parts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+    for (int part = 0; part < kShape.score_parts; ++part) {
+      if constexpr (kForward) {
+        load_b(b[part], scores(part), 16 * from, 16 * to);
+      } else {
+        load_b_transposed(b[part], scores(part), 16 * from, 16 * to);
       }
     }
   }

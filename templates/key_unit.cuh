@@ -1,15 +1,21 @@
-// Tokens of a walk over key channels that have one pivot, or a direct sub-chunk: what a warp makes of its 16 channels of
-// them, in the layout of LaneValues<16> (chunk_sums.cuh), 16 tokens after 16.
+// A chunk of a walk over key channels: what a warp makes of its 16 channels of it, in the layout of LaneValues<16>
+// (chunk_sums.cuh), 16 tokens after 16.
 //
-// Both walks make the same choices, of the same gates. A direct unit differs: its factors are exp2 of sums that are never above 0 for gates of at most 0, the state takes
-// exp2(b_C) between the product and the addition, and P's products are made element by element.
+// Where gates fall too far for one pivot a chunk is steep. Then all factors are products of exp2 of single gates, as those of
+// steep_chunk.cuh, and at most 1 for gates of at most 0: with P_i that of the gates of a block of 16 tokens up to token i, S_j
+// that of those behind j, and E of all of a block, going forward
+//   dq_i = scale P_i (.) (the sum so far of i's block)     what starts as dO_i S^T becomes, for each block behind which
+//                                                          i's own stands, E (.) that + P k~     k~_j = S_j (.) k_j
+// and what P adds within a block comes from segments of 1, 2, 4 and 8 tokens that are joined two by two. The state takes the
+// product of all E between its product and its addition. Going back the same holds of dk, with the tokens in the other order and
+// q~_i = scale P_i (.) q_i. Both walks make the same choices, of the same gates.
 //
-// Gates' gradients are flows through the gates, unit by unit and not as one long sum. With ^in the part of dq and dk that
-// comes through the state, D the sum over V of S (.) dS at a unit's border, and sums over the unit's tokens,
+// Gates' gradients are flows through the gates, chunk by chunk and not as one long sum. With ^in the part of dq and dk that
+// comes through the state, D the sum over V of S (.) dS at a chunk's border, and sums over the chunk's tokens,
 //   D_before = D_behind + sum of q dq^in - sum of k dk^in
 //   dg_first = D_before      dg_t = D_behind + sum over s >= t of q_s dq_s - k_s dk_s
 // The walk forward leaves q dq for the one back, and in the place of the first token's, which nobody needs, the sum of q dq^in:
-// what P adds to both sides is the same, and what rounding leaves of its difference would grow from unit to unit in D.
+// what P adds to both sides is the same, and what rounding leaves of its difference would grow from chunk to chunk in D.
 #pragma once
 
 #include "chunk_gates.cuh"
@@ -17,66 +23,67 @@
 
 namespace gla {
 
-template <class Walk, int Tokens>
+/// Of the blocks of a steep chunk, 8 values of each as they lie in LaneValues<16>. Loops over blocks are loops here, and these lie
+/// in local memory; beside the unit, whose members then stay in registers.
+template <int kBlocks>
+struct SteepBlocks {
+  float to_gradient[kBlocks][8];  ///< of dq or dk over its sum
+  float to_operand[kBlocks][8];   ///< of k~ over k, or q~ over q
+  float totals[kBlocks][2];       ///< what gates multiply to
+  float apart[kBlocks][8];  ///< what P adds to a gradient from within the block, but for a token's own term
+  float own[kBlocks][8];    ///< which would be in the flows of both walks, and is left out of both
+};
+
+template <class Walk, bool kSteep>
 struct KeyUnit {
   static constexpr bool kForward = Walk::kGoesForward, kOutputs = Walk::kOutputs, kGated = Walk::kGated;
-  static constexpr int kParts = Walk::kParts, kPairs = Tokens / 16;
-  static constexpr bool kMayBeDirect = Tokens == kSubChunk && kGated;
-  /// Query heads of a group meet in a unit, which is a sub-chunk then.
+  static constexpr int kTokens = Walk::kChunk, kPairs = kTokens / 16;
+  static constexpr int kParts = Walk::kParts, kScoreParts = Walk::kShape.score_parts;
+  /// Query heads of a group meet in a unit, which is a block of 16 tokens then.
   static constexpr bool kOneHead = Walk::kHeads == 1;
-  static_assert(kOneHead || Tokens == kSubChunk);
+  static_assert((kOneHead || kPairs == 1) && (kGated || !kSteep));
   /// Operands are made while the state is multiplied, which before that wants the registers; but before the first of the warps
   /// that share key channels overwrites what they are made of.
-  static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kSplit == 1;
+  static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kSplit == 1 && !kSteep;
   /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
-  static constexpr bool kKeepsFactors = kGated && kOutputs && Tokens > kSubChunk;
+  static constexpr bool kKeepsFactors = kGated && kOutputs && kPairs > 1 && !kSteep;
   using Gates = typename Walk::Gates;
   using Gate = typename Walk::Gate;
-  using Words = typename Walk::template Words<Tokens>;
+  using Words = typename Walk::Words;
+  using Block = LaneValues<16>;
 
-  int row0;
-  bool direct = false;
-  LaneValues<Tokens> of_q;     ///< log2 of q^ over scale q
-  LaneValues<kSubChunk> of_k;  ///< of k^ over k, where it is not the negative of that: of a direct unit
+  SteepBlocks<kPairs>* blocks;
+  LaneValues<kTokens> of_q;              ///< log2 of q^ over scale q
   float before[2], middle[2], after[2];  ///< what the state takes, in the order of time
   Words words;                           ///< of what the state takes up: k^, going back q^ of a query head
-  typename Walk::template Sums<Tokens> sums;  ///< dq^ of a query head, or dk^
-  float inflow[2] = {};                       ///< the lane's sum of q dq^in, or k dk^in
-  LaneValues<kSubChunk> apart;  ///< of a direct unit: what P adds to a gradient, but for a token's own term
-  LaneValues<kSubChunk> own;    ///< which would be in the flows of both walks, and is left out of both
-  LaneValues<Tokens> flows;     ///< q dq of all heads, or k dk
+  typename Walk::Sums sums;              ///< dq^ of a query head, or dk^
+  float inflow[2] = {};                  ///< the lane's sum of q dq^in, or k dk^in
+  LaneValues<kTokens> flows;             ///< q dq of all heads, or k dk
 
-  /// False if the tokens of a chunk may not have one pivot; a sub-chunk's that may not are direct.
-  GLA_DEVICE bool find_factors(Walk& walk, int first_row) {
-    row0 = first_row;
+  /// False if the tokens may not have one pivot, and the unit is of those that have.
+  GLA_DEVICE bool find_factors(Walk& walk) {
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) before[c] = middle[c] = after[c] = 1;
-    if constexpr (kGated) {
+    if constexpr (kSteep) {
+      find_products(walk);
+    } else if constexpr (kGated) {
       SumRange range;
-      const RawTile<Gate> gates = walk.raw_gates();
-      if (warp_any(sum_in_order(range, gates))) widen<Tokens>(range, of_q);
+      if (warp_any(sum_in_order(range, walk.raw_gates()))) widen<kTokens>(range, of_q);
       typename Gates::Pivots pivots;
-      const bool within = walk.template agree<Tokens>(Gates::find_pivots(pivots, range));
-      if (!within && Tokens != kSubChunk) return false;
-      direct = !within;
+      if (!walk.agree(Gates::find_pivots(pivots, range))) return false;
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
-        if (direct) {
-          middle[c] = exp2_fast(kLog2E * range.last[c]);
-        } else {
-          before[c] = exp2_fast(pivots.pivot[c]);
-          after[c] = exp2_fast(pivots.after(c));
-        }
+        before[c] = exp2_fast(pivots.pivot[c]);
+        after[c] = exp2_fast(pivots.after(c));
         walk.decay[c] += kLog2E * range.last[c];
         GLA_UNROLL
-        for (int i = 0; i < Tokens / 4; ++i) {
+        for (int i = 0; i < kTokens / 4; ++i) {
           float& sum = of_q[i / 2][c][i % 2];
-          sum = kLog2E * sum - (direct ? 0.0f : pivots.pivot[c]);
+          sum = kLog2E * sum - pivots.pivot[c];
         }
       }
-      if (kMayBeDirect && direct) keep_sums(walk, gates);
-      count_path(walk);
     }
+    count_path(walk);
     return true;
   }
 
@@ -89,10 +96,7 @@ struct KeyUnit {
       walk.state.scale(after);
       if constexpr (kOutputs) {
         find_state_product(walk);
-        if constexpr (kMayBeDirect) {
-          clear(apart);
-          clear(own);
-        }
+        if constexpr (kSteep) clear_apart();
       }
       walk.state.scale(middle);
       if constexpr (kOutputs) add_inflow(walk);
@@ -104,17 +108,20 @@ struct KeyUnit {
       find_state_product(walk);
       if constexpr (kOneHead) walk.state.scale(middle);
       add_inflow(walk);
-      if constexpr (kMayBeDirect) {
-        clear(apart);
-        clear(own);
-      }
     } else if constexpr (!kOneHead) {
       make_operands(walk);
     }
-    const bool by_products = kOutputs && walk.leads() && !(kMayBeDirect && direct);
-    walk.template add_products<Tokens>(sums, words, row0, by_products, !kForward || kOneHead);
+    constexpr bool kUpdates = !kForward || kOneHead;
+    if constexpr (kSteep) {
+      if (kOutputs && walk.leads()) {
+        add_block_products(walk);
+        if constexpr (!kForward && !kOneHead) add_segment_products(walk);
+      }
+      if constexpr (kUpdates) update(walk);
+    } else {
+      walk.add_products(sums, words, kOutputs && walk.leads(), kUpdates);
+    }
     if (!kOutputs || !walk.leads()) return;
-    if (kMayBeDirect && direct) add_direct(walk);
     if constexpr (kForward) stage_gradient(walk, walk.raw_q());
   }
 
@@ -122,10 +129,10 @@ struct KeyUnit {
     if constexpr (kForward) {
       if constexpr (!kOneHead || !kOutputs) {
         walk.state.scale(middle);
-        walk.template add_products<Tokens>(sums, words, row0, false, true);
+        update(walk);
       }
       if (kOutputs && walk.wants_flows() && walk.leads()) stage_flows(walk);
-      walk.template finish_update<Tokens>(words);
+      walk.finish_update(words);
       walk.state.scale(after);
     } else {
       if (kOutputs && walk.leads()) {
@@ -133,20 +140,18 @@ struct KeyUnit {
         stage_gradient(walk, walk.raw_k());
         if (walk.wants_flows()) stage_gate_gradients(walk);
       }
-      walk.template finish_update<Tokens>(words);
+      walk.finish_update(words);
       walk.state.scale(before);
     }
   }
 
  private:
+  /// log2 of q^ over scale q, and of k^ over k.
   GLA_DEVICE float log_q(int o, int c, int e) const { return kGated ? of_q[o][c][e] : 0.0f; }
-  GLA_DEVICE float log_k(int o, int c, int e) const {
-    if constexpr (!kGated) return 0.0f;
-    if (kMayBeDirect && direct) return of_k[o % 2][c][e];
-    return -of_q[o][c][e];
-  }
+  GLA_DEVICE float log_k(int o, int c, int e) const { return -log_q(o, c, e); }
   /// Of dq over dq^, or dk over dk^.
   GLA_DEVICE float factor(const Walk& walk, int o, int c, int e) const {
+    if constexpr (kSteep) return blocks->to_gradient[o / 2][o % 2 * 4 + c * 2 + e];
     if constexpr (kKeepsFactors) return of_q[o][c][e];
     if constexpr (!kGated) return kForward ? walk.args.scale : 1.0f;
     return kForward ? walk.args.scale * exp2_fast(log_q(o, c, e)) : exp2_fast(log_k(o, c, e));
@@ -160,7 +165,7 @@ struct KeyUnit {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       LaneValues<16> part;
-      load_gates<16>(part, most.value, gates, row0 + 16 * pair, Walk::first_channel(), 0);
+      load_gates<16>(part, most.value, gates, 16 * pair, Walk::first_channel(), 0);
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         if (pair == 0) range.most[c] = sum_quad(lane_index() % 4 == 0 ? part[0][c][0] : 0.0f);
@@ -183,7 +188,7 @@ struct KeyUnit {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       Bits32 words[4];
-      load_gates<16>(words, most.value, gates, row0 + 16 * pair, Walk::first_channel(), 0);
+      load_gates<16>(words, most.value, gates, 16 * pair, Walk::first_channel(), 0);
       float octets[2][4];
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) octets[i / 4][i % 4] = total[i % 4];
@@ -204,37 +209,28 @@ struct KeyUnit {
     return most.rises();
   }
 
-  /// Of a direct unit: sums from its end, because those from the beginning may be large, and all where every lane finds them.
-  GLA_DEVICE void keep_sums(Walk& walk, const RawTile<Gate>& gates) {
-    sum_gates_after(of_k, gates, row0, Walk::first_channel());
-    GLA_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      const int o = i / 4, c = i / 2 % 2, e = i % 2;
-      of_k[o][c][e] *= kLog2E;
-      if (walk.leads())
-        walk.cumulative()[TokenMap<16>::token(o, e) * Walk::kTileK + Walk::first_channel() +
-                          lane_channel(c)] = of_q[o][c][e];
-    }
-    warp_sync();
-  }
-
   GLA_DEVICE void count_path(const Walk& walk) const {
-    if (kForward && kOutputs && walk.args.path_counts != nullptr && thread_index() == 0 && walk.tile == 0)
-      atomic_add(walk.args.path_counts + (direct ? 2 : Tokens == Walk::kChunk ? 0 : 1), 1);
+    if (kGated && kForward && kOutputs && walk.args.path_counts != nullptr && thread_index() == 0 &&
+        walk.tile == 0)
+      atomic_add(walk.args.path_counts + (kSteep ? 1 : 0), kSteep ? kPairs : 1);
   }
 
-  /// The words of k^, or going back of the q^ of a query head.
+  /// The words of k^, or going back of the q^ of a query head; steep: within blocks.
   GLA_DEVICE void make_operands(const Walk& walk) {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, kForward ? walk.raw_k() : walk.raw_q(), row0 + 16 * pair, Walk::first_channel(), 0);
+      load_octets<16>(x, operand(walk), 16 * pair, Walk::first_channel(), 0);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
-        if constexpr (kGated) value *= exp2_fast(kForward ? log_k(o, c, e) : log_q(o, c, e));
-        if constexpr (!kForward) value *= walk.args.scale;
+        if constexpr (kSteep) {
+          value *= blocks->to_operand[pair][i];
+        } else {
+          if constexpr (kGated) value *= exp2_fast(kForward ? log_k(o, c, e) : log_q(o, c, e));
+          if constexpr (!kForward) value *= walk.args.scale;
+        }
         if constexpr (kKeepsFactors) {
           float& log = of_q[o][c][e];
           log = kForward ? walk.args.scale * exp2_fast(log) : exp2_fast(-log);
@@ -250,16 +246,17 @@ struct KeyUnit {
     for (int i = 0; i < 4 * N; ++i) values[i / 4][i / 2 % 2][i % 2] = 0;
   }
 
-  /// The gradient's own tile, of q or k.
+  /// The gradient's own tile, of q or k, and the other one.
   GLA_DEVICE static auto subject(const Walk& walk) { return kForward ? walk.raw_q() : walk.raw_k(); }
+  GLA_DEVICE static auto operand(const Walk& walk) { return kForward ? walk.raw_k() : walk.raw_q(); }
 
   /// sums = what comes through the state.
   GLA_DEVICE void find_state_product(Walk& walk) {
     GLA_UNROLL
-    for (int i = 0; i < Tokens / 2; ++i) sums[i / 4][i % 4] = 0;
-    walk.template add_state_product<Tokens>(sums, row0);
+    for (int i = 0; i < kTokens / 2; ++i) sums[i / 4][i % 4] = 0;
+    walk.add_state_product(sums);
     if constexpr (kMakesLate) make_operands(walk);
-    walk.template finish_state_product<Tokens>(sums);
+    walk.finish_state_product(sums);
     walk.add_members(sums);
   }
 
@@ -269,11 +266,14 @@ struct KeyUnit {
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, subject(walk), row0 + 16 * pair, Walk::first_channel(), 0);
+      load_octets<16>(x, subject(walk), 16 * pair, Walk::first_channel(), 0);
+      float outer[2];
+      if constexpr (kSteep) find_outer(outer, pair, kForward);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
-        inflow[c] += factor(walk, o, c, e) * x[i / 4][c][e] * sums[o][2 * c + e];
+        const float in = factor(walk, o, c, e) * x[i / 4][c][e] * sums[o][2 * c + e];
+        inflow[c] += kSteep ? outer[c] * in : in;
       }
     }
   }
@@ -281,30 +281,34 @@ struct KeyUnit {
   /// dq or dk, in the place of q or k; flows += each times its gradient.
   template <class Tile>
   GLA_DEVICE void stage_gradient(const Walk& walk, const Tile& to) {
+    if constexpr (kSteep && (kForward || kOneHead)) {
+      clear_apart();
+      add_segment_products(walk);
+    }
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, to, row0 + 16 * pair, Walk::first_channel(), 0);
+      load_octets<16>(x, to, 16 * pair, Walk::first_channel(), 0);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
         float gradient = factor(walk, o, c, e) * sums[o][2 * c + e];
-        if constexpr (kMayBeDirect) gradient += apart[i / 4][c][e];
+        if constexpr (kSteep) gradient += blocks->apart[pair][i];
         flows[o][c][e] += value * gradient;
-        if constexpr (kMayBeDirect) gradient += own[i / 4][c][e];
+        if constexpr (kSteep) gradient += blocks->own[pair][i];
         value = gradient;
       }
       warp_sync();  // others still read what is overwritten
-      walk.stage_octets(x, to, row0 + 16 * pair);
+      walk.stage_octets(x, to, 16 * pair);
     }
   }
 
   /// Values become the sums from each token to the unit's last.
-  GLA_DEVICE static void sum_from_behind(LaneValues<Tokens>& values) {
+  GLA_DEVICE static void sum_from_behind(LaneValues<kTokens>& values) {
     float behind[2] = {};
     GLA_UNROLL
-    for (int o = Tokens / 8 - 1; o >= 0; --o) {
+    for (int o = kTokens / 8 - 1; o >= 0; --o) {
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         float(&two)[2] = values[o][c];
@@ -335,10 +339,10 @@ struct KeyUnit {
         walk.clear_padding(x);
         Bits32 parts[2][4];
         Gates::template split<2>(parts, x);
-        walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), row0 + 16 * pair);
-        walk.stage_words(parts[1], walk.low_flows().operand(), row0 + 16 * pair);
+        walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), 16 * pair);
+        walk.stage_words(parts[1], walk.low_flows().operand(), 16 * pair);
       } else {
-        walk.stage_octets(x, walk.staged_gates(), row0 + 16 * pair);
+        walk.stage_octets(x, walk.staged_gates(), 16 * pair);
       }
     }
   }
@@ -350,12 +354,12 @@ struct KeyUnit {
     for (int pair = 0; pair < kPairs; ++pair) {
       float x[2][2][2], low[2][2][2];
       if constexpr (Walk::kSplitsFlows) {
-        load_octets<16>(x, walk.template carried<bf16>(), row0 + 16 * pair, Walk::first_channel(), 0);
-        load_octets<16>(low, walk.carried_low(), row0 + 16 * pair, Walk::first_channel(), 0);
+        load_octets<16>(x, walk.template carried<bf16>(), 16 * pair, Walk::first_channel(), 0);
+        load_octets<16>(low, walk.carried_low(), 16 * pair, Walk::first_channel(), 0);
       } else {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i)
-          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), row0 + 16 * pair, i));
+          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), 16 * pair, i));
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
@@ -377,46 +381,189 @@ struct KeyUnit {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
         x[o][c][e] = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
       }
-      walk.stage_octets(x, walk.staged_gates(), row0 + 16 * pair);
+      walk.stage_octets(x, walk.staged_gates(), 16 * pair);
     }
   }
 
-  // ---- direct ----------------------------------------------------------------------------------------------------
+  // ---- steep -----------------------------------------------------------------------------------------------------
 
-  GLA_DEVICE static float score(const Walk& walk, int i, int j) {
-    float sum = 0;
-    GLA_UNROLL
-    for (int part = 0; part < Walk::kShape.score_parts; ++part)
-      sum += to_float(*reinterpret_cast<const bf16*>(walk.scores(part).at(i, j)));
-    return sum;
-  }
-  template <class T>
-  GLA_DEVICE static float element(const RawTile<T>& tile, int row, int channel) {
-    return to_float(*reinterpret_cast<const T*>(tile.at(row, channel)));
-  }
-
-  /// What P adds to dq or dk of each token, element by element.
-  GLA_DEVICE void add_direct(const Walk& walk) {
-    const auto others = kForward ? walk.raw_k() : walk.raw_q();
+  GLA_DEVICE void clear_apart() {
     GLA_UNROLL_BY(1)
-    for (int other = 0; other < kSubChunk; ++other) {
+    for (int i = 0; i < 8 * kPairs; ++i) blocks->apart[i / 8][i % 8] = blocks->own[i / 8][i % 8] = 0;
+  }
+
+  /// Whether element e of octet o is of the later one of two segments of 2^level tokens.
+  GLA_DEVICE static bool is_later(int level, int o, int e) {
+    return (level == 0 ? e : level == 3 ? o : lane_index() >> (level - 1) & 1) != 0;
+  }
+
+  /// Joins the segments of a block two by two, from single tokens on. What gates of a segment multiply to up to each token is
+  /// `upto`, behind it `behind`. Calls use(level) before each.
+  template <class Use>
+  GLA_DEVICE static void join_segments(const Walk& walk, int pair, Block& upto, Block& behind, Use use) {
+    load_octets<16>(upto, walk.raw_gates(), 16 * pair, Walk::first_channel(), 0);
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      float& gate = upto[i / 4][i / 2 % 2][i % 2];
+      gate = exp2_fast(kLog2E * gate);
+      behind[i / 4][i / 2 % 2][i % 2] = 1;
+    }
+    GLA_UNROLL
+    for (int level = 0; level < 4; ++level) {
+      use(level);
+      Block all;
       GLA_UNROLL
-      for (int n = 0; n < 8; ++n) {
-        const int o = n / 4, c = n / 2 % 2, e = n % 2;
-        const int token = TokenMap<16>::token(o, e), channel = Walk::first_channel() + lane_channel(c);
-        const int i = kForward ? token : other, j = kForward ? other : token;
-        if (j > i) continue;
-        const float* cumulative = walk.cumulative() + channel;
-        const float decay = exp2_fast(cumulative[i * Walk::kTileK] - cumulative[j * Walk::kTileK]);
-        const float value = walk.args.scale * score(walk, row0 + i, row0 + j) * decay *
-                            element(others, row0 + other, channel);
-        if (i == j) {
-          own[o][c][e] += value;
-        } else {
-          apart[o][c][e] += value;
-        }
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        all[o][c][e] = upto[o][c][e] * behind[o][c][e];
+      }
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        const float other = level == 0   ? all[o][c][1 - e]
+                            : level == 3 ? all[1 - o][c][e]
+                                         : shuffle_xor(all[o][c][e], level);
+        upto[o][c][e] *= is_later(level, o, e) ? other : 1.0f;
+        behind[o][c][e] *= is_later(level, o, e) ? 1.0f : other;
       }
     }
+  }
+
+  GLA_DEVICE void find_products(Walk& walk) {
+    GLA_UNROLL_BY(1)
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Block upto, behind;
+      join_segments(walk, pair, upto, behind, [](int) {});
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        const float from_first = walk.args.scale * upto[o][c][e], to_last = behind[o][c][e];
+        blocks->to_gradient[pair][i] = kForward ? from_first : to_last;
+        blocks->to_operand[pair][i] = kForward ? to_last : from_first;
+      }
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        const float total = upto[0][c][0] * behind[0][c][0];
+        blocks->totals[pair][c] = total;
+        middle[c] *= total;
+      }
+      if constexpr (!kOutputs) add_decay(walk, pair);
+    }
+  }
+  /// Of a walk for a segment's own state: as sums, which do not vanish.
+  GLA_DEVICE static void add_decay(Walk& walk, int pair) {
+    Block gates;
+    Most<Gate> most;
+    load_gates<16>(gates, most, walk.raw_gates(), 16 * pair, Walk::first_channel());
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c)
+      walk.decay[c] += kLog2E * sum_quad(gates[0][c][0] + gates[0][c][1] + gates[1][c][0] + gates[1][c][1]);
+  }
+
+  /// What the gates of the blocks before a block, or of those behind it, multiply to.
+  GLA_DEVICE void find_outer(float (&outer)[2], int pair, bool of_earlier) const {
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      outer[c] = 1;
+      GLA_UNROLL
+      for (int other = 0; other < kPairs; ++other)
+        if (of_earlier ? other < pair : other > pair) outer[c] *= blocks->totals[other][c];
+    }
+  }
+
+  /// What P adds to the sums of each block from the others.
+  GLA_DEVICE void add_block_products(const Walk& walk) {
+    GLA_UNROLL
+    for (int n = 1; n < kPairs; ++n) {
+      GLA_UNROLL
+      for (int m = 0; m < n; ++m) {
+        const int to = kForward ? n : kPairs - 1 - n, from = kForward ? m : kPairs - 1 - m;
+        GLA_UNROLL
+        for (int i = 0; i < 8; ++i) sums[2 * to + i / 4][i % 4] *= blocks->totals[from][i % 4 / 2];
+        Bits32 b[kScoreParts][4];
+        walk.load_scores(b, from, to);
+        multiply_parts<kScoreParts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+      }
+    }
+  }
+
+  /// The state's, with the operands as of the chunk.
+  GLA_DEVICE void update(Walk& walk) {
+    if constexpr (kSteep) {
+      GLA_UNROLL
+      for (int pair = 0; pair < kPairs; ++pair) {
+        float outer[2];
+        find_outer(outer, pair, !kForward);
+        Block x;
+        Gates::template join<kParts>(x, words[pair]);
+        GLA_UNROLL
+        for (int i = 0; i < 8; ++i) x[i / 4][i / 2 % 2][i % 2] *= outer[i / 2 % 2];
+        Gates::template split<kParts>(words[pair], x);
+      }
+    }
+    walk.add_update(words);
+  }
+
+  /// What P adds within blocks, to `apart` and `own`.
+  GLA_DEVICE void add_segment_products(const Walk& walk) {
+    GLA_UNROLL_BY(1)
+    for (int pair = 0; pair < kPairs; ++pair)
+      add_segment_products(walk, pair, blocks->apart[pair], blocks->own[pair]);
+  }
+  GLA_DEVICE static void add_segment_products(const Walk& walk, int pair, float (&apart)[8],
+                                              float (&own)[8]) {
+    Bits32 b[kScoreParts][4];
+    walk.load_scores(b, pair, pair);
+    Block x, upto, behind;
+    load_octets<16>(x, operand(walk), 16 * pair, Walk::first_channel(), 0);
+    const int row = lane_index() / 4, column = lane_index() % 4 * 2;  // two tokens of an octet in b
+    join_segments(walk, pair, upto, behind, [&](int level) {
+      Block factors;
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        const float factor = kForward ? behind[o][c][e] : walk.args.scale * upto[o][c][e];
+        factors[o][c][e] = is_later(level, o, e) == kForward ? 0.0f : x[o][c][e] * factor;
+      }
+      Bits32 a[kParts][4];
+      Gates::template split<kParts>(a, factors);
+      float found[2][4] = {};
+      const bool is_same = row >> (level + 1) == column >> (level + 1);  // segment, once these are joined
+      GLA_UNROLL
+      for (int p = 0; p < kScoreParts; ++p) {
+        GLA_UNROLL
+        for (int r = 0; p + r < kScoreParts; ++r) {
+          if (level < 3) {
+            multiply_accumulate(found[0], a[p], is_same ? b[r][0] : 0, 0);
+            multiply_accumulate(found[1], a[p], 0, is_same ? b[r][3] : 0);
+          } else if (kForward) {
+            multiply_accumulate(found[1], a[p], b[r][2], 0);
+          } else {
+            multiply_accumulate(found[0], a[p], 0, b[r][1]);
+          }
+        }
+      }
+      GLA_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const int o = i / 4, c = i / 2 % 2, e = i % 2;
+        const float factor = kForward ? walk.args.scale * upto[o][c][e] : behind[o][c][e];
+        apart[i] += is_later(level, o, e) == kForward ? factor * found[o][2 * c + e] : 0.0f;
+      }
+    });
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      const int o = i / 4, c = i / 2 % 2, e = i % 2, token = 16 * pair + TokenMap<16>::token(o, e);
+      own[i] += walk.args.scale * score(walk, token) * x[o][c][e];
+    }
+  }
+
+  /// Of a token with itself.
+  GLA_DEVICE static float score(const Walk& walk, int token) {
+    float sum = 0;
+    GLA_UNROLL
+    for (int part = 0; part < kScoreParts; ++part)
+      sum += to_float(*reinterpret_cast<const bf16*>(walk.scores(part).at(token, token)));
+    return sum;
   }
 };
 

@@ -22,7 +22,7 @@ namespace gla {
 template <class Config, bool kForward, Pass kPass>
 class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   using Products = KeyProducts<Config, kForward, kPass>;
-  template <class, int>
+  template <class, bool>
   friend struct KeyUnit;
 
  public:
@@ -52,9 +52,8 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       Products::kOutputs, Products::kQueries, Products::kKeys, Products::kHeads, Products::kGated,
       Products::kPartsV, Products::kShape, Products::kSplitsFlows;
   using typename Products::Element, typename Products::Gate, typename Products::GateGradient,
-      typename Products::Team;
+      typename Products::Sums, typename Products::Team, typename Products::Words;
   static constexpr KeyWalkLayout kLayout{kShape, !kForward};
-  static_assert(kHeads == 1 || kChunk == kSubChunk);  // the queries of a group meet in every unit
 
   int slot = 0;  ///< of the ring of stages
 
@@ -89,22 +88,16 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       return raw_gates();
     }
   }
-  /// v or dO from row0 on.
-  GLA_DEVICE OperandTile values(int raw_offset, int parts_offset, int row0, int part) const {
+  GLA_DEVICE OperandTile values(int raw_offset, int parts_offset, int part) const {
     unsigned char* base =
         kShape.element_is_bf16 ? stage() + raw_offset : shared + parts_offset + part * kLayout.value_plane;
-    return {base + row0 * kLayout.value_row, kChunk - row0, kPaddedV, kLayout.value_row};
+    return {base, kChunk, kPaddedV, kLayout.value_row};
   }
-  GLA_DEVICE OperandTile v(int row0, int part) const {
-    return values(kLayout.v, kLayout.v_operand, row0, part);
-  }
-  GLA_DEVICE OperandTile d_o(int row0, int part) const {
-    return values(kLayout.d_o, kLayout.d_o_operand, row0, part);
-  }
+  GLA_DEVICE OperandTile v(int part) const { return values(kLayout.v, kLayout.v_operand, part); }
+  GLA_DEVICE OperandTile d_o(int part) const { return values(kLayout.d_o, kLayout.d_o_operand, part); }
   GLA_DEVICE OperandTile scores(int part) const {
     return {shared + kLayout.scores + part * kLayout.score_plane, kChunk, kChunk, kLayout.score_row};
   }
-  GLA_DEVICE float* cumulative() const { return reinterpret_cast<float*>(shared + kLayout.cumulative); }
 
   template <class T, int Columns, int Channels, class Tile>
   GLA_DEVICE void copy(const Tile& to, const T* from, const Tensor& tensor, int valid_rows,
@@ -128,10 +121,10 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
         copy<Element, kTileK, kK>(raw_q(), this->template keys_of<const Element>(args.q, query_head), args.q,
                                   this->rows(), this->valid_channels());
       if constexpr (kKeys && kShape.element_is_bf16)
-        copy<Element, kPaddedV, kV>(v(0, 0), row_of<const Element>(args.v, sequence, first_token, head),
-                                    args.v, this->rows(), kV);
+        copy<Element, kPaddedV, kV>(v(0), row_of<const Element>(args.v, sequence, first_token, head), args.v,
+                                    this->rows(), kV);
       if constexpr (kQueries && kShape.element_is_bf16)
-        copy<Element, kPaddedV, kV>(d_o(0, 0),
+        copy<Element, kPaddedV, kV>(d_o(0),
                                     row_of<const Element>(args.d_o, sequence, first_token, query_head),
                                     args.d_o, this->rows(), kV);
       if constexpr (!kForward && kOutputs && kGated) {
@@ -163,16 +156,16 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     if constexpr (!kShape.element_is_bf16) {
       if constexpr (kKeys)
         split_values(row_of<const Element>(args.v, sequence, first_token, head), args.v,
-                     [this](int part) { return v(0, part); });
+                     [this](int part) { return v(part); });
       if constexpr (kQueries)
         split_values(row_of<const Element>(args.d_o, sequence, first_token,
                                            head * kHeads + static_cast<int>(step % kHeads)),
-                     args.d_o, [this](int part) { return d_o(0, part); });
+                     args.d_o, [this](int part) { return d_o(part); });
       block_sync();
     }
     if constexpr (kOutputs) {
       lower_triangle<kChunk, kPaddedV, kPartsV, kShape.score_parts, kShape.score_parts, Team>(
-          [this](int part) { return d_o(0, part); }, [this](int part) { return v(0, part); },
+          [this](int part) { return d_o(part); }, [this](int part) { return v(part); },
           [this](int part) { return scores(part); });
       block_sync();
     }
@@ -201,12 +194,8 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   /// What a thread stores there it loads anew by itself, so no barrier stands between.
   GLA_DEVICE void walk_chunk(Index step, Index steps) {
     prepare(step, steps);
-    if (!walk_unit<kChunk>(0)) {
-      GLA_UNROLL_BY(1)
-      for (int i = 0; i < kChunk / kSubChunk; ++i) {
-        const int row0 = (kForward ? i : kChunk / kSubChunk - 1 - i) * kSubChunk;
-        if (row0 < this->rows()) walk_unit<kSubChunk>(row0);
-      }
+    if (!walk_unit<false>()) {
+      if constexpr (kGated) walk_unit<true>();
     }
     block_sync();
     if constexpr (kOutputs) {
@@ -216,25 +205,36 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     start_loads(step + kShape.stages, steps);
   }
 
-  template <int Tokens>
-  GLA_DEVICE bool walk_unit(int row0) {
-    KeyUnit<KeyWalk, Tokens> unit;
-    if (!unit.find_factors(*this, row0)) return false;
+  template <bool kSteep>
+  GLA_DEVICE bool walk_unit() {
+    SteepBlocks<kChunk / 16> blocks;
+    KeyUnit<KeyWalk, kSteep> unit;
+    unit.blocks = &blocks;
+    if (!unit.find_factors(*this)) return false;
     unit.enter(*this);
     if constexpr (kQueries) unit.add_queries(*this);
     unit.leave(*this);
     return true;
   }
 
-  /// The same for the query heads of a group, whose tiles come one after the other.
+  /// The same for the query heads of a group, whose tiles come one after the other. Warps may differ in which of the two they
+  /// go through, and meet all the same.
   GLA_DEVICE void walk_group(Index step, Index steps) {
-    KeyUnit<KeyWalk, kSubChunk> unit;
+    prepare(step, steps);
+    if (!walk_heads<false>(step, steps)) {
+      if constexpr (kGated) walk_heads<true>(step, steps);
+    }
+  }
+  template <bool kSteep>
+  GLA_DEVICE bool walk_heads(Index step, Index steps) {
+    SteepBlocks<kChunk / 16> blocks;
+    KeyUnit<KeyWalk, kSteep> unit;
+    unit.blocks = &blocks;
+    if (!unit.find_factors(*this)) return false;
+    unit.enter(*this);
+    GLA_UNROLL_BY(1)
     for (int query = 0; query < kHeads; ++query) {
-      prepare(step + query, steps);
-      if (query == 0) {
-        unit.find_factors(*this, 0);
-        unit.enter(*this);
-      }
+      if (query > 0) prepare(step + query, steps);
       unit.add_queries(*this);
       if (query == kHeads - 1) unit.leave(*this);
       block_sync();
@@ -245,6 +245,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       start_loads(step + query + kShape.stages, steps);
       open(step + query, steps);
     }
+    return true;
   }
 
   template <class T>
@@ -262,32 +263,34 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
 
   // ---- for KeyUnit -----------------------------------------------------------------------------------------------
 
-  template <int Tokens>
-  GLA_DEVICE static bool agree(bool within) {
-    return !warp_any(!within);
-  }
+  GLA_DEVICE static bool agree(bool within) { return !warp_any(!within); }
   GLA_DEVICE static void wait_for_carried() {}
-  template <int Tokens>
-  GLA_DEVICE void add_state_product(typename Products::template Sums<Tokens>& sums, int row0) const {
-    Products::template add_state_product<Tokens>(
-        sums, [this, row0](int part) { return kForward ? d_o(row0, part) : v(row0, part); });
+  GLA_DEVICE void add_state_product(Sums& sums) const {
+    Products::add_state_product(sums, [this](int part) { return kForward ? d_o(part) : v(part); });
   }
-  template <int Tokens>
-  GLA_DEVICE static void finish_state_product(typename Products::template Sums<Tokens>&) {}
-  /// sums += the scores' part, and the update of the state.
-  template <int Tokens>
-  GLA_DEVICE void add_products(typename Products::template Sums<Tokens>& sums,
-                               const typename Products::template Words<Tokens>& words, int row0,
-                               bool with_scores, bool with_update) {
-    if (with_scores)
-      this->template add_score_product<Tokens>(
-          sums, words, [this](int part) { return scores(part); }, row0);
-    if (with_update)
-      this->template add_to_state<Tokens>(
-          words, [this, row0](int part) { return kForward ? v(row0, part) : d_o(row0, part); });
+  GLA_DEVICE static void finish_state_product(Sums&) {}
+  GLA_DEVICE void load_scores(Bits32 (&b)[kShape.score_parts][4], int from, int to) const {
+    Products::load_scores(
+        b, [this](int part) { return scores(part); }, from, to);
   }
-  template <int Tokens>
-  GLA_DEVICE static void finish_update(typename Products::template Words<Tokens>&) {}
+  /// sums += the scores' part: k^T P^T, or going back q^T P; and the update of the state.
+  GLA_DEVICE void add_products(Sums& sums, const Words& words, bool with_scores, bool with_update) {
+    GLA_UNROLL
+    for (int from = 0; with_scores && from < kChunk / 16; ++from) {
+      GLA_UNROLL
+      for (int to = 0; to < kChunk / 16; ++to) {
+        if (kForward ? from > to : from < to) continue;
+        Bits32 b[kShape.score_parts][4];
+        load_scores(b, from, to);
+        multiply_parts<kShape.score_parts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+      }
+    }
+    if (with_update) add_update(words);
+  }
+  GLA_DEVICE void add_update(const Words& words) {
+    this->add_to_state(words, [this](int part) { return kForward ? v(part) : d_o(part); });
+  }
+  GLA_DEVICE static void finish_update(Words&) {}
   /// Adds the sums of the warps that share key channels up in the first of them.
   template <int Tiles>
   GLA_DEVICE void add_members(float (&sums)[Tiles][4]) const {

@@ -49,7 +49,6 @@ struct KeyWalkLayout {
   int stage_bytes, raw_bytes;                           ///< raw_bytes: of all stages, which come first
   int value_plane, v_operand, d_o_operand;  ///< v and dO as bf16 parts, where they are not bf16 already
   int score_row, score_plane, scores;
-  int cumulative;  ///< fp32 [kSubChunk][tile_k]
   int exchange,
       exchange_plane;  ///< sums of the warps that share key channels, a plane for each but the first
   int total;
@@ -75,8 +74,7 @@ struct KeyWalkLayout {
         score_row(ChunkLayout::odd_16(2 * s.chunk)),
         score_plane(s.chunk * score_row),
         scores(d_o_operand + s.v_parts() * value_plane),
-        cumulative(scores + s.score_parts * score_plane),
-        exchange(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
+        exchange(scores + s.score_parts * score_plane),
         exchange_plane(4 * 16 * s.chunk),
         total(exchange + s.tile_k / 16 * (s.split() - 1) * exchange_plane) {}
 };
@@ -92,7 +90,6 @@ struct KeyPipelineLayout {
   int stage_bytes;
   int carried, carried_low;    ///< what one walk leaves for the other of the gates' gradients, of one chunk
   int score_plane, scores;     ///< bytes per part
-  int cumulative;              ///< fp32 [kSubChunk][tile_k]
   int loaded, made, finished;  ///< barriers, one per stage each
   int used, carried_loaded;    ///< one more each
   int total;
@@ -114,8 +111,7 @@ struct KeyPipelineLayout {
         carried_low(carried + (s.has_carried(backward) ? gate_gradient_panels * panel : 0)),
         score_plane(panel),
         scores(carried_low + (s.has_carried_low(backward) ? gate_gradient_panels * panel : 0)),
-        cumulative(scores + s.score_parts * score_plane),
-        loaded(cumulative + (s.gate_bytes ? 4 * kSubChunk * s.tile_k : 0)),
+        loaded(scores + s.score_parts * score_plane),
         made(loaded + 8 * s.stages),
         finished(made + 8 * s.stages),
         used(finished + 8 * s.stages),

@@ -115,11 +115,11 @@ struct SteepChunk {
   }
   GLA_DEVICE static void join(Values& x, const Words& words) {
     GLA_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      x[i] = 0;
+    for (int w = 0; w < 4; ++w) {
+      Bits32 parts[kParts];
       GLA_UNROLL
-      for (int part = kParts - 1; part >= 0; --part)
-        x[i] += i % 2 == 0 ? low_of(words[part][i / 2]) : high_of(words[part][i / 2]);
+      for (int part = 0; part < kParts; ++part) parts[part] = words[part][w];
+      join_bf16(x[2 * w], x[2 * w + 1], parts);
     }
   }
 

@@ -61,7 +61,7 @@ using Cell = std::tuple<Family, DType, bool, bool, Path>;
 
 /// Whether a chunk went that way (KernelArgs::path_counts).
 bool took(Path path, const KernelOutcome& outcome) {
-  return outcome.paths[path == Path::fast ? 0 : 2] > 0;
+  return outcome.paths[path == Path::fast ? 0 : 1] > 0;
 }
 
 void run_cells(Family family, std::set<Cell>& ran) {

@@ -10,7 +10,6 @@ namespace {
 
 // The gates that variants are ranked on: what GLA layers have.
 constexpr Gates kTimedGates = Gates::sixteenth;
-constexpr std::size_t kPathCounters = 3;
 
 constexpr StoppingLimits kRankingLimits{
     .least_samples = 5, .most_samples = 100, .uncertainty = 0.01, .budget_seconds = 0.03};
@@ -27,8 +26,7 @@ Timing timing_of(const Measured& measured) {
 
 double share_off_fast_path(const std::vector<unsigned long long>& path_counts, int chunk) {
   const auto fast = static_cast<double>(path_counts.at(0));
-  const double sub_chunks = static_cast<double>(path_counts.at(1)) + static_cast<double>(path_counts.at(2));
-  const double off = sub_chunks * kSubChunk / std::max(chunk, kSubChunk);
+  const double off = static_cast<double>(path_counts.at(1)) * kBlockTokens / std::max(chunk, kBlockTokens);
   return fast + off > 0 ? off / (fast + off) : 0;
 }
 

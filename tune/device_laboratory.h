@@ -18,7 +18,7 @@ namespace gla {
 /// Which verification cases a laboratory uses.
 enum class CaseSet { quick, full };
 
-/// The share of chunks that left the fast path, of KernelArgs::path_counts: chunks on it, and sub-chunks of those off it. Of a
+/// The share of chunks that left the fast path, of KernelArgs::path_counts: chunks on it, and blocks of those off it. Of a
 /// backward variant its walk for dq counts them.
 double share_off_fast_path(const std::vector<unsigned long long>& path_counts, int chunk);
 

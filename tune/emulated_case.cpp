@@ -244,7 +244,7 @@ KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const Lau
   const GuardedMemory d_final_state = guarded(loss.final_state, problem.state_dtype);
   const GuardedMemory cu_seqlens = cumulative_lengths(in.cu_seqlens, c.cu_seqlens_is_int64);
   const std::list<OutputMemory> outputs = outputs_for(in, c);
-  unsigned long long paths[3] = {};
+  unsigned long long paths[kPathCounters] = {};
 
   BackwardArgs args;
   args.q = q_layout.tensor(q);

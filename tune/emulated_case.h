@@ -48,13 +48,13 @@ struct KernelCase {
 struct KernelResult : PerOutput<std::vector<float>> {
   bool untouched =
       true;  ///< padding, and what lies behind the last sequence and the buffers' ends, is as it was
-  std::int64_t paths[3] = {};  ///< KernelArgs::path_counts
+  std::int64_t paths[kPathCounters] = {};  ///< KernelArgs::path_counts
 };
 
 /// Errors of each output; all zero if it was not asked for.
 struct KernelOutcome : PerOutput<ErrorReport> {
   bool untouched = true;
-  std::int64_t paths[3] = {};
+  std::int64_t paths[kPathCounters] = {};
 };
 
 /// The reference's answer.

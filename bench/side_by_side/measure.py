@@ -107,7 +107,7 @@ def measure(case: Case, libraries: Sequence[Library], bench: Workbench) -> Measu
 
 
 def _make_autograd_ready(device: str) -> None:
-    """In the first pass of a process from a given gradient PyTorch imports sympy, for 2 to 3 s that are neither side's."""
+    """PyTorch imports sympy in a process's first pass from a given gradient: 2 to 3 s that are neither side's."""
     x = torch.ones(1, device=device, requires_grad=True)
     torch.autograd.grad(2 * x, x, torch.ones_like(x))
 

@@ -155,9 +155,9 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
         fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
                     values.head_dim_k, values.padded_k(), 16 * values.warps_k));
   }
-  if (problem.group > 1 && keys.chunk != kSubChunk) {
+  if (problem.group > 1 && keys.chunk != kBlockTokens) {
     return invalid_argument(fmt::format("chunk={} with groups of {} query heads; accepted: {}", keys.chunk,
-                                        problem.group, kSubChunk));
+                                        problem.group, kBlockTokens));
   }
   if (keys.state_parts != keys.score_parts) {
     return invalid_argument(fmt::format("state_parts={} with score_parts={}; accepted: as many",

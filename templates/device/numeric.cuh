@@ -167,6 +167,17 @@ GLA_DEVICE void split_bf16(float low, float high, Bits32 (&parts)[Parts]) {
   }
 }
 
+/// The way back: what the parts add up to, the smallest first.
+template <int Parts>
+GLA_DEVICE void join_bf16(float& low, float& high, const Bits32 (&parts)[Parts]) {
+  low = high = 0;
+  GLA_UNROLL
+  for (int part = Parts - 1; part >= 0; --part) {
+    low += low_of(parts[part]);
+    high += high_of(parts[part]);
+  }
+}
+
 /// 2^x by the special-function unit: relative error 2^-22, results under 2^-126 become 0 (PTX
 /// ex2.approx.ftz.f32).
 GLA_DEVICE float exp2_fast(float x) {

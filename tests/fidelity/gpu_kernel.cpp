@@ -71,8 +71,8 @@ KernelArgs mirrored(const KernelArgs& args, const Problem& problem, const Worklo
   moved.final_state = mirror.copy_of(args.final_state, state_bytes);
   moved.cu_seqlens = mirror.copy_of(args.cu_seqlens, static_cast<std::size_t>(workload.sequences + 1) *
                                                          (args.cu_seqlens_is_int64 != 0 ? 8 : 4));
-  moved.path_counts =
-      static_cast<unsigned long long*>(mirror.copy_of(args.path_counts, 3 * sizeof *args.path_counts));
+  moved.path_counts = static_cast<unsigned long long*>(
+      mirror.copy_of(args.path_counts, kPathCounters * sizeof *args.path_counts));
   return moved;
 }
 

@@ -85,9 +85,9 @@ TEST_CASE("columns line up") {
 }
 
 TEST_CASE("the share off the fast path counts chunks, although the kernel counts sub-chunks there") {
-  CHECK(share_off_fast_path({90, 40, 0}, 64) == 0.1);  // 10 chunks of 64 in 4 sub-chunks of 16
-  CHECK(share_off_fast_path({90, 8, 2}, 16) == 0.1);
-  CHECK(share_off_fast_path({0, 3, 5}, 32) == 1.0);
-  CHECK(share_off_fast_path({7, 0, 0}, 64) == 0.0);
-  CHECK(share_off_fast_path({0, 0, 0}, 0) == 0.0);  // a family without chunks
+  CHECK(share_off_fast_path({90, 40}, 64) == 0.1);  // 10 chunks of 64 in 4 blocks of 16
+  CHECK(share_off_fast_path({90, 10}, 16) == 0.1);
+  CHECK(share_off_fast_path({0, 8}, 32) == 1.0);
+  CHECK(share_off_fast_path({7, 0}, 64) == 0.0);
+  CHECK(share_off_fast_path({0, 0}, 0) == 0.0);  // a family without chunks
 }
