@@ -80,12 +80,10 @@ struct WarpgroupScores {
     Scores sums;
     float both[kChunk / 4][4];  // of the first part of q^ with both of k^
     warpgroup_pin(sums);
+    if constexpr (kScoreParts > 1) warpgroup_pin(both);
     warpgroup_fence();
     multiply<kChunk>(sums, tiles.q(head, kScoreParts - 1), k);
-    if constexpr (kScoreParts > 1) {
-      warpgroup_pin(both);
-      multiply<2 * kChunk>(both, tiles.q(head, 0), k);
-    }
+    if constexpr (kScoreParts > 1) multiply<2 * kChunk>(both, tiles.q(head, 0), k);
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_pin(sums);
@@ -196,8 +194,6 @@ struct WarpgroupProducts {
         const bool is_last = i == 0 && row0 + kColumns == kRows;
         if (is_last) {
           if (scaled_between()) {
-            warpgroup_wait<0>();
-            pin(state.tiles);
             scale();
             pin(state.tiles);
           }

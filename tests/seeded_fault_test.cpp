@@ -270,6 +270,15 @@ TEST_CASE("a product that is not fenced or not waited for is reported") {
       {"wgmma without a warpgroup_fence"}, kWarpgroup);
 }
 
+TEST_CASE("sums that are touched behind the fence of a product are reported, while others run too") {
+  const std::string begin = kWritePanel + kShow + "float e[8][4] = {};\nwarpgroup_pin(e);\n" + kMultiply;
+  reports(
+      begin + "warpgroup_commit(); e[0][0] *= 2; warpgroup_pin(e);\n", "", "warpgroup_fence();\n",
+      "warpgroup_multiply<64, Contraction::along_rows, Contraction::along_rows>(e, panel, panel, true);\n" +
+          kFinish,
+      {"wgmma without a warpgroup_fence"}, kWarpgroup);
+}
+
 /// Two warps; a barrier of one arrival, and tiles of 256 bytes before it.
 const std::string kBarrier = R"(
   unsigned long long* barrier = reinterpret_cast<unsigned long long*>(shared_memory() + 768);

@@ -181,7 +181,9 @@ GLA_DEVICE void warpgroup_wait() {
 /// products run on until their wait.
 template <int N>
 GLA_DEVICE void warpgroup_pin([[maybe_unused]] float (&d)[N][4]) {
-#if !defined(GLA_EMULATOR)
+#if defined(GLA_EMULATOR)
+  emulator::wgmma_registers_used();
+#else
   GLA_UNROLL
   for (int j = 0; j < N; ++j)
     asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])::"memory");
@@ -191,7 +193,9 @@ GLA_DEVICE void warpgroup_pin([[maybe_unused]] float (&d)[N][4]) {
 /// The same for A operands in registers.
 template <int N>
 GLA_DEVICE void warpgroup_pin([[maybe_unused]] Bits32 (&a)[N][4]) {
-#if !defined(GLA_EMULATOR)
+#if defined(GLA_EMULATOR)
+  emulator::wgmma_registers_used();
+#else
   GLA_UNROLL
   for (int j = 0; j < N; ++j)
     asm volatile("" : "+r"(a[j][0]), "+r"(a[j][1]), "+r"(a[j][2]), "+r"(a[j][3])::"memory");

@@ -96,7 +96,7 @@ struct Thread {
   bool finished = false;
   int copy_group = 0;  ///< groups committed so far
   std::vector<PendingCopy> copies;
-  bool products_fenced = false;  ///< by wgmma.fence since the latest wait
+  bool products_fenced = false;  ///< by wgmma.fence since the latest wait and use of registers
   int product_group = 0;         ///< groups committed so far
   int pending_groups = 0;        ///< that its latest wait left
   std::vector<PendingProduct> products;

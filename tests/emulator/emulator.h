@@ -51,6 +51,8 @@ struct SharedOperand {
 void wgmma_m64k16_bf16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate);
 void wgmma_m64k16_bf16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate);
 void wgmma_fence();
+/// Says that products' registers are used here: a fence follows before the next product.
+void wgmma_registers_used();
 void wgmma_commit_group();
 void wgmma_wait_group(int pending);
 void fence_proxy_async();

@@ -145,7 +145,7 @@ void issue(PendingProduct product) {
   Block& block = *current_block();
   Thread& thread = block.thread();
   if (!thread.products_fenced)
-    block.fail("wgmma without a warpgroup_fence since the latest wait", product.call_site);
+    block.fail("wgmma without a warpgroup_fence since the latest wait or warpgroup_pin", product.call_site);
   if (product.registers == nullptr) check_descriptor(block, product.a.descriptor, product.call_site);
   check_descriptor(block, product.b.descriptor, product.call_site);
   block.meet_warpgroup("wgmma", product.call_site, &product, check);
@@ -191,6 +191,10 @@ void wgmma_fence() {
   Block& block = *current_block();
   block.meet_warp("wgmma.fence", __builtin_return_address(0), nullptr, only_meet);
   block.thread().products_fenced = true;
+}
+
+void wgmma_registers_used() {
+  current_block()->thread().products_fenced = false;
 }
 
 void wgmma_commit_group() {

@@ -90,7 +90,7 @@ TEST_CASE("tune writes a measured table, removes its journal, and the runtime fi
   CHECK((*gradients)["results"].items().at(0)["problem"]["fp32_gate_gradients"].as_bool());
 }
 
-TEST_CASE("variants that crash, break the context or are wrong cost themselves and not the run") {
+TEST_CASE("variants that crash, break the context or are wrong cost themselves and not the run", "[wide]") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(true);
   Tally tally;
