@@ -3,8 +3,9 @@
 //   O = q^ S' + tril(q^ k^T) V        U = S' + k^T V        S = after (.) U
 // A block owns one (sequence, key/value head, V tile) and walks its chunks in time. Everything is kept transposed: a
 // warp holds rows of S^T [V, K] in MMA accumulators, so the state never leaves registers. Family `segmented` runs the same
-// walk per segment: once for the segments' own states (Pass::segment_states), then, after segment_scan
-// (segment_scan.cuh) has chained them, for the outputs. This one runs on every architecture, all warps doing the same;
+// walk per segment: once for the segments' own states (Pass::segment_states), then for the outputs. Between the two segment_scan
+// (segment_scan.cuh) chains them, or, where they are few, each block those before its own
+// (ChunkWork::load_state). This one runs on every architecture, all warps doing the same;
 // chunk_pipeline.cuh is the one of warpgroups.
 //
 // The gradients of v are such a walk too, from the last chunk to the first, with the gradient dS for the state, dO for V, and

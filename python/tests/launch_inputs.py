@@ -17,6 +17,10 @@ def rand(*shape, dtype=torch.bfloat16):
     return torch.randn(shape, dtype=torch.float32).to(dtype)
 
 
+def state(*shape):
+    return rand(*(shape or (B, H, K, V)), dtype=torch.float32)
+
+
 def inputs(**changes):
     given = dict(q=rand(B, T, H, K), k=rand(B, T, H, K), v=rand(B, T, H, V), gk=rand(B, T, H, K))
     optional = dict(gv=None, initial_state=None, cu_seqlens=None, cu_seqlens_cpu=None)

@@ -15,7 +15,7 @@ namespace gla {
 
 enum class Family : std::uint8_t {
   fused,      ///< chunk_forward: one launch, a block walks all chunks of (sequence, head, V tile)
-  segmented,  ///< chunk_forward: segment states, a scan over segments, then fused per segment
+  segmented,  ///< chunk_forward: segment states, a scan over segments if they are many, then fused per segment
   decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
   walks,      ///< chunk_backward: dq forward in time, dk and dv backward, each by a walk over the chunks
   lines,  ///< recurrent_backward: a warp keeps rows, then columns of a state in fp32 registers, there and back
