@@ -291,7 +291,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     this->add_to_state(words, [this](int part) { return kForward ? v(part) : d_o(part); });
   }
   GLA_DEVICE static void finish_update(Words&) {}
-  /// Adds the sums of the warps that share key channels up in the first of them.
+  /// Adds the sums of the warps that share key channels up in the first of them. The block meets before it does so again.
   template <int Tiles>
   GLA_DEVICE void add_members(float (&sums)[Tiles][4]) const {
     if constexpr (kSplit > 1) {
@@ -312,7 +312,6 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
           for (int i = 0; i < 4 * Tiles; ++i) sums[i / 4][i % 4] += plane(other)[i * kWarpSize];
         }
       }
-      part_sync<kSplit * kWarpSize>(1 + group);
     }
   }
 };

@@ -18,7 +18,6 @@ ALL = Wanted(*[True] * 6)
 NONE = Wanted(*[False] * 6)
 
 
-
 def with_value_gate(q, k, v, gk, gv, initial_state, output_final_state):
     """The recurrence with both gates."""
     scale, states, outputs = q.shape[3] ** -0.5, initial_state, []

@@ -560,5 +560,7 @@ TEST_CASE("a warm call costs the host under 5 microseconds beside the driver, an
   CHECK(ok);
   CHECK(allocations() == before);
   WARN("a warm call beside the driver: " << 1e9 * best << " ns");
+#if !defined(__SANITIZE_ADDRESS__)
   CHECK(best < 5e-6);
+#endif
 }

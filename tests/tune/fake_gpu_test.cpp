@@ -147,7 +147,7 @@ TEST_CASE("verify reports faults with exit code 1 and sound variants with 0") {
   CHECK((*json)["failures"].as_int() > 0);
 }
 
-TEST_CASE("a backward problem is verified and timed by its gradients") {
+TEST_CASE("a backward problem is verified and timed by its gradients", "[wide]") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(false);
   CHECK(machine.run("verify --op chunk_backward --head-dims 16 --sample 1 --json") == 0);
