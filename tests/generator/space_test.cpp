@@ -238,7 +238,7 @@ TEST_CASE("a family that does not serve the operation is refused, and so is anot
           "variant sets a parameter that family decode does not have");
 }
 
-TEST_CASE("each constraint of the chunk families refuses in its own words what breaks only it") {
+TEST_CASE("each constraint of the chunk families refuses in its own words what breaks only it", "[wide]") {
   const Architecture gpu = architecture("sm_90a");
   const std::set<std::string> plain = refusals(chunk_of(128, 128), gpu, Family::fused);
   says(plain, {"tile_v=256 wastes 16 or more channels of head_dim_v=128"});
