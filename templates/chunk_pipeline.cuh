@@ -396,6 +396,7 @@ class ChunkPipeline {
     const int k_parts = takes_all ? kKParts : 1;
     if constexpr (kOutputs) {
       if (kGated && !is_steep) products.state.scale(tiles.before());
+      // Whether it is steep is asked for again, not kept in a register across the products.
       warpgroups.multiply(
           k_parts, [&] { return kGated && !has_one_pivot(chunk); }, meanwhile, use,
           [&] { products.state.scale(tiles.before()); });

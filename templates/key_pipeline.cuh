@@ -27,6 +27,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   using Products = KeyProducts<Config, kForward, kPass>;
   template <class, bool>
   friend struct KeyUnit;
+  template <class>
+  friend struct KeySteep;
 
  public:
   /// The maps are of the kernel's parameter, whose address copies take.
@@ -345,9 +347,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     return true;
   }
   GLA_DEVICE void walk_steep() {
-    SteepBlocks<kChunk / 16> blocks;
+    KeySteep<KeyPipeline> steep;
     KeyUnit<KeyPipeline, true> unit;
-    unit.blocks = &blocks;
+    unit.steep = &steep;
     unit.find_factors(*this);
     wait_for_scores();
     walk_unit(unit);

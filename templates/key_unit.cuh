@@ -1,14 +1,7 @@
 // A chunk of a walk over key channels: what a warp makes of its 16 channels of it, in the layout of LaneValues<16>
 // (chunk_sums.cuh), 16 tokens after 16.
 //
-// Where gates fall too far for one pivot a chunk is steep. Then all factors are products of exp2 of single gates, as those of
-// steep_chunk.cuh, and at most 1 for gates of at most 0: with P_i that of the gates of a block of 16 tokens up to token i, S_j
-// that of those behind j, and E of all of a block, going forward
-//   dq_i = scale P_i (.) (the sum so far of i's block)     what starts as dO_i S^T becomes, for each block behind which
-//                                                          i's own stands, E (.) that + P k~     k~_j = S_j (.) k_j
-// and what P adds within a block comes from segments of 1, 2, 4 and 8 tokens that are joined two by two. The state takes the
-// product of all E between its product and its addition. Going back the same holds of dk, with the tokens in the other order and
-// q~_i = scale P_i (.) q_i. Both walks make the same choices, of the same gates.
+// Where gates fall too far for one pivot a chunk is steep (key_steep.cuh). Both walks make the same choices, of the same gates.
 //
 // Gates' gradients are flows through the gates, chunk by chunk and not as one long sum. With ^in the part of dq and dk that
 // comes through the state, D the sum over V of S (.) dS at a chunk's border, and sums over the chunk's tokens,
@@ -20,25 +13,15 @@
 
 #include "chunk_gates.cuh"
 #include "chunk_sums.cuh"
+#include "key_steep.cuh"
 
 namespace gla {
-
-/// Of the blocks of a steep chunk, 8 values of each as they lie in LaneValues<16>. Loops over blocks are loops here, and these lie
-/// in local memory; beside the unit, whose members then stay in registers.
-template <int kBlocks>
-struct SteepBlocks {
-  float to_gradient[kBlocks][8];  ///< of dq or dk over its sum
-  float to_operand[kBlocks][8];   ///< of k~ over k, or q~ over q
-  float totals[kBlocks][2];       ///< what gates multiply to
-  float apart[kBlocks][8];  ///< what P adds to a gradient from within the block, but for a token's own term
-  float own[kBlocks][8];    ///< which would be in the flows of both walks, and is left out of both
-};
 
 template <class Walk, bool kSteep>
 struct KeyUnit {
   static constexpr bool kForward = Walk::kGoesForward, kOutputs = Walk::kOutputs, kGated = Walk::kGated;
   static constexpr int kTokens = Walk::kChunk, kPairs = kTokens / 16;
-  static constexpr int kParts = Walk::kParts, kScoreParts = Walk::kShape.score_parts;
+  static constexpr int kParts = Walk::kParts;
   /// Query heads of a group meet in a unit, which is a block of 16 tokens then.
   static constexpr bool kOneHead = Walk::kHeads == 1;
   static_assert((kOneHead || kPairs == 1) && (kGated || !kSteep));
@@ -48,11 +31,9 @@ struct KeyUnit {
   /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
   static constexpr bool kKeepsFactors = kGated && kOutputs && kPairs > 1 && !kSteep;
   using Gates = typename Walk::Gates;
-  using Gate = typename Walk::Gate;
   using Words = typename Walk::Words;
-  using Block = LaneValues<16>;
 
-  SteepBlocks<kPairs>* blocks;
+  KeySteep<Walk>* steep;
   LaneValues<kTokens> of_q;              ///< log2 of q^ over scale q
   float before[2], middle[2], after[2];  ///< what the state takes, in the order of time
   Words words;                           ///< of what the state takes up: k^, going back q^ of a query head
@@ -65,7 +46,7 @@ struct KeyUnit {
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) before[c] = middle[c] = after[c] = 1;
     if constexpr (kSteep) {
-      find_products(walk);
+      steep->find(walk, middle);
     } else if constexpr (kGated) {
       SumRange range;
       if (warp_any(sum_in_order(range, walk.raw_gates()))) widen<kTokens>(range, of_q);
@@ -96,7 +77,7 @@ struct KeyUnit {
       walk.state.scale(after);
       if constexpr (kOutputs) {
         find_state_product(walk);
-        if constexpr (kSteep) clear_apart();
+        if constexpr (kSteep) steep->clear_apart();
       }
       walk.state.scale(middle);
       if constexpr (kOutputs) add_inflow(walk);
@@ -114,8 +95,8 @@ struct KeyUnit {
     constexpr bool kUpdates = !kForward || kOneHead;
     if constexpr (kSteep) {
       if (kOutputs && walk.leads()) {
-        add_block_products(walk);
-        if constexpr (!kForward && !kOneHead) add_segment_products(walk);
+        steep->add_between_blocks(walk, sums, words);
+        if constexpr (!kForward && !kOneHead) steep->add_within_blocks(walk);
       }
       if constexpr (kUpdates) update(walk);
     } else {
@@ -151,7 +132,7 @@ struct KeyUnit {
   GLA_DEVICE float log_k(int o, int c, int e) const { return -log_q(o, c, e); }
   /// Of dq over dq^, or dk over dk^.
   GLA_DEVICE float factor(const Walk& walk, int o, int c, int e) const {
-    if constexpr (kSteep) return blocks->to_gradient[o / 2][o % 2 * 4 + c * 2 + e];
+    if constexpr (kSteep) return steep->to_gradient[o / 2][o % 2 * 4 + c * 2 + e];
     if constexpr (kKeepsFactors) return of_q[o][c][e];
     if constexpr (!kGated) return kForward ? walk.args.scale : 1.0f;
     return kForward ? walk.args.scale * exp2_fast(log_q(o, c, e)) : exp2_fast(log_k(o, c, e));
@@ -226,7 +207,7 @@ struct KeyUnit {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
         if constexpr (kSteep) {
-          value *= blocks->to_operand[pair][i];
+          value *= steep->to_operand[pair][i];
         } else {
           if constexpr (kGated) value *= exp2_fast(kForward ? log_k(o, c, e) : log_q(o, c, e));
           if constexpr (!kForward) value *= walk.args.scale;
@@ -238,6 +219,11 @@ struct KeyUnit {
       }
       Gates::template split<kParts>(words[pair], x);
     }
+  }
+
+  GLA_DEVICE void update(Walk& walk) {
+    if constexpr (kSteep) steep->widen(words);
+    walk.add_update(words);
   }
 
   template <int N>
@@ -268,7 +254,7 @@ struct KeyUnit {
       float x[2][2][2];
       load_octets<16>(x, subject(walk), 16 * pair, Walk::first_channel(), 0);
       float outer[2];
-      if constexpr (kSteep) find_outer(outer, pair, kForward);
+      if constexpr (kSteep) steep->find_outer(outer, pair, kForward);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
@@ -282,8 +268,8 @@ struct KeyUnit {
   template <class Tile>
   GLA_DEVICE void stage_gradient(const Walk& walk, const Tile& to) {
     if constexpr (kSteep && (kForward || kOneHead)) {
-      clear_apart();
-      add_segment_products(walk);
+      steep->clear_apart();
+      steep->add_within_blocks(walk);
     }
     GLA_UNROLL
     for (int pair = 0; pair < kPairs; ++pair) {
@@ -294,9 +280,9 @@ struct KeyUnit {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
         float gradient = factor(walk, o, c, e) * sums[o][2 * c + e];
-        if constexpr (kSteep) gradient += blocks->apart[pair][i];
+        if constexpr (kSteep) gradient += steep->apart[pair][i];
         flows[o][c][e] += value * gradient;
-        if constexpr (kSteep) gradient += blocks->own[pair][i];
+        if constexpr (kSteep) gradient += steep->own[pair][i];
         value = gradient;
       }
       warp_sync();  // others still read what is overwritten
@@ -383,187 +369,6 @@ struct KeyUnit {
       }
       walk.stage_octets(x, walk.staged_gates(), 16 * pair);
     }
-  }
-
-  // ---- steep -----------------------------------------------------------------------------------------------------
-
-  GLA_DEVICE void clear_apart() {
-    GLA_UNROLL_BY(1)
-    for (int i = 0; i < 8 * kPairs; ++i) blocks->apart[i / 8][i % 8] = blocks->own[i / 8][i % 8] = 0;
-  }
-
-  /// Whether element e of octet o is of the later one of two segments of 2^level tokens.
-  GLA_DEVICE static bool is_later(int level, int o, int e) {
-    return (level == 0 ? e : level == 3 ? o : lane_index() >> (level - 1) & 1) != 0;
-  }
-
-  /// Joins the segments of a block two by two, from single tokens on. What gates of a segment multiply to up to each token is
-  /// `upto`, behind it `behind`. Calls use(level) before each.
-  template <class Use>
-  GLA_DEVICE static void join_segments(const Walk& walk, int pair, Block& upto, Block& behind, Use use) {
-    load_octets<16>(upto, walk.raw_gates(), 16 * pair, Walk::first_channel(), 0);
-    GLA_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      float& gate = upto[i / 4][i / 2 % 2][i % 2];
-      gate = exp2_fast(kLog2E * gate);
-      behind[i / 4][i / 2 % 2][i % 2] = 1;
-    }
-    GLA_UNROLL
-    for (int level = 0; level < 4; ++level) {
-      use(level);
-      Block all;
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        all[o][c][e] = upto[o][c][e] * behind[o][c][e];
-      }
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        const float other = level == 0   ? all[o][c][1 - e]
-                            : level == 3 ? all[1 - o][c][e]
-                                         : shuffle_xor(all[o][c][e], level);
-        upto[o][c][e] *= is_later(level, o, e) ? other : 1.0f;
-        behind[o][c][e] *= is_later(level, o, e) ? 1.0f : other;
-      }
-    }
-  }
-
-  GLA_DEVICE void find_products(Walk& walk) {
-    GLA_UNROLL_BY(1)
-    for (int pair = 0; pair < kPairs; ++pair) {
-      Block upto, behind;
-      join_segments(walk, pair, upto, behind, [](int) {});
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        const float from_first = walk.args.scale * upto[o][c][e], to_last = behind[o][c][e];
-        blocks->to_gradient[pair][i] = kForward ? from_first : to_last;
-        blocks->to_operand[pair][i] = kForward ? to_last : from_first;
-      }
-      GLA_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        const float total = upto[0][c][0] * behind[0][c][0];
-        blocks->totals[pair][c] = total;
-        middle[c] *= total;
-      }
-      if constexpr (!kOutputs) add_decay(walk, pair);
-    }
-  }
-  /// Of a walk for a segment's own state: as sums, which do not vanish.
-  GLA_DEVICE static void add_decay(Walk& walk, int pair) {
-    Block gates;
-    Most<Gate> most;
-    load_gates<16>(gates, most, walk.raw_gates(), 16 * pair, Walk::first_channel());
-    GLA_UNROLL
-    for (int c = 0; c < 2; ++c)
-      walk.decay[c] += kLog2E * sum_quad(gates[0][c][0] + gates[0][c][1] + gates[1][c][0] + gates[1][c][1]);
-  }
-
-  /// What the gates of the blocks before a block, or of those behind it, multiply to.
-  GLA_DEVICE void find_outer(float (&outer)[2], int pair, bool of_earlier) const {
-    GLA_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      outer[c] = 1;
-      GLA_UNROLL
-      for (int other = 0; other < kPairs; ++other)
-        if (of_earlier ? other < pair : other > pair) outer[c] *= blocks->totals[other][c];
-    }
-  }
-
-  /// What P adds to the sums of each block from the others.
-  GLA_DEVICE void add_block_products(const Walk& walk) {
-    GLA_UNROLL
-    for (int n = 1; n < kPairs; ++n) {
-      GLA_UNROLL
-      for (int m = 0; m < n; ++m) {
-        const int to = kForward ? n : kPairs - 1 - n, from = kForward ? m : kPairs - 1 - m;
-        GLA_UNROLL
-        for (int i = 0; i < 8; ++i) sums[2 * to + i / 4][i % 4] *= blocks->totals[from][i % 4 / 2];
-        Bits32 b[kScoreParts][4];
-        walk.load_scores(b, from, to);
-        multiply_parts<kScoreParts>(sums[2 * to], sums[2 * to + 1], words[from], b);
-      }
-    }
-  }
-
-  /// The state's, with the operands as of the chunk.
-  GLA_DEVICE void update(Walk& walk) {
-    if constexpr (kSteep) {
-      GLA_UNROLL
-      for (int pair = 0; pair < kPairs; ++pair) {
-        float outer[2];
-        find_outer(outer, pair, !kForward);
-        Block x;
-        Gates::template join<kParts>(x, words[pair]);
-        GLA_UNROLL
-        for (int i = 0; i < 8; ++i) x[i / 4][i / 2 % 2][i % 2] *= outer[i / 2 % 2];
-        Gates::template split<kParts>(words[pair], x);
-      }
-    }
-    walk.add_update(words);
-  }
-
-  /// What P adds within blocks, to `apart` and `own`.
-  GLA_DEVICE void add_segment_products(const Walk& walk) {
-    GLA_UNROLL_BY(1)
-    for (int pair = 0; pair < kPairs; ++pair)
-      add_segment_products(walk, pair, blocks->apart[pair], blocks->own[pair]);
-  }
-  GLA_DEVICE static void add_segment_products(const Walk& walk, int pair, float (&apart)[8],
-                                              float (&own)[8]) {
-    Bits32 b[kScoreParts][4];
-    walk.load_scores(b, pair, pair);
-    Block x, upto, behind;
-    load_octets<16>(x, operand(walk), 16 * pair, Walk::first_channel(), 0);
-    const int row = lane_index() / 4, column = lane_index() % 4 * 2;  // two tokens of an octet in b
-    join_segments(walk, pair, upto, behind, [&](int level) {
-      Block factors;
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        const float factor = kForward ? behind[o][c][e] : walk.args.scale * upto[o][c][e];
-        factors[o][c][e] = is_later(level, o, e) == kForward ? 0.0f : x[o][c][e] * factor;
-      }
-      Bits32 a[kParts][4];
-      Gates::template split<kParts>(a, factors);
-      float found[2][4] = {};
-      const bool is_same = row >> (level + 1) == column >> (level + 1);  // segment, once these are joined
-      GLA_UNROLL
-      for (int p = 0; p < kScoreParts; ++p) {
-        GLA_UNROLL
-        for (int r = 0; p + r < kScoreParts; ++r) {
-          if (level < 3) {
-            multiply_accumulate(found[0], a[p], is_same ? b[r][0] : 0, 0);
-            multiply_accumulate(found[1], a[p], 0, is_same ? b[r][3] : 0);
-          } else if (kForward) {
-            multiply_accumulate(found[1], a[p], b[r][2], 0);
-          } else {
-            multiply_accumulate(found[0], a[p], 0, b[r][1]);
-          }
-        }
-      }
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int o = i / 4, c = i / 2 % 2, e = i % 2;
-        const float factor = kForward ? walk.args.scale * upto[o][c][e] : behind[o][c][e];
-        apart[i] += is_later(level, o, e) == kForward ? factor * found[o][2 * c + e] : 0.0f;
-      }
-    });
-    GLA_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      const int o = i / 4, c = i / 2 % 2, e = i % 2, token = 16 * pair + TokenMap<16>::token(o, e);
-      own[i] += walk.args.scale * score(walk, token) * x[o][c][e];
-    }
-  }
-
-  /// Of a token with itself.
-  GLA_DEVICE static float score(const Walk& walk, int token) {
-    float sum = 0;
-    GLA_UNROLL
-    for (int part = 0; part < kScoreParts; ++part)
-      sum += to_float(*reinterpret_cast<const bf16*>(walk.scores(part).at(token, token)));
-    return sum;
   }
 };
 

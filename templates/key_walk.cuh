@@ -24,6 +24,8 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   using Products = KeyProducts<Config, kForward, kPass>;
   template <class, bool>
   friend struct KeyUnit;
+  template <class>
+  friend struct KeySteep;
 
  public:
   using Products::Products;
@@ -207,9 +209,9 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
 
   template <bool kSteep>
   GLA_DEVICE bool walk_unit() {
-    SteepBlocks<kChunk / 16> blocks;
+    KeySteep<KeyWalk> steep;
     KeyUnit<KeyWalk, kSteep> unit;
-    unit.blocks = &blocks;
+    unit.steep = &steep;
     if (!unit.find_factors(*this)) return false;
     unit.enter(*this);
     if constexpr (kQueries) unit.add_queries(*this);
@@ -227,9 +229,9 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
   }
   template <bool kSteep>
   GLA_DEVICE bool walk_heads(Index step, Index steps) {
-    SteepBlocks<kChunk / 16> blocks;
+    KeySteep<KeyWalk> steep;
     KeyUnit<KeyWalk, kSteep> unit;
-    unit.blocks = &blocks;
+    unit.steep = &steep;
     if (!unit.find_factors(*this)) return false;
     unit.enter(*this);
     GLA_UNROLL_BY(1)

@@ -100,22 +100,22 @@ bool has_nan_gate(const ReferenceInput& in, std::int64_t first_token, std::int64
 
 template <class Args>
 void run_launches(const emulator::Program& program, const std::vector<std::string>& entries,
-                  const Launches& launches, const Args& args, const emulator::Options& options) {
-  for (const Launch& one : launches) {
+                  const LaunchPlan& plan, const Args& args, const emulator::Options& options) {
+  for (const Launch& one : plan.launches) {
+    if (!one.is_for(needed_by(args))) continue;
     const emulator::Shape shape{one.grid, one.threads, one.shared_bytes, one.cluster};
     program.run(entries[static_cast<std::size_t>(one.entry)], shape, args, options);
   }
 }
 
-/// Of a plan, what a call with these arguments launches.
+/// With the maps, where the plan has boxes.
 template <class WithMaps, class Args>
-void run_needed(const emulator::Program& program, const std::vector<std::string>& entries,
-                const LaunchPlan& plan, const Args& args, const emulator::Options& options) {
-  const Launches launches = launches_for(plan, args);
+void run_call(const emulator::Program& program, const std::vector<std::string>& entries,
+              const LaunchPlan& plan, const Args& args, const emulator::Options& options) {
   if (plan.boxes.rows > 0)
-    run_launches(program, entries, launches, with_maps<WithMaps>(plan.boxes, args), options);
+    run_launches(program, entries, plan, with_maps<WithMaps>(plan.boxes, args), options);
   else
-    run_launches(program, entries, launches, args, options);
+    run_launches(program, entries, plan, args, options);
 }
 
 /// An output of a call.
@@ -312,12 +312,12 @@ KernelOutcome run_case(const Problem& problem, const KernelCase& c, const Launch
 
 void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
               const LaunchPlan& plan, const KernelArgs& args, const emulator::Options& options) {
-  run_needed<TensorArgs>(program, entries, plan, args, options);
+  run_call<TensorArgs>(program, entries, plan, args, options);
 }
 
 void run_plan(const emulator::Program& program, const std::vector<std::string>& entries,
               const LaunchPlan& plan, const BackwardArgs& args, const emulator::Options& options) {
-  run_needed<BackwardTensorArgs>(program, entries, plan, args, options);
+  run_call<BackwardTensorArgs>(program, entries, plan, args, options);
 }
 
 LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emulator::Toolchain& toolchain) {

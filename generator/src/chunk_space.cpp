@@ -347,7 +347,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   const std::int64_t slots = cut.slots;
   const std::int64_t scan_blocks = scan_grid(problem, workload);
   plan.launches.add({0, slots * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
-  plan.launches.add({.entry = 1, .grid = scan_blocks, .threads = shapes[1].threads, .scans = true});
+  plan.launches.add({.entry = 1, .grid = scan_blocks, .threads = shapes[1].threads, .needs = kSegmentScan});
   plan.launches.add({2, slots * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
   plan.decays_offset =
       round_up_256(static_cast<std::size_t>(slots * workload.heads * elements) * sizeof(float));

@@ -105,7 +105,7 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
     plan.launches.add({.entry = of_keys ? 0 : 1,
                        .grid = divided_up(states * shape.tiles(), variant[Parameter::warps]),
                        .threads = threads_of_lines(variant),
-                       .gradients = gradients});
+                       .needs = gradients});
     if (has_gate(problem, of_keys))
       floats = std::max(floats, std::int64_t{shape.tiles()} * shape.warp_floats());
   }

@@ -351,7 +351,7 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
          .threads = shapes[index].threads,
          .shared_bytes = shapes[index].shared_bytes,
          .cluster = cluster,
-         .gradients = entry.gradients});
+         .needs = entry.gradients});
   }
   const auto reserve = [&](std::int64_t floats) {
     const std::size_t offset = plan.workspace_bytes;

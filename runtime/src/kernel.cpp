@@ -102,26 +102,27 @@ LoadedKernels::~LoadedKernels() {
 }
 
 Status LoadedKernels::launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const {
-  const Launches launches = launches_for(plan, args);
-  if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
+  const unsigned needed = needed_by(args);
+  if (plan.boxes.rows == 0) return launch_raw(plan.launches, needed, &args, stream);
   TensorArgs with_maps{args, {}};
   if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;
-  return launch_raw(launches, &with_maps, stream);
+  return launch_raw(plan.launches, needed, &with_maps, stream);
 }
 
 Status LoadedKernels::launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const {
-  const Launches launches = launches_for(plan, args);
-  if (plan.boxes.rows == 0) return launch_raw(launches, &args, stream);
+  const unsigned needed = needed_by(args);
+  if (plan.boxes.rows == 0) return launch_raw(plan.launches, needed, &args, stream);
   BackwardTensorArgs with_maps{args, {}, {}};
   if (Status status = encode_maps(*api_, mapped_tensors(plan.boxes, with_maps)); !status.ok()) return status;
-  return launch_raw(launches, &with_maps, stream);
+  return launch_raw(plan.launches, needed, &with_maps, stream);
 }
 
-Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUstream stream) const {
+Status LoadedKernels::launch_raw(const Launches& launches, unsigned needed, const void* args,
+                                 CUstream stream) const {
   void* parameters[] = {const_cast<void*>(args)};  // the driver copies what it points to
   // All are checked before the first is enqueued.
   for (const Launch& launch : launches) {
-    if (launch.grid < 0 || launch.grid > std::numeric_limits<int>::max()) {
+    if (launch.is_for(needed) && (launch.grid < 0 || launch.grid > std::numeric_limits<int>::max())) {
       return {StatusCode::unsupported,
               fmt::format("the call needs a grid of {} blocks; CUDA accepts {}. Split the batch", launch.grid,
                           std::numeric_limits<int>::max())};
@@ -136,7 +137,7 @@ Status LoadedKernels::launch_raw(const Launches& launches, const void* args, CUs
   config.attrs = &early;
   config.numAttrs = start_early_ ? 1 : 0;
   for (const Launch& launch : launches) {
-    if (launch.grid == 0) continue;
+    if (launch.grid == 0 || !launch.is_for(needed)) continue;
     config.gridDimX = static_cast<unsigned>(launch.grid);
     config.blockDimX = static_cast<unsigned>(launch.threads);
     config.sharedMemBytes = static_cast<unsigned>(launch.shared_bytes);

@@ -26,9 +26,9 @@ class LoadedKernels {
   /// Enqueues every launch of the plan with the same arguments.
   template <class Args>
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
-    return launch_raw(plan.launches, &args, stream);
+    return launch_raw(plan.launches, ~0u, &args, stream);
   }
-  /// Those of launches_for(); where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before
+  /// Those that the call needs; where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before
   /// anything is enqueued.
   Status launch(const LaunchPlan& plan, const KernelArgs& args, CUstream stream) const;
   Status launch(const LaunchPlan& plan, const BackwardArgs& args, CUstream stream) const;
@@ -36,7 +36,7 @@ class LoadedKernels {
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
  private:
-  Status launch_raw(const Launches& launches, const void* args, CUstream stream) const;
+  Status launch_raw(const Launches& launches, unsigned needed, const void* args, CUstream stream) const;
   const driver::Api* api_ = nullptr;
   std::vector<CUmodule> modules_;
   std::vector<CUfunction> functions_;
@@ -68,19 +68,12 @@ inline unsigned wanted_gradients(const BackwardArgs& args) {
   return wanted;
 }
 
-/// Those launches of a plan that a call needs.
-inline Launches launches_for(const LaunchPlan& plan, const KernelArgs& args) {
-  Launches needed;
-  for (const Launch& launch : plan.launches)
-    if (!launch.scans || args.segments_chain == 0) needed.add(launch);
-  return needed;
+/// Of what the launches of a plan are for (Launch::needs), that which a call with these arguments needs.
+inline unsigned needed_by(const KernelArgs& args) {
+  return args.segments_chain != 0 ? 0 : kSegmentScan;
 }
-inline Launches launches_for(const LaunchPlan& plan, const BackwardArgs& args) {
-  const unsigned wanted = wanted_gradients(args);
-  Launches needed;
-  for (const Launch& launch : plan.launches)
-    if (launch.gradients == 0 || (launch.gradients & wanted) != 0) needed.add(launch);
-  return needed;
+inline unsigned needed_by(const BackwardArgs& args) {
+  return wanted_gradients(args);
 }
 
 inline void place_workspace(BackwardArgs& args, const LaunchPlan& plan, void* workspace) {

@@ -83,7 +83,7 @@ TEST_CASE("family segmented is three launches: states, scan, outputs") {
   REQUIRE(found.launches.size() == 3);
   for (int i = 0; i < 3; ++i) {
     CHECK(found.launches[static_cast<std::size_t>(i)].entry == i);
-    CHECK(found.launches[static_cast<std::size_t>(i)].scans == (i == 1));
+    CHECK(found.launches[static_cast<std::size_t>(i)].needs == (i == 1 ? kSegmentScan : 0));
   }
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);
@@ -202,9 +202,9 @@ TEST_CASE("family walks is three launches, each for some of the gradients") {
   CHECK(found.launches[0].grid == 3 * 5 * 2);  // 128 key channels in tiles of 64
   CHECK(found.launches[1].grid == 3 * 5 * 7);  // 200 value channels in tiles of 32
   CHECK(found.launches[2].grid == 3 * 5 * 2);
-  CHECK(found.launches[0].gradients == (kGradientQ | kGradientGk));
-  CHECK(found.launches[1].gradients == (kGradientV | kGradientState));
-  CHECK(found.launches[2].gradients == (kGradientK | kGradientGk));
+  CHECK(found.launches[0].needs == (kGradientQ | kGradientGk));
+  CHECK(found.launches[1].needs == (kGradientV | kGradientState));
+  CHECK(found.launches[2].needs == (kGradientK | kGradientGk));
   CHECK(found.segment_tokens == 0);
   CHECK(found.workspace_bytes == 3 * 5 * 128 * 4);  // what flows through each gate behind the sequence
 }
@@ -272,8 +272,8 @@ TEST_CASE("family lines gives each warp some rows of one state, then some column
   // A warp holds 4 groups of lanes by 2 rows: 16 warps for 128 rows, 13 for 100 columns; 4 to a block.
   CHECK(found.launches[0].grid == 3 * 5 * 4);
   CHECK(found.launches[1].grid == 49);
-  CHECK(found.launches[0].gradients == (kGradientQ | kGradientK | kGradientGk | kGradientState));
-  CHECK(found.launches[1].gradients == (kGradientV | kGradientGv));
+  CHECK(found.launches[0].needs == (kGradientQ | kGradientK | kGradientGk | kGradientState));
+  CHECK(found.launches[1].needs == (kGradientV | kGradientGv));
   // 250 chunks are 16 segments of 16 chunks of 4 tokens: a slot for each segment and each chunk of one; rows of 100 are rounded
   // up to 128.
   CHECK(found.segment_tokens == 64);
@@ -292,7 +292,7 @@ TEST_CASE("family lines gives each warp some rows of one state, then some column
   problem.state_v_first = true;
   const LaunchPlan ungated = plan(problem, one, {3, 5, 1000, false});
   CHECK(ungated.workspace_bytes == 0);
-  CHECK(ungated.launches[1].gradients == (kGradientV | kGradientGv | kGradientState));
+  CHECK(ungated.launches[1].needs == (kGradientV | kGradientGv | kGradientState));
 }
 
 TEST_CASE("family decode gives each warp some value channels of one state") {

@@ -242,8 +242,8 @@ GLA_KERNEL void always(gla::BackwardArgs args) { args.path_counts[2] += 1; }
 )",
                                                              source_toolchain());
   LaunchPlan plan;
-  plan.launches.add({.entry = 0, .gradients = kGradientQ | kGradientGk});
-  plan.launches.add({.entry = 1, .gradients = kGradientV | kGradientState});
+  plan.launches.add({.entry = 0, .needs = kGradientQ | kGradientGk});
+  plan.launches.add({.entry = 1, .needs = kGradientV | kGradientState});
   plan.launches.add({.entry = 2});
   const auto launched = [&](Tensor BackwardArgs::*wanted) {
     std::vector<unsigned long long> counts(3);

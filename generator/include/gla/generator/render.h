@@ -52,6 +52,8 @@ enum Gradient : unsigned {
   kGradientGv = 32,
   kAllGradients = 63,
 };
+/// Of a forward call, beside those: a scan over segments, which do not chain themselves (LaunchPlan::may_chain).
+constexpr unsigned kSegmentScan = 64;
 
 /// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), with boxes in the plan
 /// a TensorArgs, of a backward operation a BackwardArgs (templates/backward_args.h).
@@ -60,10 +62,11 @@ struct Launch {
   std::int64_t grid = 1;  ///< blocks, all along x
   int threads = 1;
   std::size_t shared_bytes = 0;
-  int cluster = 1;         ///< blocks of a cluster, which `grid` is a multiple of
-  unsigned gradients = 0;  ///< which it is for: left out where none of them is wanted; 0: always there
-  bool scans = false;      ///< segments: left out where these chain themselves
+  int cluster = 1;  ///< blocks of a cluster, which `grid` is a multiple of
+  unsigned needs =
+      0;  ///< bits of Gradient, or kSegmentScan: left out of calls that need none; 0: in all of them
 
+  bool is_for(unsigned needed) const { return needs == 0 || (needs & needed) != 0; }
   bool operator==(const Launch&) const = default;
 };
 
@@ -102,8 +105,7 @@ struct LaunchPlan {
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
   std::int64_t segments = 0;        ///< KernelArgs.segments
-  bool may_chain =
-      false;  ///< KernelArgs.segments_chain, unless the final state takes the initial one's place
+  bool may_chain = false;  ///< KernelArgs.segments_chain, if no final state takes the initial one's place
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
   std::size_t gradients_offset = 0;        ///< of BackwardArgs.segment_gradients
