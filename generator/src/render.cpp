@@ -22,7 +22,7 @@ std::vector<std::string_view> headers_of(Operation operation) {
     case Operation::recurrent_forward:
       return {"device/launch.cuh", "recurrent_forward.cuh"};
     case Operation::chunk_backward:
-      return {"device/launch.cuh", "chunk_backward.cuh", "value_pipeline.cuh"};
+      return {"device/launch.cuh", "chunk_backward.cuh", "key_pipeline.cuh", "value_pipeline.cuh"};
     case Operation::recurrent_backward:
       return {"device/launch.cuh", "line_walk.cuh"};
   }

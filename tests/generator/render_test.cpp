@@ -226,6 +226,13 @@ TEST_CASE("the hash of the templates is 16 hexadecimal digits, the same at every
 }
 
 TEST_CASE("the templates of an operation are all that its variants include, and no other operation's") {
+  const std::pair<Problem, Variant> by_warpgroups[] = {
+      {chunk_of(128, 128),
+       variant("fused chunk=64 tile_v=128 warps_v=8 warps_k=1 group_tile=1 stages=2 score_parts=2 "
+               "state_parts=1 async_copy=1 producers=8 cluster=1 min_blocks=1")},
+      {backward_of(128, 128),
+       variant("walks segments=1 chunk=64 tile_k=128 tile_v=128 warps=8 stages=2 score_parts=2 "
+               "state_parts=2 async_copy=1 producers=8")}};
   for (const Operation operation : kOperations) {
     std::set<std::string> names;
     for (const EmbeddedFile& file : templates_of(operation)) names.emplace(file.name);
@@ -238,6 +245,10 @@ TEST_CASE("the templates of an operation are all that its variants include, and 
       if (problem.operation != operation) continue;
       for (const Variant& one : one_of_each_family(problem))
         for (const std::string& name : includes(render(problem, one).text)) CHECK(names.count(name) == 1);
+    }
+    for (const auto& [problem, one] : by_warpgroups) {
+      if (problem.operation != operation) continue;
+      for (const std::string& name : includes(render(problem, one).text)) CHECK(names.count(name) == 1);
     }
     CHECK(names.count("verification.cuh") == 0);
     CHECK(names.count("chunk_gates.cuh") == (is_recurrent(operation) ? 0 : 1));
