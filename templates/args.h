@@ -31,9 +31,9 @@ struct KernelArgs {
   int cu_seqlens_is_int64 = 0;
   float scale = 1.0f;
 
+  Index segments = 0;  ///< the most that one sequence can have; family `overlapped`: that each has
   // Family `segmented`: sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
   Index segment_tokens = 0;  ///< tokens per segment, a multiple of the chunk
-  Index segments = 0;        ///< the most segments that one sequence can have
   float* segment_states =
       nullptr;  ///< [slots, H, K, V]: a segment's own state; a scan makes it the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay

@@ -5,7 +5,8 @@
 // warp holds rows of S^T [V, K] in MMA accumulators, so the state never leaves registers. Family `segmented` runs the same
 // walk per segment: once for the segments' own states (Pass::segment_states), then for the outputs. Between the two segment_scan
 // (segment_scan.cuh) chains them, or, where they are few, each block those before its own
-// (ChunkWork::load_state). This one runs on every architecture, all warps doing the same;
+// (ChunkWork::load_state). Family `overlapped` has one launch too, for segments that need nothing of each other: each block first
+// walks the chunks ahead of its own for the state alone. This walk runs on every architecture, all warps doing the same;
 // chunk_pipeline.cuh is the one of warpgroups.
 //
 // The gradients of v are such a walk too, from the last chunk to the first, with the gradient dS for the state, dO for V, and
@@ -39,8 +40,10 @@ class ChunkForward {
       block_sync();
       if constexpr (kValueGradients) {
         walk_back(step, steps);
+      } else if (has_outputs(step)) {
+        walk_chunk<kOutputs>(step, steps);
       } else {
-        walk_chunk(step, steps);
+        walk_chunk<false>(step, steps);
       }
     }
     work.store_state(state, tiles.decay());
@@ -81,6 +84,9 @@ class ChunkForward {
     block_sync();
   }
 
+  /// Not so ahead of an overlapping segment.
+  GLA_DEVICE bool has_outputs(Index chunk) const { return kOutputs && (!Work::kLeads || chunk >= work.lead); }
+
   GLA_DEVICE static Index chunk_of(Index step, Index steps) {
     return kValueGradients ? (steps - 1 - step) / kHeads : step;
   }
@@ -109,7 +115,7 @@ class ChunkForward {
     copy_rows<Element, kChunk, kK, kBytes, kThreads, kShape.async_copy>(
         to.raw_k(), row_of<const Element>(args.k, work.sequence, token, work.head), args.k.stride_token, rows,
         kK, thread_index());
-    if constexpr (kOutputs) {
+    if (has_outputs(chunk)) {
       for (int i = 0; i < kShape.group_tile; ++i) {
         copy_rows<Element, kChunk, kK, kBytes, kThreads, kShape.async_copy>(
             to.raw_q(i), row_of<const Element>(args.q, work.sequence, token, query_head + i),
@@ -127,15 +133,16 @@ class ChunkForward {
   }
 
   /// Decides the path before any product: inf in k^ would meet 0 in the scores.
+  template <bool WithOutputs>
   GLA_DEVICE void walk_chunk(Index chunk, Index chunks) {
     const Index token = chunk * kChunk;
     Products products{work, tiles.of(chunk), state};
-    const bool has_pivot = products.make_operands();
-    work.count_path(has_pivot);
+    const bool has_pivot = products.template make_operands<WithOutputs>();
+    if constexpr (WithOutputs) work.count_path(has_pivot);
     Work::add_decay(tiles.decay(), tiles.last());
     // The raw q, k and gates are spent, and so is the v of the chunk before: their slots can take the next loads.
     if (has_pivot) start_loads(chunk + kShape.stages, chunks);
-    products.multiply(token, !has_pivot, [&](const Sums& of_head, int query_head) {
+    products.template multiply<WithOutputs>(token, !has_pivot, [&](const Sums& of_head, int query_head) {
       products.put_outputs(of_head, query_head, token);
     });
     if (!has_pivot) start_loads(chunk + kShape.stages, chunks);
@@ -146,7 +153,7 @@ class ChunkForward {
     const Index token = chunk_of(step, steps) * kChunk;
     const bool first = step % kHeads == 0, last = step % kHeads == kHeads - 1;
     Products products{work, tiles.of(step), state};
-    const bool has_pivot = products.make_operands();
+    const bool has_pivot = products.template make_operands<true>();
     if (has_pivot) start_loads(step + kShape.stages, steps);
     products.add_value_gradients(sums, !has_pivot, first, last);
     if (last && args.o.data != nullptr) products.put_outputs(sums, work.head - work.first_query_head, token);

@@ -98,6 +98,9 @@ class ChunkPipeline {
   Work work;
   int chunks = 0;
 
+  /// Whether a chunk has outputs. The first ones of an overlapping segment's walk have none, but come to `made` as all do.
+  GLA_DEVICE bool has_outputs(int chunk) const { return kOutputs && (!Work::kLeads || chunk >= work.lead); }
+
   /// The gradients of v may be unwanted where that of the initial state is not.
   GLA_DEVICE bool stores() const { return !kShape.value_gradients || args.o.data != nullptr; }
 
@@ -145,7 +148,8 @@ class ChunkPipeline {
 
   static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
   static constexpr int kGatePanels = PipelineLayout::panels(kShape.gate_bytes * kShape.padded_k());
-  static constexpr int kPanels = (1 + kHeads) * kLayout.k_panels + kGatePanels + kLayout.v_panels;
+  static constexpr int kQueryPanels = kHeads * kLayout.k_panels;
+  static constexpr int kPanels = kLayout.k_panels + kQueryPanels + kGatePanels + kLayout.v_panels;
 
   template <class T>
   GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, int first_channel, int chunk, int head,
@@ -164,7 +168,7 @@ class ChunkPipeline {
   GLA_DEVICE void load_again(int chunk, bool with_queries, unsigned long long* barrier) const {
     const Tiles tiles = tiles_of(chunk);
     constexpr int kOfKeys = kLayout.k_panels + kGatePanels;
-    barrier_arrive_expect(barrier, (kOfKeys + (with_queries ? kHeads * kLayout.k_panels : 0)) * kPanelBytes);
+    barrier_arrive_expect(barrier, (kOfKeys + (with_queries ? kQueryPanels : 0)) * kPanelBytes);
     if constexpr (kGated) load(tiles.raw_gates(), maps.gk, work.first_k(), chunk, work.head, barrier);
     load(tiles.raw_k(), maps.k, work.first_k(), chunk, work.head, barrier);
     GLA_UNROLL_BY(1)
@@ -175,17 +179,18 @@ class ChunkPipeline {
   /// Called by all consumers; two of them act.
   GLA_DEVICE void start_loads(int chunk) const {
     if (chunk >= chunks) return;
+    const bool with_queries = has_outputs(chunk);
     const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
     if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
     const Tiles tiles = tiles_of(chunk);
     const int head = work.head, first_k = work.first_k();
     unsigned long long* barrier = tiles.loaded();
     if (first) {
-      barrier_arrive_expect(barrier, kPanels * kPanelBytes);
+      barrier_arrive_expect(barrier, (with_queries ? kPanels : kPanels - kQueryPanels) * kPanelBytes);
       if constexpr (kGated) load(tiles.raw_gates(), maps.gk, first_k, chunk, head, barrier);
       load(tiles.raw_k(), maps.k, first_k, chunk, head, barrier);
     } else {
-      for (int q = 0; q < kHeads; ++q)
+      for (int q = 0; q < kHeads && with_queries; ++q)
         load(tiles.raw_q(q), maps.q, first_k, chunk, work.first_query_head + q, barrier);
       load(tiles.raw_v(), maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
     }
@@ -217,22 +222,29 @@ class ChunkPipeline {
   // ---- producers -------------------------------------------------------------------------------------------------
 
   GLA_DEVICE void produce() const {
+    int chunk = Producers::team(), reloads = 0;
+    if constexpr (Work::kLeads) produce<false>(work.lead, chunk, reloads);
+    produce<kOutputs>(chunks, chunk, reloads);
+  }
+
+  /// Chunks from `chunk` on, as far as `end`.
+  template <bool WithOutputs>
+  GLA_DEVICE void produce(int end, int& chunk, int& reloads) const {
     using Gates = ChunkGates<Config, Tiles, Producers>;
-    int reloads = 0;
-    for (int chunk = Producers::team(); chunk < chunks; chunk += kTeams) {
+    for (; chunk < end; chunk += kTeams) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(tiles.loaded(), parity_of(chunk));
       if (warp_any(is_cut(chunk))) zero_rows(tiles, rows_of(chunk));
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
-      const int replaced = gates.template replace_by_operands<kOutputs>(entry, tiles.carried(chunk));
+      const int replaced = gates.template replace_by_operands<WithOutputs>(entry, tiles.carried(chunk));
       bool within = replaced == Gates::kChannelBlocks;
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
       if constexpr (kGated) {
         within &=
-            gates.template join_scaling<kOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
+            gates.template join_scaling<WithOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
       }
       if (!within && lane_index() == 0)
         tiles.failed()[Producers::of_all()] = replaced == 0 ? -(chunk + 1) : chunk + 1;
@@ -242,13 +254,15 @@ class ChunkPipeline {
         const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
         const bool scores = warp_any(first < kTogether);
         barrier_wait(tiles.converted(), parity_of(chunk));
-        if (!has_one_pivot(chunk)) {
-          if constexpr (kGated) make_steep(chunk, reloads);
-        } else if (scores) {
-          GLA_UNROLL_BY(1)
-          for (int pair = 0; pair < kScorePairs; pair += kTogether) {
-            const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
-            WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
+        if constexpr (WithOutputs) {
+          if (!has_one_pivot(chunk)) {
+            if constexpr (kGated) make_steep(chunk, reloads);
+          } else if (scores) {
+            GLA_UNROLL_BY(1)
+            for (int pair = 0; pair < kScorePairs; pair += kTogether) {
+              const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
+              WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
+            }
           }
         }
         if (scores) arrive(tiles.made());
@@ -318,7 +332,10 @@ class ChunkPipeline {
     for (int stage = 0; stage < kStages; ++stage) start_loads(stage);
     ChunkState<kShape> state;
     work.load_state(state);
-    walk(state);
+    bool scaled = true;  // with what carried() has left, as steep chunks need it and others do not
+    if constexpr (Work::kLeads) walk<false>(state, 0, work.lead, scaled);
+    walk<kOutputs>(state, Work::kLeads ? work.lead : 0, chunks, scaled);
+    if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
     work.store_state(state, tiles_of(0).decay());
     bulk_wait_read<0>();
   }
@@ -328,34 +345,31 @@ class ChunkPipeline {
   static constexpr int kRows = WarpgroupProducts<kShape, Tiles>::kRows;
   static constexpr int kKParts = kShape.operand_parts();
 
-  GLA_DEVICE void walk(ChunkState<kShape>& state) const {
-    bool scaled = true;  // with what carried() has left, as steep chunks need it and others do not
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+  template <bool WithOutputs>
+  GLA_DEVICE void walk(ChunkState<kShape>& state, int first, int end, bool& scaled) const {
+    for (int chunk = first; chunk < end; ++chunk) {
       const Tiles tiles = tiles_of(chunk);
       barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
       Products products{work, tiles, state};
       const bool has_pivot = has_one_pivot(chunk);
       if (kGated && chunk > 0 && scaled == has_pivot)
         state.scale_by_exponents(tiles.carried(chunk - 1), has_pivot);
-      scaled = kOutputs && !has_pivot;
-      if constexpr (kSends) {
-        multiply_in_cluster(products, chunk, has_pivot);
+      scaled = WithOutputs && !has_pivot;
+      if constexpr (!WithOutputs) {
+        add_to_state(products, chunk, has_pivot);
+      } else if constexpr (kSends) {
+        multiply_in_cluster(products, chunk - first, chunk, has_pivot);
       } else {
         multiply(products, chunk, has_pivot, [&](int, int row0, const ChunkSums& sums) {
           products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       }
-      show_staged();
-      if (kOutputs && stores()) store_staged(products, chunk);
+      // What is staged to all, and to tensor copies.
+      if constexpr (WithOutputs) fence_for_warpgroup();
+      Consumers::sync();
+      if (WithOutputs && stores()) store_staged(products, chunk);
       start_loads(chunk + kStages);
     }
-    if (kGated && !scaled) state.scale_by_exponents(tiles_of(0).carried(chunks - 1), false);
-  }
-
-  /// To all, and to tensor copies.
-  GLA_DEVICE static void show_staged() {
-    if constexpr (kOutputs) fence_for_warpgroup();
-    Consumers::sync();
   }
 
   GLA_DEVICE void store_staged(const Products& products, int chunk) const {
@@ -365,9 +379,9 @@ class ChunkPipeline {
       products.template store_outputs<kChunk, kRows>(head, first_token_of_walk(chunk), head * kChunk);
   }
 
-  /// Blocks of a cluster may differ in whether their channels have one pivot.
-  GLA_DEVICE void multiply_in_cluster(Products& products, int chunk, bool has_pivot) const {
-    ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, chunk, {}};
+  /// Blocks of a cluster may differ in whether their channels have one pivot. `exchange`: how many came before.
+  GLA_DEVICE void multiply_in_cluster(Products& products, int exchange, int chunk, bool has_pivot) const {
+    ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, exchange, {}};
     multiply(products, chunk, has_pivot, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
@@ -384,32 +398,37 @@ class ChunkPipeline {
   GLA_DEVICE void multiply(Products& products, int chunk, bool has_pivot, UseSums use) const {
     const Tiles& tiles = products.tiles;
     work.count_path(has_pivot);
-    Work::add_decay(tiles.decay(), tiles.last());
     WarpgroupProducts<kShape, Tiles> warpgroups{tiles, products.state};
     const auto meanwhile = [&] {
       bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
       Consumers::sync();
     };
-    const bool is_steep = kGated && !has_pivot;
-    // The last chunk, and under steep gates the last few tokens, are most of what the walk leaves behind.
-    const bool takes_all = is_steep || (chunk == chunks - 1 && !kShape.value_gradients);
-    const int k_parts = takes_all ? kKParts : 1;
-    if constexpr (kOutputs) {
-      if (kGated && !is_steep) products.state.scale(tiles.before());
-      // Whether it is steep is asked for again, not kept in a register across the products.
-      warpgroups.multiply(
-          k_parts, [&] { return kGated && !has_one_pivot(chunk); }, meanwhile, use,
-          [&] { products.state.scale(tiles.before()); });
-    } else {
-      if constexpr (kGated) {
-        if (is_steep) {
-          products.state.scale_by_exponents(tiles.after(), false);
-        } else {
-          products.state.scale(tiles.before());
-        }
+    if (kGated && has_pivot) products.state.scale(tiles.before());
+    // Whether it is steep is asked for again, not kept in a register across the products.
+    warpgroups.multiply(
+        k_parts(chunk, has_pivot), [&] { return kGated && !has_one_pivot(chunk); }, meanwhile, use,
+        [&] { products.state.scale(tiles.before()); });
+  }
+
+  /// A chunk for the state alone, of which every pivot is one, but not every factor of the state.
+  GLA_DEVICE void add_to_state(Products& products, int chunk, bool has_factor) const {
+    const Tiles& tiles = products.tiles;
+    Work::add_decay(tiles.decay(), tiles.last());
+    if constexpr (kGated) {
+      if (has_factor) {
+        products.state.scale(tiles.before());
+      } else {
+        products.state.scale_by_exponents(tiles.after(), false);
       }
-      warpgroups.update(k_parts);
     }
+    WarpgroupProducts<kShape, Tiles>{tiles, products.state}.update(k_parts(chunk, has_factor));
+  }
+
+  /// Parts of k^ that the state takes up: the last chunk, and under steep gates the last few tokens, are most of what the walk
+  /// leaves behind.
+  GLA_DEVICE int k_parts(int chunk, bool has_pivot) const {
+    const bool takes_all = (kGated && !has_pivot) || (chunk == chunks - 1 && !kShape.value_gradients);
+    return takes_all ? kKParts : 1;
   }
 };
 

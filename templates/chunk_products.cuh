@@ -18,7 +18,6 @@ namespace gla {
 template <class Config, Pass kPass, class Tiles, class Team>
 struct ChunkProducts {
   static constexpr ChunkShape kShape = Config::shape;
-  static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   /// The walk is that of the gradients of v, backwards in time (chunk_forward.cuh).
   static constexpr bool kValueGradients = kShape.value_gradients;
@@ -50,8 +49,9 @@ struct ChunkProducts {
   }
 
   /// The operands of the chunk, whole behind its barrier; or false if it may not have one pivot.
+  template <bool WithOutputs>
   GLA_DEVICE bool make_operands() {
-    const bool within = gates().template make_operands<kOutputs>();
+    const bool within = gates().template make_operands<WithOutputs>();
     if constexpr (!kShape.element_is_bf16) split_v();
     return agree(within);
   }
@@ -59,15 +59,15 @@ struct ChunkProducts {
   /// O^T of the chunk.
   using Sums = float[kBlocksV][kChunk / 8][4];
 
-  /// Output and state, from `token` of the walk on; `steep`: without operands so far, which may not have one pivot. That is no
+  /// Output, if any, and state, from `token` of the walk on; `steep`: without operands so far, which may not have one pivot. That is no
   /// template parameter, lest the rare path be compiled twice. use(sums, query head) is where the outputs go.
-  template <class UseSums>
+  template <bool WithOutputs, class UseSums>
   GLA_DEVICE void multiply(Index token, bool steep, UseSums use) {
     if (kGated && !steep) state.scale(tiles.before());
     // The last chunk, which is most of what the walk leaves behind, takes every part of k^ that the scores have made, and so
     // does a steep one, of whose state the last few tokens are most.
     const int k_parts = steep || token + kChunk >= work.tokens ? kParts : kStateParts;
-    if constexpr (kOutputs) {
+    if constexpr (WithOutputs) {
       for (int query_head = 0; query_head < kShape.group_tile; ++query_head) {
         Sums sums = {};
         make_scores(query_head, steep);

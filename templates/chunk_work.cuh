@@ -1,5 +1,6 @@
 // What a block of a chunk kernel works on: one (sequence, key/value head, V tile), or one segment of it, from its first
-// token to its last. The blocks of a cluster share one, each with its key channels.
+// token to its last. The blocks of a cluster share one, each with its key channels. Overlapping segments need nothing of each
+// other: a block first walks all chunks ahead of its own for the state alone.
 #pragma once
 
 #include "args.h"
@@ -10,12 +11,15 @@
 
 namespace gla {
 
-enum class Pass { whole, segment_states, segment_outputs };
+enum class Pass { whole, overlapped, segment_states, segment_outputs };
 
 template <class Config, Pass kPass>
 struct ChunkWork {
   static constexpr ChunkShape kShape = Config::shape;
   static constexpr bool kOutputs = kPass != Pass::segment_states;
+  /// Segments have states of their own in memory.
+  static constexpr bool kKeepsStates = kPass == Pass::segment_states || kPass == Pass::segment_outputs;
+  static constexpr bool kLeads = kPass == Pass::overlapped;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr int kTileV = kShape.tile_v;
   /// Blocks of other query heads.
@@ -28,6 +32,7 @@ struct ChunkWork {
   Sequence sequence{};
   int n = 0, head = 0, segment = 0;
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
+  int lead = 0;  ///< the walk's first chunks, for the state alone; of overlapping segments only
   int first_query_head = 0, tile = 0, valid_v = 0;
   int rank = 0;  ///< of the block in its cluster
   bool writes_state = false;
@@ -45,28 +50,38 @@ struct ChunkWork {
     block /= kGroupTiles;
     head = static_cast<int>(block % args.heads);
     block /= args.heads;
-    if constexpr (kPass == Pass::whole) {
-      n = static_cast<int>(block);
-    } else {
+    if constexpr (kKeepsStates) {
       const Segment found = segment_of(args, block);
       n = found.n;
       segment = found.index;
+    } else if constexpr (kLeads) {
+      n = static_cast<int>(block % args.sequences);
+      segment = static_cast<int>(block / args.sequences);
+    } else {
+      n = static_cast<int>(block);
     }
     sequence = sequence_of(args, n);
     first_query_head = head * Config::group + group_tile * kShape.group_tile;
     valid_v = min_of(kTileV, kShape.head_dim_v - tile * kTileV);
     tokens = sequence.length;
     bool is_last_segment = true;
-    if constexpr (kPass != Pass::whole) {
+    if constexpr (kKeepsStates) {
       first = Index{segment} * args.segment_tokens;
       is_last_segment = first + args.segment_tokens >= sequence.length;
       if (segment > 0 && first >= sequence.length) return false;
       if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
       tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
     }
+    if constexpr (kLeads) {
+      if (segment >= args.segments) return false;
+      is_last_segment = segment == args.segments - 1;
+      lead = static_cast<int>(overlapped_chunks(segment));
+      const Index end = overlapped_chunks(segment + 1) * kShape.chunk;
+      tokens = end < sequence.length ? end : sequence.length;
+    }
     // One of the blocks that hold the state that the walk ends with.
     writes_state = (kShape.value_gradients ? segment == 0 : is_last_segment) && group_tile == 0;
-    return true;
+    return !kLeads || lead < chunks() || (writes_state && args.final_state != nullptr);
   }
 
   GLA_DEVICE int first_k() const { return rank * kShape.padded_k(); }
@@ -91,7 +106,7 @@ struct ChunkWork {
     StateStrides strides = kOwnStrides;
     if (kPass == Pass::segment_outputs && !chains) {
       source = segment_state(segment);
-    } else if (kPass != Pass::segment_states) {
+    } else if (kOutputs) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       if (args.initial_state != nullptr)
         source = static_cast<const float*>(args.initial_state) + state_offset();
@@ -130,14 +145,24 @@ struct ChunkWork {
     }
   }
 
+  /// Of a chunk with outputs.
   GLA_DEVICE void count_path(bool has_pivot) const {
-    if (kOutputs && args.path_counts != nullptr && thread_index() == 0 && tile == 0 && rank == 0 &&
+    if (args.path_counts != nullptr && thread_index() == 0 && tile == 0 && rank == 0 &&
         first_query_head == head * Config::group) {
       atomic_add(args.path_counts + (has_pivot ? 0 : 1), has_pivot ? 1 : kShape.blocks());
     }
   }
 
  private:
+  /// Chunks of the sequence ahead of overlapping segment i of n. With half of a chunk's work where it is walked for the state
+  /// alone, all segments take as long if each is half of the one ahead: 1 - 2^-i of 1 - 2^-n.
+  GLA_DEVICE Index overlapped_chunks(int i) const {
+    const int n = static_cast<int>(args.segments);
+    const Index all = (Index{1} << n) - 1, ahead = (Index{1} << n) - (Index{1} << (n - i));
+    const Index whole = (sequence.length + kShape.chunk - 1) / kShape.chunk;
+    return (whole * ahead + all / 2) / all;
+  }
+
   static constexpr int kMultipliers =
       kWarpSize * kShape.warps();  // the block's first threads, which hold the state
 

@@ -76,7 +76,12 @@ Problem clustered_problem() {
   v_first.state_v_first = true;
   return v_first;
 }
-const ChunkChoice kClusteredPipeline{.chunk = 64, .tile_v = 128, .warps_v = 8, .producers = 8, .cluster = 2};
+const ChunkChoice kClusteredPipeline{.family = "overlapped segments=2",
+                                     .chunk = 64,
+                                     .tile_v = 128,
+                                     .warps_v = 8,
+                                     .producers = 8,
+                                     .cluster = 2};
 
 TEST_CASE("a pipeline of producers and warpgroups does what all warps together do", "[wide]") {
   const auto tested = [](const Problem& problem, ChunkChoice choice, const KernelCase& c) {
@@ -105,7 +110,9 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
   // Two teams of producers were those; three.
-  tested(chunk_of(64, 64), {.chunk = 64, .warps_v = 4, .stages = 4, .producers = 12}, packed);
+  const ChunkChoice three_teams{
+      .family = "overlapped segments=3", .chunk = 64, .warps_v = 4, .stages = 4, .producers = 12};
+  tested(chunk_of(64, 64), three_teams, packed);
   tested(chunk_of(256, 128), {.warps_v = 8, .producers = 4}, dense);
   // Clusters. A second tile that has no value channels for the second block, which has key channels to spare; a second
   // block with 8 key channels, and two blocks of value channels to a warp.
@@ -173,6 +180,27 @@ TEST_CASE("each segment finds its sequence among many packed ones, short, empty 
   for (int n = 0; n < 75; ++n) c.cu_seqlens.push_back(c.cu_seqlens.back() + (n == 40 ? 300 : n * 7 % 23));
   c.tokens = c.cu_seqlens.back();
   expect_right(problem, c, kernel_of(problem, chunk_variant(problem, choice)));
+}
+
+TEST_CASE("overlapping segments do what one walk does, to the bit") {
+  const auto tested = [](const Problem& problem, ChunkChoice choice) {
+    const LaunchKernel whole = kernel_of(problem, chunk_variant(problem, choice));
+    for (const char* family : {"overlapped segments=2", "overlapped segments=3"}) {
+      choice.family = family;
+      const LaunchKernel overlapped = kernel_of(problem, chunk_variant(problem, choice));
+      for (const KernelCase& c : {KernelCase{.batch = 2, .tokens = 150},
+                                  KernelCase{.tokens = 230, .cu_seqlens = {0, 0, 1, 65, 230}},
+                                  KernelCase{.batch = 2, .tokens = 70, .in_place = true}}) {
+        INFO(to_string(problem) << ", " << family << ", T=" << c.tokens);
+        const ReferenceInput in = make_inputs(problem, c);
+        const KernelResult expected = run_kernel(in, c, whole), found = run_kernel(in, c, overlapped);
+        CHECK((found.o == expected.o));
+        CHECK((found.final_state == expected.final_state));
+      }
+    }
+  };
+  tested(chunk_of(32, 48, DType::bf16, 2), {.tile_v = 16, .warps_v = 1, .group_tile = 2});
+  tested(chunk_of(64, 64), {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 3, .producers = 8});
 }
 
 TEST_CASE("tensors may lie head by head") {

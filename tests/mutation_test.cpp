@@ -159,6 +159,7 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
   cluster.score_parts = 1;
   cluster.cluster = 2;
   ChunkChoice grouped = one;
+  grouped.family = "overlapped segments=2";
   grouped.group_tile = 2;
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},

@@ -41,7 +41,7 @@ struct DeviceLaboratory::Bench {
 
   BackwardArgs arguments(int set) const {
     BackwardArgs args = inputs->arguments(set);
-    if (workspace) place_workspace(args, launches, workspace.data());
+    place_workspace(args, launches, workspace.data());
     return args;
   }
   RotatingCall call(CUstream stream) const {

@@ -61,8 +61,8 @@ Status Verifier::run(const LoadedKernels& kernels, const Variant& variant, CaseI
     GLA_RETURN_IF_ERROR(gpu_->check(
         gpu_->api().cuMemsetD8Async(workspace_.address(), 0xff, workspace_.size(), gpu_->stream()),
         "poisoning"));
-    place_workspace(*args, launches, workspace_.data());
   }
+  place_workspace(*args, launches, workspace_.data());
   GLA_RETURN_IF_ERROR(launch(kernels, spec.problem, launches, *args, gpu_->stream()));
   return gpu_->synchronize();
 }

@@ -86,11 +86,15 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const bool segmented = variant.family == Family::segmented;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
-  const double walk_tokens =
-      segmented ? std::min(sequence_tokens, static_cast<double>(launches.segment_tokens)) : sequence_tokens;
-  const double segments =
-      segmented ? std::max(1.0, std::ceil(sequence_tokens / static_cast<double>(launches.segment_tokens)))
-                : 1.0;
+  double walk_tokens = sequence_tokens, segments = 1;
+  if (segmented) {
+    walk_tokens = std::min(sequence_tokens, static_cast<double>(launches.segment_tokens));
+    segments = std::max(1.0, std::ceil(sequence_tokens / static_cast<double>(launches.segment_tokens)));
+  } else if (variant.family == Family::overlapped) {
+    // As ChunkWork::overlapped_chunks has it. What several blocks read the L2 has.
+    segments = variant[Parameter::segments];
+    walk_tokens *= 0.5 / (1 - std::exp2(-segments));
+  }
   const double chunks = std::ceil(walk_tokens / s.chunk);
   const double heads = static_cast<double>(workload.sequences * workload.heads);
   const int group_tiles = problem.group / s.group_tile;

@@ -74,10 +74,9 @@ Status chunk_constraints(const Problem& problem, const Architecture& architectur
                     shape.state_parts, shape.chunk, kSplitStateChunk));
   }
   // A split group would have one block write final_state while another still reads initial_state, in place.
-  if (variant.family == Family::fused && shape.group_tile != problem.group) {
-    return invalid_argument(
-        fmt::format("family fused serves a whole group per block: group_tile={} is not {}", shape.group_tile,
-                    problem.group));
+  if (variant.family != Family::segmented && shape.group_tile != problem.group) {
+    return invalid_argument(fmt::format("family {} serves a whole group per block: group_tile={} is not {}",
+                                        to_string(variant.family), shape.group_tile, problem.group));
   }
   const int min_blocks = variant[Parameter::min_blocks];
   if (!shape.async_copy && (shape.stages > 1 || min_blocks > 1)) {
@@ -245,7 +244,8 @@ std::string shape_text(const ChunkShape& s) {
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
-      {Parameter::segments, {2, 3, 4, 5, 8, 16, 32}},
+      {Parameter::segments, family == Family::overlapped ? std::vector<std::int16_t>{2, 3}
+                                                         : std::vector<std::int16_t>{2, 3, 4, 5, 8, 16, 32}},
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},
@@ -295,6 +295,8 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   };
   if (variant.family == Family::fused) {
     add_pass("chunk_fused", "whole");
+  } else if (variant.family == Family::overlapped) {
+    add_pass("chunk_overlapped", "overlapped");
   } else {
     add_pass("chunk_segment_states", "segment_states");
     add_entry(source, {"chunk_segment_scan", kScanThreads, 1,
@@ -308,7 +310,7 @@ std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant
   const ChunkShape shape = shape_of(problem, variant);
   const EntryShape walk{shape.threads(), static_cast<std::size_t>(shared_bytes(shape)),
                         variant[Parameter::min_blocks]};
-  if (variant.family == Family::fused) return {walk};
+  if (variant.family != Family::segmented) return {walk};
   EntryShape states = walk;
   states.shared_bytes = static_cast<std::size_t>(shared_bytes(without_queries(shape)));
   return {states, EntryShape{kScanThreads, 0, 1}, walk};
@@ -333,9 +335,10 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   const std::int64_t output_tiles = state_tiles * (problem.group / shape.group_tile);
   LaunchPlan plan;
   plan.boxes = boxes_of(problem, shape);
-  if (variant.family == Family::fused) {
-    plan.launches.add(
-        {0, workload.sequences * output_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
+  if (variant.family != Family::segmented) {
+    plan.segments = variant.family == Family::overlapped ? variant[Parameter::segments] : 0;
+    plan.launches.add({0, std::max<std::int64_t>(plan.segments, 1) * workload.sequences * output_tiles,
+                       shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;

@@ -29,6 +29,7 @@ std::vector<FamilySpace> families_of(const Problem& problem, const Architecture&
   if (problem.operation == Operation::chunk_backward) return {walks_family(problem, architecture)};
   if (problem.operation == Operation::recurrent_backward) return {lines_family(problem, architecture)};
   return {chunk_family(problem, architecture, Family::fused),
+          chunk_family(problem, architecture, Family::overlapped),
           chunk_family(problem, architecture, Family::segmented),
           // Exact fp32 products, and no head dim is too large for it.
           decode_family(problem, architecture)};
@@ -43,6 +44,7 @@ const FamilyKernels& kernels_of(Family family) {
     case Family::lines:
       return lines_kernels();
     case Family::fused:
+    case Family::overlapped:
     case Family::segmented:
       break;
   }

@@ -7,7 +7,8 @@
 namespace gla {
 namespace {
 
-constexpr std::array<std::string_view, 5> kFamilies = {"fused", "segmented", "decode", "walks", "lines"};
+constexpr std::array<std::string_view, 6> kFamilies = {"fused",  "overlapped", "segmented",
+                                                       "decode", "walks",      "lines"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
     "chunk",       "tile_v",      "warps_v",    "warps_k",   "group_tile", "stages",     "segments",
     "score_parts", "state_parts", "async_copy", "producers", "cluster",    "min_blocks", "lanes_k",
@@ -54,6 +55,7 @@ std::span<const Parameter> parameters_of(Family family) {
   switch (family) {
     case Family::fused:
       return kFusedParameters;
+    case Family::overlapped:
     case Family::segmented:
       return kSegmentedParameters;
     case Family::decode:

@@ -44,13 +44,13 @@ class LoadedKernels {
   bool start_early_ = false;
 };
 
-/// Points the arguments of those families that have some into the workspace.
+/// The segments of those families that have some, and their place in the workspace.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
-  if (plan.segment_tokens == 0) return;
-  args.segment_tokens = plan.segment_tokens;
-  args.segments = plan.segments;
   // A final state in the place of the initial one may be there before some segments have read that.
   const bool in_place = args.initial_state != nullptr && args.initial_state == args.final_state;
+  args.segments = plan.segment_tokens == 0 && in_place ? 1 : plan.segments;
+  if (plan.segment_tokens == 0) return;
+  args.segment_tokens = plan.segment_tokens;
   args.segments_chain = plan.may_chain && !in_place ? 1 : 0;
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);

@@ -26,13 +26,16 @@ const std::string kWalkParameters =
 Variant fused() {
   return variant("fused" + kChunkParameters);
 }
+Variant overlapped(int segments) {
+  return variant("overlapped segments=" + std::to_string(segments) + kChunkParameters);
+}
 Variant segmented(int segments) {
   return variant("segmented segments=" + std::to_string(segments) + kChunkParameters);
 }
 
 /// Whether shape_of() says what it launches.
 bool is_chunk_forward(const Variant& one) {
-  return one.family == Family::fused || one.family == Family::segmented;
+  return one.family == Family::fused || one.family == Family::overlapped || one.family == Family::segmented;
 }
 
 /// Every `step`th variant of a space.
@@ -75,6 +78,20 @@ TEST_CASE("family fused is one launch of a block per sequence, head and value ti
     CHECK(found.decays_offset == 0);
     CHECK(plan(problem, whole_groups, {3, 5, 1, false}).launches[0].grid == 3 * 5 * 4);
     CHECK(plan(problem, whole_groups, {3, 5, 1000, true}).launches[0].grid == 3 * 5 * 4);
+  }
+}
+
+TEST_CASE(
+    "family overlapped is one launch of a block per segment, sequence, head and value tile, without a "
+    "workspace") {
+  const Problem problem = chunk_of(128, 200);
+  for (const bool packed : {false, true}) {
+    const LaunchPlan found = plan(problem, overlapped(3), {4, 5, 1000, packed});
+    REQUIRE(found.launches.size() == 1);
+    CHECK(found.launches[0].grid == 3 * 4 * 5 * 4);
+    CHECK(found.workspace_bytes == 0);
+    CHECK(found.segments == 3);
+    CHECK(found.segment_tokens == 0);
   }
 }
 

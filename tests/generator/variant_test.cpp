@@ -27,7 +27,8 @@ void refused(const std::string& text, const std::string& message) {
 }  // namespace
 
 TEST_CASE("families and parameters read back from their names") {
-  for (const Family family : {Family::fused, Family::segmented, Family::decode, Family::walks, Family::lines})
+  for (const Family family :
+       {Family::fused, Family::overlapped, Family::segmented, Family::decode, Family::walks, Family::lines})
     CHECK(*parse_family(to_string(family)) == family);
   for (std::size_t i = 0; i < kParameterCount; ++i) {
     const auto parameter = static_cast<Parameter>(i);
@@ -64,8 +65,8 @@ TEST_CASE("the order of parameters and the number of spaces do not matter") {
 }
 
 TEST_CASE("an unknown family or parameter is refused with the names that exist") {
-  refused("prepared chunk=64", "family is 'prepared'; accepted: fused, segmented, decode, walks, lines");
-  refused("", "family is ''; accepted: fused, segmented, decode, walks, lines");
+  refused("prepared chunk=64", "family is 'prepared'; accepted: fused, overlapped, segmented, decode, walks, lines");
+  refused("", "family is ''; accepted: fused, overlapped, segmented, decode, walks, lines");
   refused(
       kDecode + " tile_q=64",
       "parameter is 'tile_q'; accepted: chunk, tile_v, warps_v, warps_k, group_tile, stages, segments, "
@@ -75,7 +76,7 @@ TEST_CASE("an unknown family or parameter is refused with the names that exist")
 
 TEST_CASE("a missing parameter is named, whichever it is") {
   for (const Family family :
-       {Family::fused, Family::segmented, Family::decode, Family::walks, Family::lines}) {
+       {Family::fused, Family::overlapped, Family::segmented, Family::decode, Family::walks, Family::lines}) {
     for (const Parameter missing : parameters_of(family)) {
       std::string text(to_string(family));
       for (const Parameter parameter : parameters_of(family))

@@ -351,6 +351,21 @@ TEST_CASE("segments that chain themselves need no scan, unless a final state tak
   CHECK(scans(false, nullptr, nullptr));
 }
 
+TEST_CASE("overlapping segments are one if the final state takes the initial one's place") {
+  LaunchPlan plan;
+  plan.segments = 3;
+  KernelArgs args;
+  place_workspace(args, plan, nullptr);
+  CHECK(args.segments == 3);
+  args.initial_state = args.final_state = data(0x7000);
+  place_workspace(args, plan, nullptr);
+  CHECK(args.segments == 1);
+  plan.segment_tokens =
+      64;  // those that keep states of their own read the initial one before any writes the final one
+  place_workspace(args, plan, workspace);
+  CHECK(args.segments == 3);
+}
+
 TEST_CASE("of a backward plan, the launches are made that a wanted gradient needs") {
   if (cannot_run()) return;
   static BackwardArgs seen;

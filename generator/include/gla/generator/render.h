@@ -103,8 +103,9 @@ struct TensorBoxes {
 struct LaunchPlan {
   Launches launches;
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
-  std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: not segmented, the next two are 0 too
-  std::int64_t segments = 0;        ///< KernelArgs.segments
+  std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: segments have no states in memory
+  std::int64_t segments =
+      0;  ///< KernelArgs.segments; overlapping ones are one if the final state takes the initial one's place
   bool may_chain = false;  ///< KernelArgs.segments_chain, if no final state takes the initial one's place
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation

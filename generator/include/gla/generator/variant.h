@@ -14,7 +14,8 @@
 namespace gla {
 
 enum class Family : std::uint8_t {
-  fused,      ///< chunk_forward: one launch, a block walks all chunks of (sequence, head, V tile)
+  fused,  ///< chunk_forward: one launch, a block walks all chunks of (sequence, head, V tile)
+  overlapped,  ///< chunk_forward: as fused, but a block per segment, which walks what lies ahead of it for the state alone
   segmented,  ///< chunk_forward: segment states, a scan over segments if they are many, then fused per segment
   decode,     ///< a warp keeps [K, v columns] of a state in fp32 registers and walks the tokens; serves both
   walks,      ///< chunk_backward: dq forward in time, dk and dv backward, each by a walk over the chunks
@@ -22,13 +23,13 @@ enum class Family : std::uint8_t {
 };
 
 enum class Parameter : std::uint8_t {
-  chunk,        ///< tokens per chunk, C (lines: those between which a thread has the states at once)
-  tile_v,       ///< value channels per block (chunk families)
-  warps_v,      ///< warps along the value channels of the tile
-  warps_k,      ///< warps along the key channels
-  group_tile,   ///< query heads of a group that one block serves; divides G
-  stages,       ///< chunks (or tokens) loaded ahead, the current one included
-  segments,     ///< parts that T is cut into (segmented; walks, where one part has no passes of its own)
+  chunk,       ///< tokens per chunk, C (lines: those between which a thread has the states at once)
+  tile_v,      ///< value channels per block (chunk families)
+  warps_v,     ///< warps along the value channels of the tile
+  warps_k,     ///< warps along the key channels
+  group_tile,  ///< query heads of a group that one block serves; divides G
+  stages,      ///< chunks (or tokens) loaded ahead, the current one included
+  segments,  ///< parts that T is cut into (overlapped, segmented; walks, where one part has no passes of its own)
   score_parts,  ///< bf16 parts per operand of the score product q k^T: 1, 2 or 3
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
