@@ -25,7 +25,6 @@ const std::vector<std::int64_t> kOddLengths{0, 0, 1, 16, 17, 50, 63};  // and th
 KernelCase dense_case(Gates gates, std::uint64_t seed) {
   return {.batch = 2,
           .tokens = 75,
-          .heads = 2,
           .gates = gates,
           .seed = seed,
           .options = {static_cast<Order>(seed % 3), seed}};
@@ -34,6 +33,7 @@ KernelCase dense_case(Gates gates, std::uint64_t seed) {
 KernelCase packed_case(Gates gates, std::uint64_t seed) {
   KernelCase packed = dense_case(gates, seed);
   packed.batch = 1;
+  packed.heads = 2;
   packed.tokens = 66;
   packed.cu_seqlens = kOddLengths;
   packed.cu_seqlens_is_int64 = seed % 2 == 0;

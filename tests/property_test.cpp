@@ -69,9 +69,10 @@ Indices permutation(std::int64_t count) {
 }
 
 /// One sequence with an initial state; `more` tells inputs of one test apart.
-ReferenceInput one_sequence(const Problem& problem, Gates gates, std::uint64_t more = 0) {
+ReferenceInput one_sequence(const Problem& problem, Gates gates, std::uint64_t more = 0,
+                            std::int64_t heads = 2) {
   return make_inputs(problem,
-                     {.tokens = kTokens, .heads = 2, .gates = gates, .seed = 100 * test_seed() + more});
+                     {.tokens = kTokens, .heads = heads, .gates = gates, .seed = 100 * test_seed() + more});
 }
 
 /// A gate of -inf in every channel and head of a token.
@@ -104,7 +105,7 @@ std::vector<float> outputs_from(const KernelResult& result, std::int64_t token) 
 TEST_CASE("a sequence may be cut anywhere and continued from its state") {
   each_kernel([](const Tested& t) {
     for (const Gates gates : {Gates::one, Gates::resets, Gates::hundred}) {
-      const ReferenceInput whole = one_sequence(t.problem, gates);
+      const ReferenceInput whole = one_sequence(t.problem, gates, 0, 1);
       const KernelResult uncut = t.run(whole);
       for (const std::int64_t cut :
            {std::int64_t{0}, std::int64_t{1}, std::int64_t{31}, std::int64_t{32}, std::int64_t{33},

@@ -74,17 +74,13 @@ std::vector<Variant> ProblemTuner::untried(std::size_t most) const {
 }
 
 std::vector<Variant> ProblemTuner::winners_neighbours() const {
-  std::vector<Variant> found;
-  for (std::size_t w = 0; w < task_.workloads.size(); ++w) {
-    for (const Accuracy accuracy : kAllAccuracies) {
-      const Best winner = best(w, accuracy);
-      if (winner.variant == nullptr) continue;
-      for (const Variant& variant : neighbours(*winner.variant, space_)) {
-        const bool listed = std::find(found.begin(), found.end(), variant) != found.end();
-        if (!listed && !known(variant)) found.push_back(variant);
-      }
-    }
-  }
+  std::vector<std::vector<Variant>> lists;
+  for (std::size_t w = 0; w < task_.workloads.size(); ++w)
+    for (const Accuracy accuracy : kAllAccuracies)
+      if (const Best winner = best(w, accuracy); winner.variant != nullptr)
+        lists.push_back(neighbours(*winner.variant, space_));
+  std::vector<Variant> found = taken_in_turn(lists);
+  std::erase_if(found, [this](const Variant& variant) { return known(variant); });
   return found;
 }
 

@@ -1,9 +1,11 @@
 #include "search.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "gla/generator/model.h"
 #include "gla/generator/space.h"
@@ -34,6 +36,15 @@ std::vector<Ranking> rankings(const Problem& problem, std::span<const Variant> s
   return found;
 }
 
+/// How far apart the segments are of two variants that are equal in all but those and the family.
+std::optional<int> twins_distance(Variant a, Variant b) {
+  const int distance = std::abs(a[Parameter::segments] - b[Parameter::segments]);
+  a.family = b.family;
+  a.set(Parameter::segments, b[Parameter::segments]);
+  if (a != b) return std::nullopt;
+  return distance;
+}
+
 /// The one parameter in which two variants of a family differ; none if there are several or they are equal.
 std::optional<std::size_t> only_difference(const Variant& a, const Variant& b) {
   if (a.family != b.family) return std::nullopt;
@@ -60,21 +71,20 @@ std::vector<Variant> ranked(const Problem& problem, std::span<const Variant> spa
       for (Ranking& ranking : rankings(problem, space, seconds, accuracy)) all.push_back(std::move(ranking));
   }
   std::vector<Variant> order;
-  std::vector<bool> taken(space.size(), false);
-  for (std::size_t place = 0; place < space.size(); ++place) {
-    for (const Ranking& one : all) {
-      if (place >= one.size() || taken[one[place]]) continue;
-      taken[one[place]] = true;
-      order.push_back(space[one[place]]);
-    }
-  }
+  for (const std::size_t i : taken_in_turn(all)) order.push_back(space[i]);
   return order;
 }
 
 std::vector<Variant> neighbours(const Variant& variant, std::span<const Variant> space) {
-  // Per parameter, the nearest value below and above.
+  // Per family the nearest twin; per parameter the nearest value below and above.
+  std::map<Family, std::pair<int, const Variant*>> twins;
   std::vector<const Variant*> below(kParameterCount, nullptr), above(kParameterCount, nullptr);
   for (const Variant& other : space) {
+    if (const auto distance = twins_distance(other, variant); distance && other.family != variant.family) {
+      const auto [twin, is_first] = twins.try_emplace(other.family, *distance, &other);
+      if (!is_first) twin->second = std::min(twin->second, {*distance, &other});
+      continue;
+    }
     const auto difference = only_difference(variant, other);
     if (!difference) continue;
     const std::size_t p = *difference;
@@ -85,6 +95,7 @@ std::vector<Variant> neighbours(const Variant& variant, std::span<const Variant>
       nearest = &other;
   }
   std::vector<Variant> found;
+  for (const auto& [family, twin] : twins) found.push_back(*twin.second);
   for (std::size_t p = 0; p < kParameterCount; ++p) {
     if (below[p] != nullptr) found.push_back(*below[p]);
     if (above[p] != nullptr) found.push_back(*above[p]);

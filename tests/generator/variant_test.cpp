@@ -65,7 +65,8 @@ TEST_CASE("the order of parameters and the number of spaces do not matter") {
 }
 
 TEST_CASE("an unknown family or parameter is refused with the names that exist") {
-  refused("prepared chunk=64", "family is 'prepared'; accepted: fused, overlapped, segmented, decode, walks, lines");
+  refused("prepared chunk=64",
+          "family is 'prepared'; accepted: fused, overlapped, segmented, decode, walks, lines");
   refused("", "family is ''; accepted: fused, overlapped, segmented, decode, walks, lines");
   refused(
       kDecode + " tile_q=64",

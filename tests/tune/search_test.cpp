@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string>
 
 #include "catch.h"
 #include "gla/generator/model.h"
@@ -52,6 +53,34 @@ TEST_CASE("every workload's favourite is among the first few") {
       CHECK(found != order.begin() + 16);
     }
   }
+}
+
+TEST_CASE(
+    "a chunk variant's twins in other families are its neighbours, with segments as near as they have them") {
+  const Architecture architecture = *parse_architecture("sm_90a");
+  const std::string rest =
+      " chunk=64 tile_v=64 warps_v=4 warps_k=1 group_tile=1 stages=4 score_parts=2 state_parts=1 "
+      "async_copy=1 "
+      "producers=8 cluster=1 min_blocks=1";
+  Problem problem;
+  problem.head_dim_k = problem.head_dim_v = 64;
+  const auto variants = space(problem, architecture);
+  const auto neighbours_of = [&](const std::string& family) {
+    std::set<std::string> found;
+    for (const Variant& near : neighbours(*parse_variant(family + rest), variants))
+      found.insert(to_string(near));
+    return found;
+  };
+  const auto whole = neighbours_of("fused"), long_ones = neighbours_of("segmented segments=8");
+  CHECK(whole.count("overlapped segments=2" + rest) == 1);
+  CHECK(whole.count("overlapped segments=3" + rest) == 0);
+  CHECK(whole.count("segmented segments=2" + rest) == 1);
+  CHECK(long_ones.count("overlapped segments=3" + rest) == 1);
+  CHECK(long_ones.count("fused" + rest) == 1);
+}
+
+TEST_CASE("lists are taken in turn, each element once") {
+  CHECK(taken_in_turn<int>({{1, 2, 3, 4}, {}, {2, 5}, {6, 1}}) == std::vector<int>{1, 2, 6, 5, 3, 4});
 }
 
 TEST_CASE("neighbours are legal and differ in one parameter by one step") {
