@@ -149,6 +149,19 @@ TEST_CASE("NaN gates stay in their sequence and head, going back too") {
                kernel_of(problem, walks_variant(problem, {})));
 }
 
+TEST_CASE(
+    "gradients of v by warpgroups beside those of q by warps, of value channels that those must share") {
+  const Problem problem = backward_of(64, 136);
+  for (const int segments : {1, 2}) {
+    const Variant chosen = walks_variant(
+        problem,
+        {.segments = segments, .chunk = 16, .tile_k = 64, .tile_v = 128, .warps = 8, .producers = 4});
+    const LaunchKernel kernel = kernel_of(problem, chosen);
+    for (const Gates gates : {Gates::one, Gates::resets})
+      expect_right(problem, {.tokens = 100, .cu_seqlens = {0, 33, 97}, .gates = gates}, kernel);
+  }
+}
+
 TEST_CASE("gradients of v by two blocks that share out the key channels", "[wide]") {
   const Problem problem = backward_of(256, 128);
   const LaunchKernel kernel =

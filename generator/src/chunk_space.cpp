@@ -291,7 +291,7 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
                        .call = fmt::format("{}<gla::Config, gla::Pass::{}>(args)", walk, pass),
                        .args_type = has_maps ? "TensorArgs" : "KernelArgs",
                        .cluster = shape.cluster,
-                       .waits_by_itself = has_maps});
+                       .start = has_maps ? Start::by_itself : Start::early});
   };
   if (variant.family == Family::fused) {
     add_pass("chunk_fused", "whole");

@@ -47,8 +47,11 @@ void add_entry(Source& source, const KernelEntry& entry) {
   source.begins.push_back(source.text.size());
   const std::string_view qualifiers =
       entry.args_type.ends_with("TensorArgs") ? "const GLA_GRID_CONSTANT " : "";
-  const std::string_view start =
-      entry.waits_by_itself ? "" : "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n";
+  const std::string_view let = "  gla::let_next_kernel_start();\n",
+                         wait = "  gla::wait_for_earlier_kernels();\n";
+  const std::string start = entry.start == Start::by_itself ? ""
+                            : entry.start == Start::waited  ? fmt::format("{}{}", wait, let)
+                                                            : fmt::format("{}{}", let, wait);
   const std::string clusters = entry.cluster == 1 ? "" : fmt::format("GLA_CLUSTER({}) ", entry.cluster);
   source.text += fmt::format(
       "GLA_KERNEL void {}GLA_LAUNCH_BOUNDS({}, {}) {}({}gla::{} args) {{\n{}  gla::{};\n}}\n", clusters,

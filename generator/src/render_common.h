@@ -17,15 +17,22 @@ std::string_view type_name(DType dtype);
 std::string config_text(const Problem& problem, const std::vector<std::string_view>& headers,
                         std::string_view more);
 
+/// When a kernel waits for those ahead of it (templates/device/launch.cuh).
+enum class Start {
+  early,      ///< once it has let the next one start
+  waited,     ///< before it does, for that one may run beside it
+  by_itself,  ///< the template says when, with something to do before that
+};
+
 /// A kernel of a source: it calls gla::`call` with its argument struct `args`.
 struct KernelEntry {
   std::string_view name;
   int threads = 1, min_blocks = 1;
   std::string_view call;
   std::string_view args_type =
-      "KernelArgs";              ///< those with maps stay where they are passed: copies take the addresses
-  int cluster = 1;               ///< blocks of one
-  bool waits_by_itself = false;  ///< for earlier kernels, with something to do before that
+      "KernelArgs";  ///< those with maps stay where they are passed: copies take the addresses
+  int cluster = 1;   ///< blocks of one
+  Start start = Start::early;
 };
 void add_entry(Source& source, const KernelEntry& entry);
 

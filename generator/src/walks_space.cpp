@@ -18,8 +18,14 @@ constexpr int kMostKeyStages = 2;
 // key channels, two blocks share them out.
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
 constexpr int kMostPipelineK = 128, kClusterChunk = 32;
-// Of walks over key channels, a warpgroup that starts copies and makes P.
+// Of walks over key channels, a warpgroup that starts copies and makes P. They want rows of the state in the registers of one
+// warpgroup, and value channels that are 64, 128 or 256 with their padding; others are walked by mma.sync ahead of dv by warpgroups.
 constexpr int kKeyProducers = 4;
+
+bool keys_by_warpgroups(const Problem& problem, const Variant& variant) {
+  const int dim = problem.head_dim_v;
+  return variant[Parameter::producers] != 0 && (dim <= 128 || (dim > 192 && dim <= 256));
+}
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
   return {.head_dim_k = problem.head_dim_k,
@@ -34,7 +40,7 @@ KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
           .element_is_bf16 = problem.dtype == DType::bf16,
           .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
           .async_copy = variant[Parameter::async_copy] != 0,
-          .producers = variant[Parameter::producers] ? kKeyProducers : 0,
+          .producers = keys_by_warpgroups(problem, variant) ? kKeyProducers : 0,
           .fp32_gate_gradients = problem.fp32_gate_gradients};
 }
 
@@ -108,10 +114,6 @@ Status key_pipeline_constraints(const KeyWalkShape& s) {
     return invalid_argument(fmt::format(
         "chunk={}, stages={} with producers; accepted: chunks of 32 or 64, 2 or more", s.chunk, s.stages));
   }
-  const int v = s.padded_v();
-  if (v != 64 && v != 128 && v != 256)
-    return invalid_argument(
-        fmt::format("head_dim_v={} with producers; accepted: up to 128, and from 193 to 256", s.head_dim_v));
   return {};
 }
 
@@ -148,8 +150,9 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
           variant[Parameter::producers], problem.group, values.head_dim_k));
     }
     if (Status status = pipeline_constraints(values, 1); !status.ok()) return status;
-    if (Status status = key_pipeline_constraints(keys); !status.ok()) return status;
   }
+  if (keys.producers)
+    if (Status status = key_pipeline_constraints(keys); !status.ok()) return status;
   if (values.padded_k() % (16 * values.warps_k) != 0) {
     return invalid_argument(
         fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
@@ -171,9 +174,10 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   }
   if (!words && keys.stages > 1)
     return invalid_argument(fmt::format("stages={} with async_copy=0; accepted: 1", keys.stages));
-  if (!has_producers && keys.stages > kMostKeyStages)
-    return invalid_argument(
-        fmt::format("stages={} without producers; accepted: up to {}", keys.stages, kMostKeyStages));
+  if (!keys.producers && keys.stages > kMostKeyStages) {
+    return invalid_argument(fmt::format("stages={} without producers of key channels; accepted: up to {}",
+                                        keys.stages, kMostKeyStages));
+  }
   const std::size_t shared =
       std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(shared_bytes(values)));
   if (shared > architecture.shared_memory_per_block) {
@@ -231,7 +235,8 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
 namespace {
 
 /// A kernel of a variant, in launch order. By warpgroups, the gradients of v start beside those of q, which come right ahead
-/// of them, and the gradients of segments' states beside the states (run_beside in templates/device/launch.cuh).
+/// of them, whoever makes those, and the gradients of segments' states beside the states (run_beside in
+/// templates/device/launch.cuh).
 struct WalkEntry {
   std::string_view name, function;
   std::string_view by_warpgroups;  ///< the function where there are producers
@@ -302,21 +307,27 @@ Source render_walks(const Problem& problem, const Variant& variant) {
   std::vector<std::string_view> headers{"chunk_backward.cuh"};
   std::string config = shape_text(values) + key_shape_text(keys);
   if (values.producers) {
-    headers.insert(headers.end(), {"key_pipeline.cuh", "value_pipeline.cuh"});
+    if (keys.producers) headers.push_back("key_pipeline.cuh");
+    headers.push_back("value_pipeline.cuh");
     config += fmt::format("  static constexpr int box_rows = {};\n", box_rows(keys, values));
   }
   Source source{"chunk_backward.cu", config_text(problem, headers, config), {}};
   const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
   for (const WalkEntry& entry : entries_of(variant)) {
     const auto [threads, bytes, min_blocks] = shapes[source.entries.size()];
-    const bool by_warpgroups = values.producers != 0 && entry.kind != WalkEntry::scan;
+    const bool of_values = entry.kind == WalkEntry::values;
+    const bool by_warpgroups =
+        entry.kind != WalkEntry::scan && (of_values ? values.producers : keys.producers) != 0;
+    const bool has_beside = values.producers != 0 && entry.kind == WalkEntry::keys_forward;
     add_entry(source, {.name = entry.name,
                        .threads = threads,
                        .min_blocks = min_blocks,
                        .call = call_of(entry, by_warpgroups, threads),
                        .args_type = values.producers ? "BackwardTensorArgs" : "BackwardArgs",
-                       .cluster = entry.kind == WalkEntry::values ? values.cluster : 1,
-                       .waits_by_itself = by_warpgroups});
+                       .cluster = of_values ? values.cluster : 1,
+                       .start = by_warpgroups ? Start::by_itself
+                                : has_beside  ? Start::waited
+                                              : Start::early});
   }
   return source;
 }
@@ -411,7 +422,9 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double waves = std::ceil(static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
-    const double share = variant[Parameter::producers] ? kShareOfWarpgroups : 1.0;
+    const bool by_warpgroups =
+        of_values ? variant[Parameter::producers] != 0 : keys_by_warpgroups(problem, variant);
+    const double share = by_warpgroups ? kShareOfWarpgroups : 1.0;
     const double walk =
         share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;

@@ -161,22 +161,43 @@ TEST_CASE("the tools are fill, compare and naive, with the threads that tool_sha
 }
 
 TEST_CASE(
-    "arguments with tensor maps stay in the parameter, and kernels that wait for earlier ones by themselves "
-    "do not wait twice") {
+    "arguments with tensor maps stay in the parameter, and kernels wait for earlier ones before they let one "
+    "start that may "
+    "run beside them, and not twice") {
   Source source;
   add_entry(source, {"plain", 64, 1, "forward(args)"});
+  add_entry(source, {.name = "waited", .call = "forward(args)", .start = Start::waited});
   add_entry(source, {.name = "mapped",
                      .threads = 128,
                      .min_blocks = 2,
                      .call = "forward(args)",
                      .args_type = "TensorArgs",
-                     .waits_by_itself = true});
-  CHECK(source.entries == std::vector<std::string>{"plain", "mapped"});
+                     .start = Start::by_itself});
+  CHECK(source.entries == std::vector<std::string>{"plain", "waited", "mapped"});
   CHECK(source.text ==
         "GLA_KERNEL void GLA_LAUNCH_BOUNDS(64, 1) plain(gla::KernelArgs args) {\n"
         "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n  gla::forward(args);\n}\n"
+        "GLA_KERNEL void GLA_LAUNCH_BOUNDS(1, 1) waited(gla::KernelArgs args) {\n"
+        "  gla::wait_for_earlier_kernels();\n  gla::let_next_kernel_start();\n  gla::forward(args);\n}\n"
         "GLA_KERNEL void GLA_LAUNCH_BOUNDS(128, 2) mapped(const GLA_GRID_CONSTANT gla::TensorArgs args) {\n"
         "  gla::forward(args);\n}\n");
+}
+
+TEST_CASE(
+    "walks by warps of value channels that no warpgroup holds wait before dv by warpgroups starts beside "
+    "them") {
+  const Variant mixed = variant(
+      "walks segments=1 chunk=32 tile_k=64 tile_v=128 warps=8 stages=2 score_parts=2 state_parts=2 "
+      "async_copy=1 producers=8");
+  const std::string text = render(backward_of(256, 512), mixed).text;
+  const auto starts_with = [&](const std::string& entry, const std::string& start) {
+    const std::size_t body = text.find("{\n", text.find(entry + "(const")) + 2;
+    CHECK(text.substr(body, start.size()) == start);
+  };
+  starts_with("chunk_query_gradients",
+              "  gla::wait_for_earlier_kernels();\n  gla::let_next_kernel_start();\n");
+  starts_with("chunk_value_gradients", "  gla::value_pipeline<");
+  starts_with("chunk_key_gradients", "  gla::let_next_kernel_start();\n  gla::wait_for_earlier_kernels();\n");
 }
 
 TEST_CASE("every include of a rendered source names an embedded template") {
