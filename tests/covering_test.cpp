@@ -160,7 +160,7 @@ void expect_pairs_right(Operation operation) {
 
 TEST_CASE("chunk kernels are right for every family, dtype, state layout, packing and guard path",
           "[cells]") {
-  expect_every_cell({Family::fused, Family::segmented});
+  expect_every_cell({Family::fused, Family::overlapped, Family::segmented});
 }
 
 TEST_CASE("decode kernels are right for every dtype, state layout and packing", "[cells]") {

@@ -59,7 +59,8 @@ inline Variant lines_variant(const Problem& problem, const LinesChoice& c) {
 }
 
 /// Those of forward operations.
-inline constexpr Family kForwardFamilies[] = {Family::fused, Family::segmented, Family::decode};
+inline constexpr Family kForwardFamilies[] = {Family::fused, Family::overlapped, Family::segmented,
+                                              Family::decode};
 
 /// K = 32, V = 48 (a tile and a half), served by one_variant(); the gates have the dtype of q.
 inline Problem small_problem(Family family, DType dtype, bool state_v_first = false) {
@@ -78,7 +79,7 @@ inline Variant one_variant(const Problem& problem, Family family) {
     return legal(problem, "decode lanes_k=4 rows_v=2 warps=2 stages=2 min_blocks=1");
   }
   ChunkChoice choice{.chunk = kSmallChunk, .group_tile = problem.group};
-  if (family == Family::segmented) choice.family = "segmented segments=2";
+  if (family != Family::fused) choice.family = std::string(to_string(family)) + field("segments", 2);
   if (problem.dtype == DType::fp16) choice.state_parts = 2;
   if (problem.dtype == DType::fp32) choice.score_parts = choice.state_parts = 3;
   return chunk_variant(problem, choice);

@@ -69,9 +69,9 @@ std::size_t key_shared_bytes(const KeyWalkShape& shape, bool backward) {
   return static_cast<std::size_t>(shared_bytes(shape, backward));
 }
 
-/// Tokens of a tensor map's boxes, which all walks share.
+/// Tokens of a tensor map's boxes, which all walks by producers share.
 int box_rows(const KeyWalkShape& keys, const ChunkShape& values) {
-  return std::min(keys.chunk, values.chunk);
+  return keys.producers ? std::min(keys.chunk, values.chunk) : values.chunk;
 }
 
 int key_registers(const KeyWalkShape& s) {
@@ -239,7 +239,7 @@ namespace {
 /// templates/device/launch.cuh).
 struct WalkEntry {
   std::string_view name, function;
-  std::string_view by_warpgroups;  ///< the function where there are producers
+  std::string_view by_warpgroups;  ///< the function where the walk has producers
   std::string_view pass;           ///< its last template argument; of scans that is their threads
   unsigned gradients;              ///< that it is for
   enum Kind { keys_forward, keys_backward, scan, values } kind;

@@ -7,7 +7,7 @@ import torch
 from gla_tune.bench.errors import UsageError
 from gla_tune.bench.training import cli, trainer
 from gla_tune.bench.training.config import TrainingConfig
-from gla_tune.bench.training.data import BLOCK, SUCCESSORS, sequences
+from gla_tune.bench.training.data import BLOCK, CHANCES, sequences
 from gla_tune.bench.training.result import begun, read_result, write_result
 
 SIDE = dict(date="2026-11-27T12:00:00+00:00", step_ms=250.0, peak_bytes=2**34, losses=[10.4, 8.0, 6.5])
@@ -68,7 +68,7 @@ def test_sequences_depend_on_their_seed_only_and_have_something_to_learn():
     followers = {}
     for before, after in zip(data[:, : BLOCK - 1].flatten().tolist(), data[:, 1:BLOCK].flatten().tolist()):
         followers.setdefault(before, set()).add(after)
-    assert max(map(len, followers.values())) <= SUCCESSORS
+    assert max(map(len, followers.values())) <= len(CHANCES)
 
 
 def test_a_side_is_added_to_a_result_of_the_same_run_only(tmp_path):

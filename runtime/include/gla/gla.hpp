@@ -47,7 +47,8 @@ struct ForwardCall {
   TensorView gv;                        ///< [B, T, H, V]; optional; recurrent operations only
   TensorView o;                         ///< [B, T, HQ, V], written
   const void* initial_state = nullptr;  ///< [N, H, K, V], or [N, H, V, K] when state_v_first; optional: zero
-  void* final_state = nullptr;       ///< the same shape, written; optional; may be initial_state (in place)
+  void* final_state =
+      nullptr;  ///< the same shape, written; optional; may be initial_state (docs/runtime.md: the cost)
   const void* cu_seqlens = nullptr;  ///< [N+1] on the device, ascending from 0 to T; optional; then B = 1
   /// The same values on the host, optional: checked if given (ascending, first 0, last T), never needed.
   const void* cu_seqlens_host = nullptr;

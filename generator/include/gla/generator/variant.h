@@ -33,15 +33,16 @@ enum class Parameter : std::uint8_t {
   score_parts,  ///< bf16 parts per operand of the score product q k^T: 1, 2 or 3
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
-  producers,    ///< warps that make operands for the warpgroups that multiply (sm_90a); 0: all warps do all
-  cluster,      ///< blocks that share out a head's key channels and add up their outputs (with producers)
-  min_blocks,   ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
-  lanes_k,      ///< lanes of a warp along the key channels (decode)
-  rows_v,       ///< value channels per thread (decode)
-  warps,        ///< warps per block (decode, walks, lines)
-  tile_k,       ///< key channels per block (walks)
-  lanes,        ///< lanes of a warp that share a row or column of a state (lines)
-  rows,         ///< rows or columns of a state per thread (lines)
+  producers,  ///< warps that make operands for the warpgroups that multiply (sm_90a); 0: all warps do all, as they do in
+              ///< walks over key channels of value channels that no warpgroup holds
+  cluster,     ///< blocks that share out a head's key channels and add up their outputs (with producers)
+  min_blocks,  ///< resident blocks per multiprocessor asked of the compiler (__launch_bounds__)
+  lanes_k,     ///< lanes of a warp along the key channels (decode)
+  rows_v,      ///< value channels per thread (decode)
+  warps,       ///< warps per block (decode, walks, lines)
+  tile_k,      ///< key channels per block (walks)
+  lanes,       ///< lanes of a warp that share a row or column of a state (lines)
+  rows,        ///< rows or columns of a state per thread (lines)
   count_
 };
 inline constexpr std::size_t kParameterCount = static_cast<std::size_t>(Parameter::count_);
