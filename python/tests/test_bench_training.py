@@ -69,6 +69,7 @@ def test_sequences_depend_on_their_seed_only_and_have_something_to_learn():
     for before, after in zip(data[:, : BLOCK - 1].flatten().tolist(), data[:, 1:BLOCK].flatten().tolist()):
         followers.setdefault(before, set()).add(after)
     assert max(map(len, followers.values())) <= len(CHANCES)
+    assert data.flatten().bincount().sort(descending=True).values[:64].sum() > data.numel() / 3  # of 1024 symbols
 
 
 def test_a_side_is_added_to_a_result_of_the_same_run_only(tmp_path):

@@ -19,7 +19,7 @@ def sequences(count: int, tokens: int, seed: int) -> torch.Tensor:
         number = torch.Size(shape).numel()
         return torch.multinomial(weights, number, replacement=True, generator=generator).view(shape)
 
-    frequencies = 1 / torch.arange(1, SYMBOLS + 1)  # Zipf's
+    frequencies = torch.arange(1, SYMBOLS + 1) ** -0.7  # Zipf's law, with a longer tail
     followers = drawn(frequencies, SYMBOLS, len(CHANCES))
     choices = drawn(torch.tensor(CHANCES), tokens, count)
     chain = torch.empty(tokens, count, dtype=torch.int64)
