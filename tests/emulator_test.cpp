@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <thread>
@@ -519,6 +520,16 @@ TEST_CASE("a program is compiled from text, run, and blamed by source line") {
 TEST_CASE("a program that does not compile is reported with the compiler's message") {
   CHECK_THROWS_WITH(emulator::Program::build("broken", "GLA_KERNEL nonsense;", source_toolchain()),
                     contains_text("nonsense"));
+}
+
+TEST_CASE("programs take the templates from one precompiled header, whose text compiles by itself") {
+  const std::string& command = source_toolchain().compile_command();
+  const std::string option = " -include '";
+  REQUIRE(command.find(option) != std::string::npos);
+  const std::string header = command.substr(command.find(option) + option.size());
+  CHECK(std::filesystem::exists(header.substr(0, header.find('\'')) + ".gch"));
+  CHECK(command.find(" -Winvalid-pch") !=
+        std::string::npos);  // or the compiler would read the text, and not tell
 }
 
 TEST_CASE("a compiler that does not run is named") {

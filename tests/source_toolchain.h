@@ -13,8 +13,12 @@ inline constexpr emulator::Checks kChecks = emulator::Checks::accesses;
 
 /// The compiler of this build, templates/ and emulator.h as they lie in the source tree, a cache in the build folder.
 inline const emulator::Toolchain& source_toolchain() {
-  static const emulator::Toolchain toolchain(GLA_HOST_COMPILER, {GLA_TEMPLATES_FOLDER, GLA_EMULATOR_FOLDER},
-                                             GLA_EMULATOR_CACHE, kChecks);
+  static const emulator::Toolchain toolchain = [] {
+    emulator::Toolchain made(GLA_HOST_COMPILER, {GLA_TEMPLATES_FOLDER, GLA_EMULATOR_FOLDER},
+                             GLA_EMULATOR_CACHE, kChecks);
+    made.precompile_headers();
+    return made;
+  }();
   return toolchain;
 }
 

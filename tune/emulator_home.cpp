@@ -34,6 +34,7 @@ Result<emulator::Toolchain> emulator_toolchain(const fs::path& folder) {
   try {
     emulator::Toolchain toolchain(host_compiler(), {headers}, folder / "programs");
     emulator::Program::build("probe", "#include \"device/thread.cuh\"\n", toolchain);
+    toolchain.precompile_headers();
     return toolchain;
   } catch (const std::exception& error) {
     return Status{StatusCode::compile,

@@ -64,6 +64,12 @@ std::uint64_t hash(std::string_view text, std::uint64_t seed) {
   return seed;
 }
 
+std::string hex(std::uint64_t number) {
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(number));
+  return digits;
+}
+
 /// Every header that a program may include, in an order that does not depend on the file system.
 std::vector<fs::path> headers_of(const std::vector<fs::path>& folders) {
   std::vector<fs::path> files;
@@ -98,6 +104,7 @@ Toolchain::Toolchain(const std::string& compiler, const std::vector<fs::path>& i
                      Checks checks)
     : compile_command_(compiler + kCompileOptions),
       link_command_(compiler + kLinkOptions),
+      includes_(includes),
       cache_(std::move(cache)),
       accesses_(checks == Checks::accesses ? Accesses::told : Accesses::unseen) {
   compile_command_ += checks == Checks::accesses ? kTellAccesses : kCheckAddresses;
@@ -111,10 +118,24 @@ Toolchain::Toolchain(const std::string& compiler, const std::vector<fs::path>& i
     fingerprint_ = hash(read(file), hash(file.string(), fingerprint_));
 }
 
+void Toolchain::precompile_headers() {
+  const fs::path header = cache_ / ("headers." + hex(fingerprint_) + ".h"), made = header.string() + ".gch";
+  if (!fs::exists(made)) {
+    std::string text;
+    for (const fs::path& folder : includes_)
+      for (const fs::path& file : headers_of({folder}))
+        if (file.extension() == ".cuh") text += "#include \"" + fs::relative(file, folder).string() + "\"\n";
+    fs::create_directories(cache_);
+    write(header, text);
+    const fs::path fresh = temporary_beside(made);
+    run_compiler(compile_command_ + " -x c++-header " + quoted(header) + " -o " + quoted(fresh));
+    fs::rename(fresh, made);
+  }
+  compile_command_ += " -Winvalid-pch -include " + quoted(header);
+}
+
 Program Program::build(const std::string& name, std::string_view text, const Toolchain& toolchain) {
-  char key[17];
-  std::snprintf(key, sizeof key, "%016llx",
-                static_cast<unsigned long long>(hash(text, toolchain.fingerprint())));
+  const std::string key = hex(hash(text, toolchain.fingerprint()));
   const fs::path object = toolchain.cache() / (name + "." + key + ".so");
   if (!fs::exists(object)) {
     fs::create_directories(toolchain.cache());
