@@ -45,9 +45,8 @@ std::optional<int> twins_distance(Variant a, Variant b) {
   return distance;
 }
 
-/// The one parameter in which two variants of a family differ; none if there are several or they are equal.
+/// The one parameter in which two variants of one family differ; none if there are several or they are equal.
 std::optional<std::size_t> only_difference(const Variant& a, const Variant& b) {
-  if (a.family != b.family) return std::nullopt;
   std::optional<std::size_t> difference;
   for (std::size_t p = 0; p < kParameterCount; ++p) {
     if (a.values[p] == b.values[p]) continue;
@@ -80,7 +79,9 @@ std::vector<Variant> neighbours(const Variant& variant, std::span<const Variant>
   std::map<Family, std::pair<int, const Variant*>> twins;
   std::vector<const Variant*> below(kParameterCount, nullptr), above(kParameterCount, nullptr);
   for (const Variant& other : space) {
-    if (const auto distance = twins_distance(other, variant); distance && other.family != variant.family) {
+    if (other.family != variant.family) {
+      const auto distance = twins_distance(other, variant);
+      if (!distance) continue;
       const auto [twin, is_first] = twins.try_emplace(other.family, *distance, &other);
       if (!is_first) twin->second = std::min(twin->second, {*distance, &other});
       continue;

@@ -336,7 +336,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   LaunchPlan plan;
   plan.boxes = boxes_of(problem, shape);
   if (variant.family != Family::segmented) {
-    plan.segments = variant.family == Family::overlapped ? variant[Parameter::segments] : 0;
+    plan.segments = variant[Parameter::segments];  // none where the family is fused
     plan.launches.add({0, std::max<std::int64_t>(plan.segments, 1) * workload.sequences * output_tiles,
                        shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
     return plan;

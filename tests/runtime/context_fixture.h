@@ -11,13 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "call.h"
 #include "catch.h"
 #include "compiler.h"
 #include "driver.h"
 #include "files.h"
 #include "gla/generator/render.h"
 #include "kernel.h"
+#include "made_up_call.h"
 #include "sample_table.h"
 
 namespace gla::test {
@@ -80,23 +80,9 @@ struct Fixture {
   }
 };
 
-inline void* data(std::uintptr_t address) {
-  return reinterpret_cast<void*>(address);
-}
-
-/// A recurrent call of one token over made-up addresses, or with real states.
+/// A recurrent call of one token.
 inline ForwardCall decode_call() {
-  ForwardCall call;
-  call.q = dense(data(0x1000), 1, 4, 128);
-  call.k = dense(data(0x2000), 1, 4, 128);
-  call.v = dense(data(0x3000), 1, 4, 128);
-  call.gk = dense(data(0x4000), 1, 4, 128);
-  call.o = dense(data(0x5000), 1, 4, 128);
-  call.batch = 2;
-  call.tokens = 1;
-  call.query_heads = call.heads = 4;
-  call.head_dim_k = call.head_dim_v = 128;
-  return call;
+  return made_up_call({.batch = 2, .query_heads = 4, .heads = 4});
 }
 
 /// That call has no gv.

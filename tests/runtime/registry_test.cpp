@@ -6,9 +6,9 @@
 #include <thread>
 
 #include "allocations.h"
-#include "call.h"
 #include "catch.h"
 #include "launch_cache.h"
+#include "made_up_call.h"
 #include "sample_table.h"
 
 using namespace gla;
@@ -179,16 +179,7 @@ TEST_CASE("many threads may choose, prepare, find, pin and unpin at once; a vari
 
 TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
   Fixture fixture;
-  ForwardCall call;
-  const auto data = [](std::uintptr_t value) { return reinterpret_cast<void*>(value); };
-  call.q = dense(data(0x1000), 8192, 96, 128);
-  call.k = dense(data(0x2000), 8192, 96, 128);
-  call.v = dense(data(0x3000), 8192, 96, 128);
-  call.gk = dense(data(0x4000), 8192, 96, 128);
-  call.o = dense(data(0x5000), 8192, 96, 128);
-  call.tokens = 8192;
-  call.query_heads = call.heads = 96;
-  call.head_dim_k = call.head_dim_v = 128;
+  const ForwardCall call = made_up_call({.tokens = 8192, .query_heads = 96, .heads = 96});
   const Problem problem = problem_of(Operation::chunk_forward, call);
   REQUIRE(fixture.registry.prepare(problem, workload_of(call), call.accuracy).ok());
 

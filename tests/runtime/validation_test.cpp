@@ -1,31 +1,17 @@
 #include <limits>
 
-#include "call.h"
 #include "catch.h"
+#include "made_up_call.h"
 
 using namespace gla;
+using namespace gla::test;
 
 namespace {
 
-void* address(std::uintptr_t value) {
-  return reinterpret_cast<void*>(value);
-}
-
-/// A legal call, B = 2, T = 32, HQ = 8, H = 4, K = 64, V = 128, over made-up addresses.
+/// A legal call, B = 2, T = 32, HQ = 8, H = 4, K = 64, V = 128.
 ForwardCall good() {
-  ForwardCall call;
-  call.q = dense(address(0x1000), 32, 8, 64);
-  call.k = dense(address(0x2000), 32, 4, 64);
-  call.v = dense(address(0x3000), 32, 4, 128);
-  call.gk = dense(address(0x4000), 32, 4, 64);
-  call.o = dense(address(0x5000), 32, 8, 128);
-  call.batch = 2;
-  call.tokens = 32;
-  call.query_heads = 8;
-  call.heads = 4;
-  call.head_dim_k = 64;
-  call.head_dim_v = 128;
-  return call;
+  return made_up_call(
+      {.batch = 2, .tokens = 32, .query_heads = 8, .heads = 4, .head_dim_k = 64, .head_dim_v = 128});
 }
 
 /// The gradients of that call, all of them, with fp32 states.
@@ -33,14 +19,14 @@ BackwardCall good_backward() {
   BackwardCall call;
   call.forward = good();
   call.forward.o = {};
-  call.forward.initial_state = address(0x6000);
-  call.d_o = dense(address(0x7000), 32, 8, 128);
-  call.d_final_state = address(0x8000);
-  call.dq = dense(address(0x9000), 32, 8, 64);
-  call.dk = dense(address(0xa000), 32, 4, 64);
-  call.dv = dense(address(0xb000), 32, 4, 128);
-  call.dgk = dense(address(0xc000), 32, 4, 64);
-  call.d_initial_state = address(0xd000);
+  call.forward.initial_state = data(0x6000);
+  call.d_o = dense(data(0x7000), 32, 8, 128);
+  call.d_final_state = data(0x8000);
+  call.dq = dense(data(0x9000), 32, 8, 64);
+  call.dk = dense(data(0xa000), 32, 4, 64);
+  call.dv = dense(data(0xb000), 32, 4, 128);
+  call.dgk = dense(data(0xc000), 32, 4, 64);
+  call.d_initial_state = data(0xd000);
   return call;
 }
 
@@ -99,15 +85,15 @@ TEST_CASE("an absent gate, state or length list is legal") {
 }
 
 TEST_CASE("unaligned pointers are refused by name") {
-  refused("q.data is 0x1008", [](ForwardCall& call) { call.q.data = address(0x1008); });
-  refused("gk.data is 0x4002", [](ForwardCall& call) { call.gk.data = address(0x4002); });
-  refused("initial_state is 0x8", [](ForwardCall& call) { call.initial_state = address(8); });
-  refused("final_state is 0x4", [](ForwardCall& call) { call.final_state = address(4); });
+  refused("q.data is 0x1008", [](ForwardCall& call) { call.q.data = data(0x1008); });
+  refused("gk.data is 0x4002", [](ForwardCall& call) { call.gk.data = data(0x4002); });
+  refused("initial_state is 0x8", [](ForwardCall& call) { call.initial_state = data(8); });
+  refused("final_state is 0x4", [](ForwardCall& call) { call.final_state = data(4); });
   refused("cu_seqlens is 0x4", [](ForwardCall& call) {
     call.batch = 1;
     call.sequences = 2;
     call.cu_seqlens_is_int64 = true;
-    call.cu_seqlens = address(4);
+    call.cu_seqlens = data(4);
   });
 }
 
@@ -158,7 +144,7 @@ TEST_CASE("sizes outside the stated limits are refused by name") {
 }
 
 TEST_CASE("features of the other operation are refused by name") {
-  const auto give_gv = [](ForwardCall& call) { call.gv = dense(address(0x6000), 32, 4, 128); };
+  const auto give_gv = [](ForwardCall& call) { call.gv = dense(data(0x6000), 32, 4, 128); };
   refused("gv.data is not null; chunk_forward", give_gv);
   refused("reverse is true; chunk_forward", [](ForwardCall& call) { call.reverse = true; });
   refused("state_dtype is bf16; chunk_forward", [](ForwardCall& call) { call.state_dtype = DType::bf16; });
@@ -185,7 +171,7 @@ TEST_CASE("o may not be one of the inputs; final_state may be initial_state") {
   refused("o.data is initial_state", [](ForwardCall& call) { call.initial_state = call.o.data; });
   refused("o.data is final_state", [](ForwardCall& call) { call.final_state = call.o.data; });
   ForwardCall call = good();
-  call.initial_state = call.final_state = address(0x7000);
+  call.initial_state = call.final_state = data(0x7000);
   CHECK(check_all(call).ok());
 }
 
@@ -195,7 +181,7 @@ TEST_CASE("cu_seqlens on the host are checked when given") {
     return [=](ForwardCall& call) {
       call.batch = 1;
       call.sequences = sequences;
-      call.cu_seqlens = address(0x9000);
+      call.cu_seqlens = data(0x9000);
       call.cu_seqlens_host = host;
     };
   };
@@ -247,7 +233,7 @@ TEST_CASE("states of 2^31 elements and more are accepted") {
   BackwardCall call = good_backward();
   call.forward.batch = 1 << 16;  // 4 heads, 64 x 128: 2^31 elements
   CHECK(check_all(call).message() == "");
-  call.forward.final_state = address(0x10000);
+  call.forward.final_state = data(0x10000);
   for (const Operation operation : kOperations) CHECK(check_shapes(operation, call.forward).message() == "");
 }
 
@@ -263,22 +249,22 @@ TEST_CASE("a backward call needs its inputs and d_o, and none of the gradients")
 
 TEST_CASE("a backward call's o and final_state are not looked at") {
   BackwardCall call = good_backward();
-  call.forward.o = {address(0x9002), -1, -1, -1};
-  call.forward.final_state = address(2);
+  call.forward.o = {data(0x9002), -1, -1, -1};
+  call.forward.final_state = data(2);
   CHECK(check_all(call).ok());
 }
 
 TEST_CASE("addresses and strides of a backward call are refused by name") {
-  backward_refused("d_o.data is 0x7002", [](BackwardCall& call) { call.d_o.data = address(0x7002); });
+  backward_refused("d_o.data is 0x7002", [](BackwardCall& call) { call.d_o.data = data(0x7002); });
   backward_refused("d_o.stride_head is 100", [](BackwardCall& call) { call.d_o.stride_head = 100; });
   backward_refused("dq.stride_token is 0; accepted: 64 and up",
                    [](BackwardCall& call) { call.dq.stride_token = 0; });
-  backward_refused("dk.data is 0xa008", [](BackwardCall& call) { call.dk.data = address(0xa008); });
+  backward_refused("dk.data is 0xa008", [](BackwardCall& call) { call.dk.data = data(0xa008); });
   backward_refused("dv.stride_head is 64; accepted: 128 and up",
                    [](BackwardCall& call) { call.dv.stride_head = 64; });
   backward_refused("dgk.stride_token is 257", [](BackwardCall& call) { call.dgk.stride_token = 257; });
-  backward_refused("d_final_state is 0x8", [](BackwardCall& call) { call.d_final_state = address(8); });
-  backward_refused("d_initial_state is 0x8", [](BackwardCall& call) { call.d_initial_state = address(8); });
+  backward_refused("d_final_state is 0x8", [](BackwardCall& call) { call.d_final_state = data(8); });
+  backward_refused("d_initial_state is 0x8", [](BackwardCall& call) { call.d_initial_state = data(8); });
   BackwardCall call = good_backward();
   call.d_o = {call.d_o.data, 0, 0, 0};  // a sum's gradient is one value
   CHECK(check_all(call).ok());
@@ -289,9 +275,9 @@ TEST_CASE("a gradient that shares its address with anything else is refused") {
   backward_refused("dv.data is d_o.data", [](BackwardCall& call) { call.dv.data = call.d_o.data; });
   backward_refused("dgk.data is dk.data", [](BackwardCall& call) { call.dgk.data = call.dk.data; });
   backward_refused("d_initial_state is initial_state",
-                   [](BackwardCall& call) { call.d_initial_state = address(0x6000); });
+                   [](BackwardCall& call) { call.d_initial_state = data(0x6000); });
   backward_refused("d_initial_state is d_final_state; it must have memory of its own",
-                   [](BackwardCall& call) { call.d_initial_state = address(0x8000); });
+                   [](BackwardCall& call) { call.d_initial_state = data(0x8000); });
 }
 
 TEST_CASE("dgk goes with gk, and with gates of 16 bits it needs dk") {
@@ -329,7 +315,7 @@ TEST_CASE(
 
 TEST_CASE("chunk_backward refuses what chunk_forward refuses, by its own name") {
   backward_refused("gv.data is not null; chunk_backward",
-                   [](BackwardCall& call) { call.forward.gv = dense(address(0xe000), 32, 4, 128); });
+                   [](BackwardCall& call) { call.forward.gv = dense(data(0xe000), 32, 4, 128); });
   backward_refused("reverse is true; chunk_backward",
                    [](BackwardCall& call) { call.forward.reverse = true; });
   backward_refused("state_dtype is bf16; chunk_backward",
@@ -339,8 +325,8 @@ TEST_CASE("chunk_backward refuses what chunk_forward refuses, by its own name") 
 TEST_CASE("recurrent_backward takes gv and reverse, dgv beside gv only, and 16-bit dgk without dk") {
   BackwardCall call = good_backward();
   call.forward.reverse = true;
-  call.forward.gv = dense(address(0xe000), 32, 4, 128);
-  call.dgv = dense(address(0xf000), 32, 4, 128);
+  call.forward.gv = dense(data(0xe000), 32, 4, 128);
+  call.dgv = dense(data(0xf000), 32, 4, 128);
   call.dk = {};
   REQUIRE(call.forward.gate_dtype == DType::bf16);
   CHECK(check_all(call, Operation::recurrent_backward).message() == "");
@@ -360,8 +346,8 @@ TEST_CASE("recurrent_backward takes gv and reverse, dgv beside gv only, and 16-b
 
 TEST_CASE("a backward kernel's arguments carry the call, without what only the forward pass writes") {
   BackwardCall call = good_backward();
-  call.forward.o = dense(address(0x5000), 32, 8, 128);
-  call.forward.final_state = address(0xf000);
+  call.forward.o = dense(data(0x5000), 32, 8, 128);
+  call.forward.final_state = data(0xf000);
   const BackwardArgs args = backward_args(call);
   CHECK(args.scale == 0.125f);
   CHECK(args.k.data == call.forward.k.data);
