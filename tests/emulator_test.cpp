@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <string>
 #include <thread>
@@ -16,9 +15,7 @@
 #include "device/thread.cuh"
 #include "device/warpgroup.cuh"
 #include "machine.h"
-#include "program.h"
 #include "random.h"
-#include "source_toolchain.h"
 
 using namespace gla;
 using emulator::launch;
@@ -492,48 +489,6 @@ TEST_CASE("three bf16 parts hold a float") {
   split_bf16(1.2345678f, -7654.321f, parts);
   CHECK(low_of(parts[0]) + low_of(parts[1]) + low_of(parts[2]) == 1.2345678f);
   CHECK(high_of(parts[0]) + high_of(parts[1]) + high_of(parts[2]) == -7654.321f);
-}
-
-TEST_CASE("a program is compiled from text, run, and blamed by source line") {
-  struct Args {
-    float* data;
-    int fault;
-  };
-  const auto program = emulator::Program::build("scale", R"(
-    #include "device/thread.cuh"
-    struct Args { float* data; int fault; };
-    GLA_KERNEL void scale(Args args) {
-      args.data[gla::block_index() * 32 + gla::thread_index()] *= 2.0f;
-      if (args.fault == 1 && gla::thread_index() == 3) return;
-      gla::block_sync();
-    })",
-                                                source_toolchain());
-  std::vector<float> data(64, 1.0f);
-  program.run("scale", {2, 32, 0}, Args{data.data(), 0});
-  CHECK(data == std::vector<float>(64, 2.0f));
-  CHECK_THROWS_WITH(program.run("scale", {1, 32, 0}, Args{data.data(), 1}),
-                    contains_text("block_sync at scale."));
-  CHECK_THROWS_WITH(program.run("scale", {1, 32, 0}, Args{nullptr, 0}), contains_text("at scale."));
-  CHECK_THROWS_WITH(program.run("other", {1, 32, 0}, Args{}), contains_text("other"));
-}
-
-TEST_CASE("a program that does not compile is reported with the compiler's message") {
-  CHECK_THROWS_WITH(emulator::Program::build("broken", "GLA_KERNEL nonsense;", source_toolchain()),
-                    contains_text("nonsense"));
-}
-
-TEST_CASE("programs take the templates from one precompiled header, whose text compiles by itself") {
-  const std::string& command = source_toolchain().compile_command();
-  const std::string option = " -include '";
-  REQUIRE(command.find(option) != std::string::npos);
-  const std::string header = command.substr(command.find(option) + option.size());
-  CHECK(std::filesystem::exists(header.substr(0, header.find('\'')) + ".gch"));
-  CHECK(command.find(" -Winvalid-pch") !=
-        std::string::npos);  // or the compiler would read the text, and not tell
-}
-
-TEST_CASE("a compiler that does not run is named") {
-  CHECK_THROWS_WITH(emulator::Toolchain("no-such-compiler", {}, "unused"), contains_text("no-such-compiler"));
 }
 
 TEST_CASE("OS threads launch and trap independently") {
