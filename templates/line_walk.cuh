@@ -3,7 +3,7 @@
 //   dq_t = scale S_t dO_t     dk_t = G_t v_t     dS_{t-1} = diag(exp gk_t) G_t diag(exp gv_t)     dgk_t = sums of S_{t-1} (.) dS_{t-1}
 // over V. These need whole rows of the state and of its gradient, and nothing of other rows. dv and dgv need whole columns:
 // the same of the transposed state, where v, k, gv and gk, dO and q take each other's places. So there are two walks over
-// lines: over rows and over columns.
+// lines: over rows and over columns. Each goes forward in time with the state and back with its gradient.
 //
 // The gradients of gates are products of the two states themselves, never sums of differences over tokens: nothing
 // drifts with T, and nothing cancels where next to nothing passes a gate. A walk that has to give them therefore goes back over
@@ -11,40 +11,28 @@
 // chunks from that again, and from each of these, in registers, those between the tokens of the chunk.
 #pragma once
 
-#include "backward_args.h"
-#include "channel_group.cuh"
-#include "device/numeric.cuh"
-#include "device/thread.cuh"
-#include "line_walk_layout.h"
-#include "sequence.cuh"
+#include "device/launch.cuh"
+#include "line_inputs.cuh"
 
 namespace gla {
 
-/// A warp owns some lines of one state from the first token to the last and back; `lanes` lanes share a line, each with every
-/// lanes-th group of 4 of its channels. Warps never meet, and what a thread leaves in memory only it reads.
+/// A warp owns some lines of one state from the first token to the last and back. Warps never meet, and what a thread leaves in
+/// memory only it reads.
 template <class Config, bool kOfKeys, class GateGradient>
-class LineWalk {
+class LineWalk : LineInputs<Config, kOfKeys> {
  public:
-  GLA_DEVICE explicit LineWalk(const BackwardArgs& backward_args) : args(backward_args) {}
+  GLA_DEVICE explicit LineWalk(const BackwardArgs& backward_args) : Base(backward_args) {}
 
   GLA_DEVICE void run() {
     if (!find_work()) return;
     const bool gates = kLineGate && (kOfKeys ? args.dgk : args.dgv).data != nullptr;
     const bool queries = kOfKeys && args.dq.data != nullptr;
     const bool state = kContiguous && args.d_initial_state != nullptr;
-    if (gates || queries) go_forward(gates, queries);
-    if (!gates && !state && d_line().data == nullptr) return;
-    load_state(d_lines, args.d_final_state);
-    for (Index chunk = divided_up(sequence.length, kChunk) - 1; chunk >= 0; --chunk) {
-      if (gates) {
-        // The way there has left the chunks of the last segment.
-        const Index behind = (chunk + 1) * kChunk;
-        if (behind % args.segment_tokens == 0 && behind < sequence.length)
-          pass_again(behind / args.segment_tokens - 1);
-        go_back<true>(chunk);
-      } else {
-        go_back<false>(chunk);
-      }
+    const bool back = gates || state || d_line().data != nullptr;
+    if (gates && sequence.length > 0) {
+      if constexpr (kLineGate) walk_segments(queries);
+    } else {
+      walk_once(queries, back);
     }
     if constexpr (kContiguous) {
       if (state) store_state();
@@ -52,64 +40,97 @@ class LineWalk {
   }
 
  private:
-  static constexpr int kLines = kOfKeys ? Config::head_dim_k : Config::head_dim_v;
-  static constexpr int kAcross = kOfKeys ? Config::head_dim_v : Config::head_dim_k;  // channels of a line
-  static constexpr bool kLineGate = kOfKeys ? Config::gate_k : Config::gate_v;
-  static constexpr bool kAcrossGate = kOfKeys ? Config::gate_v : Config::gate_k;
+  using Base = LineInputs<Config, kOfKeys>;
+  using Base::args, Base::sequence, Base::n, Base::head, Base::tile, Base::lane_across, Base::first_line;
+  using Base::kLines, Base::kAcross, Base::kLineGate, Base::kAcrossGate, Base::kLanes, Base::kRows;
+  using Base::kOneQuery, Base::find_work, Base::channel, Base::token, Base::each_query;
+  using Base::kShape, Base::kQuads, Base::kTiles, Base::kUnit, Base::kWholeLines, Base::kWholeAcross;
+  using Base::start_unit, Base::await_unit, Base::end_unit, Base::read;
+  using typename Base::Element, typename Base::Gate, typename Base::Stretch, typename Base::Token;
   static constexpr bool kContiguous = kOfKeys != Config::state_v_first;  // a line is a row of memory
-  static constexpr LineWalkShape kShape{kLines, kAcross, Config::lanes, Config::rows};
-  static constexpr int kGroup = Config::group, kLanes = Config::lanes, kRows = Config::rows;
-  static constexpr int kQuads = kShape.quads(), kTiles = kShape.tiles();
   static constexpr int kChunk = Config::chunk;
-  static constexpr bool kWholeLines = kLines % kShape.warp_lines() == 0;
-  static constexpr bool kWholeAcross = kAcross % (4 * kLanes) == 0;
-  using Element = typename Config::Element;
-  using Gate = typename Config::Gate;
+  static constexpr int kQuerySums = kOneQuery ? kChunk : 1;  // tokens whose sums are made at once
+  static_assert(kUnit % kChunk == 0);
   template <class T>
   using LineGroup = ChannelGroup<T, kRows, kLines, kWholeLines>;
   template <class T>
   using AcrossGroup = ChannelGroup<T, 4, kAcross, kWholeAcross>;
+  template <class T>
+  using HeldLines = HeldChannels<T, kRows>;
+  template <class T>
+  using HeldAcross = HeldChannels<T, 4>;
 
   /// A lane's part of the warp's lines.
   struct Lines {
     float values[kQuads][kRows][4];
   };
-  /// What one token brings to one lane.
-  struct Inputs {
-    float line[kRows], line_decay[kRows];
-    float across[kQuads][4], across_decay[kQuads][4];
-  };
 
-  const BackwardArgs& args;
-  Sequence sequence;
-  Index n = 0, head = 0, tile = 0;
-  int lane_across = 0, first_line = 0;
   Lines d_lines;  // of dS_t, then of G_t
 
-  GLA_DEVICE bool find_work() {
-    const Index work = block_index() * Config::warps + warp_index();
-    tile = work % kTiles;
-    head = work / kTiles % args.heads;
-    n = work / kTiles / args.heads;
-    if (n >= args.sequences) return false;
-    sequence = sequence_of(args, n);
-    lane_across = lane_index() % kLanes;
-    first_line = static_cast<int>(tile) * kShape.warp_lines() + lane_index() / kLanes * kRows;
-    return true;
+  GLA_DEVICE const Tensor& d_line() const { return kOfKeys ? args.dk : args.dv; }
+
+  // ---- the way --------------------------------------------------------------------------------------------------
+
+  /// Without gates' gradients.
+  GLA_DEVICE void walk_once(bool queries, bool back) {
+    const Stretch all{0, static_cast<int>(sequence.length)};
+    if constexpr (kOfKeys) {
+      if (queries) {
+        Lines lines;
+        load_state(lines, static_cast<const float*>(args.initial_state));
+        pass<false>(lines, all, true);
+      }
+    }
+    if (!back) return;
+    load_state(d_lines, args.d_final_state);
+    if (!(kOfKeys && queries)) {
+      start_unit(all, all.units() - 1);
+      start_unit(all, all.units() - 2);
+    }
+    go_back<false>(all, 0);
   }
 
-  GLA_DEVICE static Index divided_up(Index number, Index by) { return (number + by - 1) / by; }
-  GLA_DEVICE int channel(int quad) const { return (quad * kLanes + lane_across) * 4; }
-  GLA_DEVICE Index token(Index step) const { return Config::reverse ? sequence.length - 1 - step : step; }
+  /// There over all segments, and back from the last; over the others it goes once more before it goes back.
+  GLA_DEVICE void walk_segments(bool queries) {
+    const int tokens = static_cast<int>(args.segment_tokens);
+    const int segments = static_cast<int>((sequence.length + tokens - 1) / tokens);
+    for (int visit = 0; visit < 2 * segments - 1; ++visit) {
+      const bool again = visit >= segments;
+      const int segment = again ? 2 * segments - 2 - visit : visit;
+      const Index first = static_cast<Index>(segment) * tokens, rest = sequence.length - first;
+      const Stretch stretch{first, rest < tokens ? static_cast<int>(rest) : tokens};
+      // The state before the segment behind has been used: the gradient takes its place.
+      if (again) leave(segment_slot(segment + 1), d_lines);
+      Lines lines;
+      load_segment(lines, segment);
+      pass<true>(lines, stretch, queries && !again);
+      if (visit + 1 < segments) {
+        leave(segment_slot(segment + 1), lines);
+        continue;
+      }
+      if (again) {
+        fetch(d_lines, segment_slot(segment + 1));
+      } else {
+        load_state(d_lines, args.d_final_state);
+      }
+      go_back<true>(stretch, segment);
+    }
+  }
 
-  // Which tensor is which, of a walk over rows and of one over columns.
-  GLA_DEVICE const Tensor& line_query() const { return kOfKeys ? args.q : args.d_o; }
-  GLA_DEVICE const Tensor& across_query() const { return kOfKeys ? args.d_o : args.q; }
-  GLA_DEVICE const Tensor& d_line() const { return kOfKeys ? args.dk : args.dv; }
+  /// The state before a segment.
+  GLA_DEVICE void load_segment(Lines& lines, int segment) const {
+    if (segment > 0) {
+      fetch(lines, segment_slot(segment));
+    } else {
+      load_state(lines, static_cast<const float*>(args.initial_state));
+    }
+  }
 
   // ---- states ---------------------------------------------------------------------------------------------------
 
-  GLA_DEVICE Index state_offset() const { return (n * args.heads + head) * kLines * kAcross; }
+  GLA_DEVICE Index state_offset() const {
+    return (static_cast<Index>(n) * args.heads + head) * kLines * kAcross;
+  }
 
   GLA_DEVICE void load_state(Lines& lines, const float* states) const {
     GLA_UNROLL
@@ -118,7 +139,7 @@ class LineWalk {
         GLA_UNROLL
         for (int row = 0; row < kRows; ++row) {
           const int line = first_line + row;
-          clear(lines.values[quad][row]);
+          for (float& value : lines.values[quad][row]) value = 0;
           if (states != nullptr && (kWholeLines || line < kLines))
             AcrossGroup<float>::load(lines.values[quad][row],
                                      states + state_offset() + static_cast<Index>(line) * kAcross,
@@ -153,27 +174,36 @@ class LineWalk {
     }
   }
 
-  GLA_DEVICE static void clear(float (&values)[4]) {
-    GLA_UNROLL
-    for (int c = 0; c < 4; ++c) values[c] = 0;
-  }
-
   using Quad = Vector<float, 4>;
+
+  // The workspace's slots: of all sequences those for chunks, unless shared memory has them, then those for segments, if a sequence
+  // can have more than one; first of rows, then of columns, if both have gates.
 
   /// Where the lane's part of the state in a slot begins; the parts of a warp's lanes alternate.
   GLA_DEVICE Quad* slot(Index index) const {
-    return reinterpret_cast<Quad*>(args.segment_states) +
-           ((index * args.heads + head) * kTiles + tile) * (kShape.warp_floats() / 4) + lane_index();
+    Quad* slots = reinterpret_cast<Quad*>(args.segment_states);
+    if constexpr (!kOfKeys && Config::gate_k)
+      slots += all_slots() * args.heads * (kKeyShape.state_floats() / 4);
+    return slots + ((index * args.heads + head) * kTiles + tile) * (kShape.warp_floats() / 4) + lane_index();
   }
-  // The slots of all sequences for chunks, then those for segments, if a sequence can have more than one.
-  GLA_DEVICE Index chunk_slots() const {
-    return line_walk_chunk_slots(args.tokens, args.segment_tokens, kChunk);
+  static constexpr LineWalkShape kKeyShape{
+      .lines = Config::head_dim_k, .across = Config::head_dim_v, .lanes = kLanes, .rows = kRows};
+
+  GLA_DEVICE bool shares_chunks() const { return args.segment_tokens <= kLineSharedChunks * kChunk; }
+  GLA_DEVICE int chunk_slots() const {
+    return static_cast<int>(line_walk_chunk_slots(args.tokens, args.segment_tokens, kChunk));
   }
-  GLA_DEVICE Quad* chunk_slot(Index first_token) const {
-    return slot(n * chunk_slots() + first_token % args.segment_tokens / kChunk);
+  GLA_DEVICE Index all_chunk_slots() const { return shares_chunks() ? 0 : args.sequences * chunk_slots(); }
+  GLA_DEVICE Index all_slots() const { return all_chunk_slots() + first_segment_slot(args, args.sequences); }
+  /// Of a chunk that is not a segment's first: so many of its tokens are ahead of it.
+  GLA_DEVICE Quad* chunk_slot(int tokens_ahead) const {
+    const int index = tokens_ahead / kChunk - 1;
+    if (!shares_chunks()) return slot(static_cast<Index>(n) * chunk_slots() + index);
+    return reinterpret_cast<Quad*>(shared_memory() + Config::warps * 2 * kShape.unit_bytes()) +
+           (warp_index() * chunk_slots() + index) * (kShape.warp_floats() / 4) + lane_index();
   }
-  GLA_DEVICE Quad* segment_slot(Index segment) const {
-    return slot(args.sequences * chunk_slots() + first_segment_slot(args, n) + segment);
+  GLA_DEVICE Quad* segment_slot(int segment) const {
+    return slot(all_chunk_slots() + first_segment_slot(args, n) + segment);
   }
 
   GLA_DEVICE static void leave(Quad* to, const Lines& lines) {
@@ -192,47 +222,11 @@ class LineWalk {
     }
   }
 
-  // ---- there ----------------------------------------------------------------------------------------------------
-
-  template <int Count>
-  GLA_DEVICE static void make_decays(float (&gates)[Count]) {
-    GLA_UNROLL
-    for (int i = 0; i < Count; ++i) gates[i] = exp2_fast(gates[i] * kLog2E);
-  }
-
-  GLA_DEVICE void load_inputs(Inputs& inputs, Index t) const {
-    const Tensor& line = kOfKeys ? args.k : args.v;
-    const Tensor& across = kOfKeys ? args.v : args.k;
-    const Tensor& line_gate = kOfKeys ? args.gk : args.gv;
-    const Tensor& across_gate = kOfKeys ? args.gv : args.gk;
-    load_lines(inputs.line, row_of<const Element>(line, sequence, t, head));
-    load_across(inputs.across, row_of<const Element>(across, sequence, t, head));
-    if constexpr (kLineGate) {
-      load_lines(inputs.line_decay, row_of<const Gate>(line_gate, sequence, t, head));
-      make_decays(inputs.line_decay);
-    }
-    if constexpr (kAcrossGate) {
-      load_across(inputs.across_decay, row_of<const Gate>(across_gate, sequence, t, head));
-      GLA_UNROLL
-      for (int quad = 0; quad < kQuads; ++quad) make_decays(inputs.across_decay[quad]);
-    }
-  }
-
-  template <class T>
-  GLA_DEVICE void load_lines(float (&values)[kRows], const T* row) const {
-    GLA_UNROLL
-    for (int i = 0; i < kRows; ++i) values[i] = 0;
-    LineGroup<T>::load(values, row, first_line);
-  }
-  template <class T>
-  GLA_DEVICE void load_across(float (&values)[kQuads][4], const T* row) const {
-    GLA_UNROLL
-    for (int quad = 0; quad < kQuads; ++quad) AcrossGroup<T>::load(values[quad], row, channel(quad));
-  }
+  // ---- arithmetic -----------------------------------------------------------------------------------------------
 
   /// Calls use(value, quad, row, c) for the lane's part of the warp's lines.
-  template <class Use>
-  GLA_DEVICE static void each(Lines& lines, Use use) {
+  template <class SomeLines, class Use>
+  GLA_DEVICE static void each(SomeLines& lines, Use use) {
     GLA_UNROLL
     for (int quad = 0; quad < kQuads; ++quad) {
       GLA_UNROLL
@@ -243,135 +237,232 @@ class LineWalk {
     }
   }
 
-  GLA_DEVICE static void decay(Lines& lines, const Inputs& inputs) {
-    each(lines, [&](float& value, int quad, int row, int c) {
-      if constexpr (kLineGate) value *= inputs.line_decay[row];
-      if constexpr (kAcrossGate) value *= inputs.across_decay[quad][c];
-    });
-  }
-  GLA_DEVICE static void add_product(Lines& lines, const float (&line)[kRows],
-                                     const float (&across)[kQuads][4]) {
-    each(lines, [&](float& value, int quad, int row, int c) { value += line[row] * across[quad][c]; });
-  }
-  GLA_DEVICE static void advance(Lines& lines, const Inputs& inputs) {
-    decay(lines, inputs);
-    add_product(lines, inputs.line, inputs.across);
+  GLA_DEVICE static float decay_of(float gate) { return exp2_fast(gate * kLog2E); }
+
+  GLA_DEVICE static void decay(Lines& lines, const Token& one) {
+    if constexpr (kLineGate) {
+      float decays[kRows];
+      GLA_UNROLL
+      for (int row = 0; row < kRows; ++row) decays[row] = decay_of(one.line_gate[row]);
+      each(lines, [&](float& value, int, int row, int) { value *= decays[row]; });
+    }
+    if constexpr (kAcrossGate) {
+      float decays[kQuads][4];
+      GLA_UNROLL
+      for (int i = 0; i < 4 * kQuads; ++i) decays[i / 4][i % 4] = decay_of(one.across_gate[i / 4][i % 4]);
+      each(lines, [&](float& value, int quad, int, int c) { value *= decays[quad][c]; });
+    }
   }
 
-  /// Of each line, the sum over its channels of what term(value, quad, row, c) makes of them, times `factor`, to a token's row
-  /// of an output.
-  template <class T, class Term>
-  GLA_DEVICE void write_sums(const Tensor& output, Index t, Index output_head, Lines& lines, float factor,
-                             Term term) const {
-    float sums[kRows] = {};
-    each(lines, [&](float value, int quad, int row, int c) { sums[row] += term(value, quad, row, c); });
+  /// lines += factor * line across^T.
+  GLA_DEVICE static void add_product(Lines& lines, const HeldLines<Element>& line, float factor,
+                                     const HeldAcross<Element> (&across)[kQuads]) {
+    float scaled[kRows];
     GLA_UNROLL
-    for (int row = 0; row < kRows; ++row) sums[row] = factor * sum_lanes<kLanes>(sums[row]);
-    if (lane_across == 0) LineGroup<T>::store(row_of<T>(output, sequence, t, output_head), first_line, sums);
+    for (int row = 0; row < kRows; ++row) scaled[row] = factor * line[row];
+    each(lines, [&](float& value, int quad, int row, int c) { value += scaled[row] * across[quad][c]; });
   }
 
-  GLA_DEVICE void write_queries(Lines& lines, Index t) const {
-    for (Index query_head = head * kGroup; query_head < (head + 1) * kGroup; ++query_head) {
-      float d_o[kQuads][4];
-      load_across(d_o, row_of<const Element>(args.d_o, sequence, t, query_head));
-      write_sums<Element>(args.dq, t, query_head, lines, args.scale,
-                          [&](float value, int quad, int, int c) { return value * d_o[quad][c]; });
+  GLA_DEVICE static void advance(Lines& lines, const Token& one) {
+    decay(lines, one);
+    add_product(lines, one.line, 1.0f, one.across);
+  }
+
+  /// sums[row] += the sum over the lane's channels of the row's products with those of `other`.
+  template <class Other>
+  GLA_DEVICE static void add_dots(float (&sums)[kRows], const Lines& lines, Other other) {
+    each(lines, [&](float value, int quad, int row, int c) { sums[row] += value * other(quad, row, c); });
+  }
+
+  template <int kTokens>
+  GLA_DEVICE static void clear(float (&sums)[kTokens][kRows]) {
+    GLA_UNROLL
+    for (int i = 0; i < kTokens * kRows; ++i) sums[i / kRows][i % kRows] = 0;
+  }
+
+  /// Adds up what the lanes of a line have of the sums of `kTokens` tokens, and shares the tokens out among those lanes. Of the
+  /// tokens from the one returned on, the first kTokens / kLanes, one at the least, are then the lane's; where there are
+  /// more lanes than tokens, several have the same.
+  template <int kTokens>
+  GLA_DEVICE int share_out(float (&sums)[kTokens][kRows]) const {
+    int first = 0, tokens = kTokens;
+    GLA_UNROLL
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) {
+      if (tokens > 1) {
+        tokens /= 2;
+        const bool upper = (lane_across & mask) != 0;
+        if (upper) first += tokens;
+        GLA_UNROLL
+        for (int i = 0; i < tokens; ++i) {
+          GLA_UNROLL
+          for (int row = 0; row < kRows; ++row) {
+            const float low = sums[i][row], high = sums[i + tokens][row];
+            sums[i][row] = (upper ? high : low) + shuffle_xor(upper ? low : high, mask);
+          }
+        }
+      } else {
+        GLA_UNROLL
+        for (int row = 0; row < kRows; ++row) sums[0][row] += shuffle_xor(sums[0][row], mask);
+      }
+    }
+    return first;
+  }
+
+  /// Calls use(i, sums) once for each of the first `count` tokens that have been summed, in one lane of each line.
+  template <int kTokens, class Use>
+  GLA_DEVICE void each_sum(float (&sums)[kTokens][kRows], int count, Use use) const {
+    constexpr int kHeld = kTokens > kLanes ? kTokens / kLanes : 1;
+    constexpr int kCopies = kTokens > kLanes ? 1 : kLanes / kTokens;
+    const int own = share_out(sums);
+    if (lane_across % kCopies != 0) return;
+    GLA_UNROLL
+    for (int i = 0; i < kHeld; ++i)
+      if (own + i < count) use(own + i, sums[i]);
+  }
+
+  // ---- there ----------------------------------------------------------------------------------------------------
+
+  /// Over a stretch, with the states before chunks but the first to their slots if there are gates to come back for; writes dq if
+  /// `queries`. The last two units are there afterwards.
+  template <bool kGates>
+  GLA_DEVICE void pass(Lines& lines, const Stretch& stretch, bool queries) const {
+    start_unit(stretch, 0);
+    for (int unit = 0; unit < stretch.units(); ++unit) {
+      start_unit(stretch, unit + 1);
+      await_unit();
+      GLA_UNROLL_BY(1)
+      for (int at = unit * kUnit; at < (unit + 1) * kUnit && at < stretch.count; at += kChunk) {
+        if constexpr (kGates) {
+          if (at > 0) leave(chunk_slot(at), lines);
+        }
+        pass_chunk(lines, stretch, at, queries);
+      }
+      end_unit();
     }
   }
 
-  /// Over tokens from `first` to `end`, which there must be, with the states before chunks to their slots if there are `gates`
-  /// to come back for.
-  GLA_DEVICE void pass(Lines& lines, Index first, Index end, bool gates, bool queries) const {
-    Inputs ahead;
-    load_inputs(ahead, token(first));
-    for (Index step = first; step < end; ++step) {
-      if (gates && step % kChunk == 0 && step > 0) leave(chunk_slot(step), lines);
-      const Inputs now = ahead;
-      if (step + 1 < end) load_inputs(ahead, token(step + 1));
-      advance(lines, now);
-      if (queries) write_queries(lines, token(step));
+  GLA_DEVICE void pass_chunk(Lines& lines, const Stretch& stretch, int at, bool queries) const {
+    const Index start = stretch.first + at;
+    const int count = stretch.count - at;
+    float sums[kQuerySums][kRows];
+    clear(sums);
+    GLA_UNROLL
+    for (int i = 0; i < kChunk; ++i) {
+      if (i >= count) break;
+      Token one;
+      read(one, at + i);
+      advance(lines, one);
+      if (!queries) continue;
+      each_query(one, token(start + i),
+                 [&](int query_head, const HeldLines<Element>&, const HeldAcross<Element>(&across)[kQuads]) {
+                   add_dots(sums[kOneQuery ? i : 0], lines,
+                            [&](int quad, int, int c) { return across[quad][c]; });
+                   if constexpr (kOneQuery) return;
+                   write_queries(sums, start + i, 1, query_head);
+                   clear(sums);
+                 });
     }
+    if (kOneQuery && queries) write_queries(sums, start, count, head);
   }
 
-  GLA_DEVICE void go_forward(bool gates, bool queries) const {
-    Lines lines;
-    load_state(lines, static_cast<const float*>(args.initial_state));
-    const Index step = gates ? args.segment_tokens : sequence.length;
-    for (Index first = 0; first < sequence.length; first += step) {
-      if (first > 0) leave(segment_slot(first / step), lines);
-      const Index end = first + step;
-      pass(lines, first, end < sequence.length ? end : sequence.length, gates, queries);
-    }
+  GLA_DEVICE void write_queries(float (&sums)[kQuerySums][kRows], Index start, int count,
+                                int query_head) const {
+    each_sum(sums, count, [&](int i, float(&values)[kRows]) {
+      GLA_UNROLL
+      for (int row = 0; row < kRows; ++row) values[row] *= args.scale;
+      LineGroup<Element>::store(row_of<Element>(args.dq, sequence, token(start + i), query_head), first_line,
+                                values);
+    });
   }
 
   // ---- and back -------------------------------------------------------------------------------------------------
 
-  /// For the states before the chunks of a segment that is not the last.
-  GLA_DEVICE void pass_again(Index segment) const {
-    Lines lines;
-    if (segment == 0) {
-      load_state(lines, static_cast<const float*>(args.initial_state));
-    } else {
-      fetch(lines, segment_slot(segment));
+  /// Over a stretch, whose last two units are there or coming, in this order. kGates: with gates' gradients, for which the way there
+  /// over this segment has left the states before its chunks.
+  template <bool kGates>
+  GLA_DEVICE void go_back(const Stretch& stretch, int segment) {
+    for (int unit = stretch.units() - 1; unit >= 0; --unit) {
+      await_unit();
+      GLA_UNROLL_BY(1)
+      for (int at = (unit + 1) * kUnit - kChunk; at >= unit * kUnit; at -= kChunk) {
+        if (at >= stretch.count) continue;
+        if constexpr (kGates) {
+          Lines before[kChunk];  // each token
+          if (at > 0) {
+            fetch(before[0], chunk_slot(at));
+          } else {
+            load_segment(before[0], segment);
+          }
+          make_states(before, stretch, at);
+          go_back_over<true>(stretch, at, before);
+        } else {
+          go_back_over<false>(stretch, at, nullptr);
+        }
+      }
+      end_unit();
+      start_unit(stretch, unit - 2);
     }
-    pass(lines, segment * args.segment_tokens, (segment + 1) * args.segment_tokens, true, false);
   }
 
-  template <bool kGates>
-  GLA_DEVICE void go_back(Index chunk) {
-    const Index first = chunk * kChunk;
-    const Index rest = sequence.length - first;
-    const int count = rest < kChunk ? static_cast<int>(rest) : kChunk;
-    Lines before[kGates ? kChunk : 1];  // each token
-    if constexpr (kGates) {
-      if (chunk == 0) {
-        load_state(before[0], static_cast<const float*>(args.initial_state));
-      } else {
-        fetch(before[0], chunk_slot(first));
-      }
-      GLA_UNROLL
-      for (int i = 1; i < kChunk; ++i) {
-        if (i >= count) break;
-        Inputs inputs;
-        load_inputs(inputs, token(first + i - 1));
-        before[i] = before[i - 1];
-        advance(before[i], inputs);
-      }
+  /// From the state before a chunk those before its other tokens.
+  GLA_DEVICE void make_states(Lines (&before)[kChunk], const Stretch& stretch, int at) const {
+    GLA_UNROLL
+    for (int i = 1; i < kChunk; ++i) {
+      if (at + i >= stretch.count) break;
+      Token one;
+      read(one, at + i - 1);
+      before[i] = before[i - 1];
+      advance(before[i], one);
     }
+  }
+
+  /// Over the tokens of a chunk. `before`: S_{t-1} of each, or null.
+  template <bool kGates>
+  GLA_DEVICE void go_back_over(const Stretch& stretch, int at, const Lines* before) {
+    const Index start = stretch.first + at;
+    const int count = stretch.count - at;
+    float sums[kChunk][kRows], gate_sums[kGates ? kChunk : 1][kRows];
+    clear(sums);
+    clear(gate_sums);
     GLA_UNROLL
     for (int i = kChunk - 1; i >= 0; --i) {
-      if (i < count) go_back_over(token(first + i), kGates ? &before[kGates ? i : 0] : nullptr);
+      if (i >= count) continue;
+      Token one;
+      read(one, at + i);
+      each_query(one, token(start + i),
+                 [&](int, const HeldLines<Element>& line, const HeldAcross<Element>(&across)[kQuads]) {
+                   add_product(d_lines, line, args.scale, across);
+                 });
+      add_dots(sums[i], d_lines, [&](int quad, int, int c) { return one.across[quad][c]; });
+      decay(d_lines, one);
+      if constexpr (kGates)
+        add_dots(gate_sums[i], d_lines,
+                 [&](int quad, int row, int c) { return before[i].values[quad][row][c]; });
     }
+    if (d_line().data != nullptr) write_sums<Element>(d_line(), sums, start, count);
+    if constexpr (kGates) write_sums<GateGradient>(kOfKeys ? args.dgk : args.dgv, gate_sums, start, count);
   }
 
-  /// `before`: S_{t-1}, or null where the gates' gradients are not wanted.
-  GLA_DEVICE void go_back_over(Index t, const Lines* before) {
-    Inputs inputs;
-    load_inputs(inputs, t);
-    for (Index query_head = head * kGroup; query_head < (head + 1) * kGroup; ++query_head) {
-      float line[kRows], across[kQuads][4];
-      load_lines(line, row_of<const Element>(line_query(), sequence, t, query_head));
-      load_across(across, row_of<const Element>(across_query(), sequence, t, query_head));
-      GLA_UNROLL
-      for (int row = 0; row < kRows; ++row) line[row] *= args.scale;
-      add_product(d_lines, line, across);
-    }
-    if (d_line().data != nullptr)
-      write_sums<Element>(d_line(), t, head, d_lines, 1.0f,
-                          [&](float value, int quad, int, int c) { return value * inputs.across[quad][c]; });
-    decay(d_lines, inputs);
-    if constexpr (kLineGate) {
-      if (before != nullptr)
-        write_sums<GateGradient>(
-            kOfKeys ? args.dgk : args.dgv, t, head, d_lines, 1.0f,
-            [&](float value, int quad, int row, int c) { return value * before->values[quad][row][c]; });
-    }
+  template <class T>
+  GLA_DEVICE void write_sums(const Tensor& output, float (&sums)[kChunk][kRows], Index start,
+                             int count) const {
+    each_sum(sums, count, [&](int i, const float(&values)[kRows]) {
+      LineGroup<T>::store(row_of<T>(output, sequence, token(start + i), head), first_line, values);
+    });
   }
 };
 
-template <class Config, bool kOfKeys, class GateGradient = typename Config::Gate>
-GLA_DEVICE void line_walk(const BackwardArgs& args) {
-  LineWalk<Config, kOfKeys, GateGradient>(args).run();
+template <class Config, class GateGradient = typename Config::Gate>
+GLA_DEVICE void key_line_walk(const BackwardArgs& args) {
+  LineWalk<Config, true, GateGradient>(args).run();
+}
+
+/// Beside the walk over rows, if that comes right ahead.
+template <class Config, class GateGradient = typename Config::Gate>
+GLA_DEVICE void value_line_walk(const BackwardArgs& args) {
+  const bool has_keys = args.dq.data != nullptr || args.dk.data != nullptr || args.dgk.data != nullptr ||
+                        (!Config::state_v_first && args.d_initial_state != nullptr);
+  run_beside(has_keys, [&args] { LineWalk<Config, false, GateGradient>(args).run(); });
 }
 
 }  // namespace gla

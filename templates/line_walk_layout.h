@@ -5,27 +5,54 @@
 
 namespace gla {
 
-/// Slots that a sequence of up to `tokens` tokens has for the states before the chunks of a segment. That before the first chunk
-/// of all is the initial state, and takes none where there is no other.
+/// Slots that a sequence of up to `tokens` tokens has for the states before the chunks of a segment, all but its first.
 GLA_HOST_DEVICE constexpr long long line_walk_chunk_slots(long long tokens, long long segment_tokens,
                                                           int chunk) {
   const long long chunks = (tokens + chunk - 1) / chunk, most = segment_tokens / chunk;
-  return chunks <= 1 ? 0 : chunks < most ? chunks : most;
+  return chunks == 0 ? 0 : (chunks < most ? chunks : most) - 1;
 }
+
+/// Chunks of a segment whose states shared memory has, a part of each warp's; those of longer ones are in the workspace.
+inline constexpr int kLineSharedChunks = 8;
 
 /// Of the states' lines (rows of K, or columns of V) those of one warp: `lanes` lanes share a line of `across` channels, and each
 /// has `rows` of them.
 struct LineWalkShape {
   int lines = 0, across = 0;
   int lanes = 1, rows = 1;
+  int unit = 1;  // tokens whose inputs shared memory has at once, besides as many that are coming
+  int element_bytes = 2;
+  int line_gate_bytes = 0, across_gate_bytes = 0;  // 0 without
+  bool one_query = true;                           // of a group, the queries' side is read where it is used
+  bool reads_lines = true;                         // what k or v has along the lines
 
   GLA_HOST_DEVICE constexpr int warp_lines() const { return 32 / lanes * rows; }
   /// Warps that share a state.
   GLA_HOST_DEVICE constexpr int tiles() const { return (lines + warp_lines() - 1) / warp_lines(); }
   /// Groups of 4 channels that a lane has of a line.
   GLA_HOST_DEVICE constexpr int quads() const { return (across + 4 * lanes - 1) / (4 * lanes); }
-  /// Elements of a warp's part of a state, padded.
-  GLA_HOST_DEVICE constexpr int warp_floats() const { return 32 * 4 * quads() * rows; }
+  /// Elements of a lane's part of a state, padded.
+  GLA_HOST_DEVICE constexpr int lane_floats() const { return 4 * quads() * rows; }
+  /// The same of a warp, and of all of a state.
+  GLA_HOST_DEVICE constexpr int warp_floats() const { return 32 * lane_floats(); }
+  GLA_HOST_DEVICE constexpr int state_floats() const { return tiles() * warp_floats(); }
+
+  // Of a token's inputs in shared memory: rows of whole 16 bytes.
+  GLA_HOST_DEVICE constexpr int across_row_bytes(int element) const {
+    return round_up_16(4 * lanes * quads() * element);
+  }
+  GLA_HOST_DEVICE constexpr int line_row_bytes(int element) const {
+    return round_up_16(warp_lines() * element);
+  }
+  GLA_HOST_DEVICE constexpr int token_bytes() const {
+    return (one_query ? 2 : 1) * across_row_bytes(element_bytes) +
+           (one_query + reads_lines) * line_row_bytes(element_bytes) + across_row_bytes(across_gate_bytes) +
+           line_row_bytes(line_gate_bytes);
+  }
+  GLA_HOST_DEVICE constexpr int unit_bytes() const { return unit * token_bytes(); }
+
+ private:
+  GLA_HOST_DEVICE static constexpr int round_up_16(int bytes) { return (bytes + 15) / 16 * 16; }
 };
 
 }  // namespace gla

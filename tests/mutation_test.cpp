@@ -214,6 +214,23 @@ std::string objection_to_walks(const emulator::Toolchain& toolchain, bool of_pip
   return {};
 }
 
+/// What objects to a kernel of family lines: units of whole rows and of rows that are padded, more of them than there is room for,
+/// segments, chunks in shared memory and in the workspace, both gates.
+std::string objection_to_lines(const emulator::Toolchain& toolchain) {
+  const std::pair<Problem, LinesChoice> kernels[] = {
+      {recurrent_backward_of(32, 32), {}}, {recurrent_backward_of(20, 12, DType::fp32), {.chunk = 2}}};
+  for (auto [problem, choice] : kernels) {
+    problem.gate_v = problem.dtype == DType::fp32;
+    const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, choice), toolchain);
+    for (const std::int64_t tokens : {6, 30, 150}) {
+      const KernelCase c{.tokens = tokens};
+      if (std::string found = objection_to_run(problem, make_inputs(problem, c), c, kernel); !found.empty())
+        return found;
+    }
+  }
+  return {};
+}
+
 /// What objects to the tool that sums squared errors.
 std::string objection_to_tools(const emulator::Toolchain& toolchain) {
   const Source source = render_tools({});
@@ -246,6 +263,7 @@ std::string objection(const emulator::Toolchain& toolchain, const fs::path& file
   static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh", "steep_chunk.cuh",
                                              "warpgroup_products.cuh"};
   if (file == "verification.cuh") return objection_to_tools(toolchain);
+  if (file.string().starts_with("line_")) return objection_to_lines(toolchain);
   if (is_of_walks(file)) return objection_to_walks(toolchain, file == "key_pipeline.cuh");
   return objection_to_chunks(toolchain, kPipelines.count(file) != 0);
 }
@@ -296,6 +314,7 @@ TEST_CASE("of a call nothing is left, of a vote the thread's own value, of a clu
 
 TEST_CASE("nobody objects to the templates as they are") {
   CHECK(objection_to_chunks(toolchain_of({}), false) == "");
+  CHECK(objection_to_lines(toolchain_of({})) == "");
   CHECK(objection_to_tools(toolchain_of({})) == "");
 }
 

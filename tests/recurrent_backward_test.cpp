@@ -99,7 +99,7 @@ TEST_CASE("a recurrent gradient of a gate that is -inf is zero, and those before
 TEST_CASE("no recurrent gradient grows less exact with T", "[wide]") {
   const Problem problem = both_gates(8, 4, DType::fp32);
   const LaunchKernel kernel =
-      kernel_of(problem, lines_variant(problem, {.lanes = 1, .warps = 1, .chunk = 8}));
+      kernel_of(problem, lines_variant(problem, {.lanes = 1, .rows = 1, .warps = 1, .chunk = 4}));
   for (const Gates gates : {Gates::sixteenth, Gates::resets}) {
     INFO(to_string(gates));
     for (const std::int64_t tokens : {64, 4096}) {

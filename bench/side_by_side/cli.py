@@ -106,8 +106,9 @@ def _machine(options: argparse.Namespace, cases: Sequence[Case]) -> Machine:
 def _available(cases: Sequence[Case], machine: Machine, options: argparse.Namespace) -> list[Case]:
     if not machine.without_gradients:
         return list(cases)
-    message = f"{CHUNK_FORWARD_BACKWARD.name} is not available: gla_tune says {machine.without_gradients!r}"
-    if options.op and CHUNK_FORWARD_BACKWARD.name in options.op:
+    names = sorted({case.operation.name for case in cases if case.operation.backward})
+    message = f"{', '.join(names)} not available: gla_tune says {machine.without_gradients!r}"
+    if set(names) & set(options.op or ()):
         raise UsageError(message)
     _say(message)
     return [case for case in cases if not case.operation.backward]

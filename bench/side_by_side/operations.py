@@ -119,8 +119,23 @@ RECURRENT_FORWARD = Operation(
     _RECURRENT_MODES,
     always_states=True,
 )
+RECURRENT_FORWARD_BACKWARD = Operation(
+    "recurrent_forward_backward",
+    "a few tokens, forward and backward through autograd, fp32 state in and out",
+    _recurrent,
+    RECURRENT_FORWARD.default_shapes,
+    _RECURRENT_MODES,
+    always_states=True,
+    backward=True,
+)
 
-OPERATIONS = (CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD, RECURRENT_DECODE, RECURRENT_FORWARD)
+OPERATIONS = (
+    CHUNK_FORWARD,
+    CHUNK_FORWARD_BACKWARD,
+    RECURRENT_DECODE,
+    RECURRENT_FORWARD,
+    RECURRENT_FORWARD_BACKWARD,
+)
 
 LONGEST_RECURRENT = 64
 

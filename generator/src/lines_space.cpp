@@ -15,30 +15,64 @@ int threads_of_lines(const Variant& variant) {
   return 32 * variant[Parameter::warps];
 }
 
-/// Of the walk over rows, or of that over columns.
-LineWalkShape line_shape_of(const Problem& problem, const Variant& variant, bool of_keys) {
-  const int dims[] = {problem.head_dim_k, problem.head_dim_v};
-  return {.lines = dims[of_keys ? 0 : 1],
-          .across = dims[of_keys ? 1 : 0],
-          .lanes = variant[Parameter::lanes],
-          .rows = variant[Parameter::rows]};
-}
-
 bool has_gate(const Problem& problem, bool of_keys) {
   return of_keys ? problem.gate_k : problem.gate_v;
 }
 
+/// Of the walk over rows, or of that over columns.
+LineWalkShape line_shape_of(const Problem& problem, const Variant& variant, bool of_keys) {
+  const int dims[] = {problem.head_dim_k, problem.head_dim_v};
+  const int gate_bytes = static_cast<int>(size_of(problem.gate_dtype));
+  return {.lines = dims[of_keys ? 0 : 1],
+          .across = dims[of_keys ? 1 : 0],
+          .lanes = variant[Parameter::lanes],
+          .rows = variant[Parameter::rows],
+          .element_bytes = static_cast<int>(size_of(problem.dtype)),
+          .line_gate_bytes = has_gate(problem, of_keys) ? gate_bytes : 0,
+          .across_gate_bytes = has_gate(problem, !of_keys) ? gate_bytes : 0,
+          .one_query = problem.group == 1,
+          .reads_lines = of_keys || has_gate(problem, of_keys)};
+}
+
+/// Tokens of a unit of inputs: a few chunks, fewer of long rows.
+int unit_of(const Problem& problem, const Variant& variant) {
+  constexpr int kTokens = 8, kTokensOfLongRows = 4, kLongBytes = 1200;
+  int bytes = 0;
+  for (const bool of_keys : {true, false})
+    bytes = std::max(bytes, line_shape_of(problem, variant, of_keys).token_bytes());
+  return std::max<int>(variant[Parameter::chunk], bytes > kLongBytes ? kTokensOfLongRows : kTokens);
+}
+
 int line_registers(const Problem& problem, const Variant& variant, bool of_keys) {
-  constexpr int kAddressing = 64;
+  constexpr int kAddressing = 56;
   const LineWalkShape shape = line_shape_of(problem, variant, of_keys);
-  const int across = 4 * shape.quads(), rows = shape.rows;
-  // The states of a chunk, or that of the way there; the gradient; two tokens' inputs.
-  const int states = has_gate(problem, of_keys) ? variant[Parameter::chunk] + 1 : 2;
-  return states * across * rows + across * (has_gate(problem, !of_keys) ? 4 : 2) + 4 * rows + kAddressing;
+  const bool gated = has_gate(problem, of_keys);
+  const int chunk = variant[Parameter::chunk];
+  // The states of a chunk, or that of the way there; the gradient; the sums of a chunk; a token's inputs.
+  return shape.lane_floats() * (gated ? chunk + 1 : 1) + chunk * shape.rows * (gated ? 2 : 1) +
+         shape.token_bytes() / 4 / shape.lanes + kAddressing;
 }
 
 int estimated_lines_registers(const Problem& problem, const Variant& variant) {
   return std::max(line_registers(problem, variant, true), line_registers(problem, variant, false));
+}
+
+/// For a unit's inputs and those of the one to come, and for the states before a segment's chunks, in a call of `tokens` tokens.
+std::size_t line_shared_bytes(const Problem& problem, const Variant& variant, bool of_keys,
+                              std::int64_t tokens, std::int64_t segment_tokens) {
+  const int chunk = variant[Parameter::chunk];
+  const LineWalkShape shape = line_shape_of(problem, variant, of_keys);
+  std::int64_t bytes = 2 * unit_of(problem, variant) * shape.token_bytes();
+  if (has_gate(problem, of_keys) && segment_tokens <= kLineSharedChunks * chunk)
+    bytes += line_walk_chunk_slots(tokens, segment_tokens, chunk) * shape.warp_floats() *
+             static_cast<std::int64_t>(sizeof(float));
+  return static_cast<std::size_t>(bytes * variant[Parameter::warps]);
+}
+
+/// The same in a call that takes most.
+std::size_t most_line_shared_bytes(const Problem& problem, const Variant& variant, bool of_keys) {
+  const std::int64_t tokens = std::int64_t{kLineSharedChunks} * variant[Parameter::chunk];
+  return line_shared_bytes(problem, variant, of_keys, tokens, tokens);
 }
 
 Status lines_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
@@ -50,10 +84,23 @@ Status lines_constraints(const Problem& problem, const Architecture& architectur
                     "of the larger",
                     lanes, problem.head_dim_k, problem.head_dim_v));
   }
-  const int registers = estimated_lines_registers(problem, variant);
-  if (registers > 255 || registers * threads_of_lines(variant) > architecture.registers_per_multiprocessor) {
-    return invalid_argument(
-        fmt::format("needs about {} registers in each of {} threads", registers, threads_of_lines(variant)));
+  // Problems that differ in the type of their gates' gradients alone share points.
+  const Problem in_own_type = tuning_key(problem);
+  Problem in_fp32 = in_own_type;
+  in_fp32.fp32_gate_gradients = true;
+  for (const Problem& twin : {in_own_type, in_fp32}) {
+    const int registers = estimated_lines_registers(twin, variant);
+    if (registers > 255 ||
+        registers * threads_of_lines(variant) > architecture.registers_per_multiprocessor) {
+      return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
+                                          threads_of_lines(variant)));
+    }
+  }
+  const std::size_t shared = std::max(most_line_shared_bytes(in_own_type, variant, true),
+                                      most_line_shared_bytes(in_own_type, variant, false));
+  if (shared > architecture.shared_memory_per_block) {
+    return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
+                                        architecture.shared_memory_per_block));
   }
   return {};
 }
@@ -63,7 +110,7 @@ Status lines_constraints(const Problem& problem, const Architecture& architectur
 FamilySpace lines_family(const Problem& problem, const Architecture& architecture) {
   return {Family::lines,
           {{Parameter::lanes, {1, 2, 4, 8, 16, 32}},
-           {Parameter::rows, {1, 2, 4}},
+           {Parameter::rows, {1, 2, 4, 8}},
            {Parameter::warps, {1, 2, 4}},
            {Parameter::chunk, {2, 4, 8, 16}}},
           [problem, architecture](const Variant& variant) {
@@ -74,27 +121,44 @@ FamilySpace lines_family(const Problem& problem, const Architecture& architectur
 namespace {
 
 Source render_lines(const Problem& problem, const Variant& variant) {
-  const std::string parameters = fmt::format(
-      "  static constexpr int lanes = {}, rows = {}, warps = {}, chunk = {};\n", variant[Parameter::lanes],
-      variant[Parameter::rows], variant[Parameter::warps], variant[Parameter::chunk]);
+  const std::string parameters =
+      fmt::format("  static constexpr int lanes = {}, rows = {}, warps = {}, chunk = {}, unit = {};\n",
+                  variant[Parameter::lanes], variant[Parameter::rows], variant[Parameter::warps],
+                  variant[Parameter::chunk], unit_of(problem, variant));
   Source source{"recurrent_backward.cu", config_text(problem, {"line_walk.cuh"}, parameters), {}};
   const std::string gate_gradient =
       problem.fp32_gate_gradients ? fmt::format(", {}", type_name(DType::fp32)) : "";
   for (const bool of_keys : {true, false}) {
     add_entry(source, {.name = of_keys ? "recurrent_key_gradients" : "recurrent_value_gradients",
                        .threads = threads_of_lines(variant),
-                       .call = fmt::format("line_walk<gla::Config, {}{}>(args)", of_keys, gate_gradient),
-                       .args_type = "BackwardArgs"});
+                       .call = fmt::format("{}<gla::Config{}>(args)",
+                                           of_keys ? "key_line_walk" : "value_line_walk", gate_gradient),
+                       .args_type = "BackwardArgs",
+                       .start = of_keys ? Start::waited : Start::by_itself});
   }
   return source;
 }
 
-std::vector<EntryShape> lines_entry_shapes(const Problem&, const Variant& variant) {
-  return {2, EntryShape{threads_of_lines(variant), 0, 1}};
+std::vector<EntryShape> lines_entry_shapes(const Problem& problem, const Variant& variant) {
+  std::vector<EntryShape> shapes;
+  for (const bool of_keys : {true, false})
+    shapes.push_back({threads_of_lines(variant), most_line_shared_bytes(problem, variant, of_keys), 1});
+  return shapes;
 }
 
 LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Workload& workload) {
   LaunchPlan plan;
+  const int chunk = variant[Parameter::chunk];
+  if (problem.gate_k || problem.gate_v) {
+    // About as many segments as a segment has chunks are the fewest states to keep, but not many of a few chunks each.
+    const std::int64_t usual =
+        workload.packed ? divided_up(workload.tokens, std::max<std::int64_t>(1, workload.sequences))
+                        : workload.tokens;
+    const auto even = static_cast<std::int64_t>(std::ceil(std::sqrt(divided_up(usual, chunk))));
+    const std::int64_t all = std::max<std::int64_t>(1, divided_up(workload.tokens, chunk));
+    plan.segment_tokens = chunk * std::max(even, std::min<std::int64_t>(kLineSharedChunks, all));
+    plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
+  }
   const std::int64_t states = workload.sequences * workload.heads;
   std::int64_t floats = 0;  // of a state in a slot
   for (const bool of_keys : {true, false}) {
@@ -102,25 +166,18 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
     // The walk whose lines are rows of memory writes the initial state's gradient.
     unsigned gradients = of_keys ? kGradientQ | kGradientK | kGradientGk : kGradientV | kGradientGv;
     if (of_keys != problem.state_v_first) gradients |= kGradientState;
-    plan.launches.add({.entry = of_keys ? 0 : 1,
-                       .grid = divided_up(states * shape.tiles(), variant[Parameter::warps]),
-                       .threads = threads_of_lines(variant),
-                       .needs = gradients});
-    if (has_gate(problem, of_keys))
-      floats = std::max(floats, std::int64_t{shape.tiles()} * shape.warp_floats());
+    plan.launches.add(
+        {.entry = of_keys ? 0 : 1,
+         .grid = divided_up(states * shape.tiles(), variant[Parameter::warps]),
+         .threads = threads_of_lines(variant),
+         .shared_bytes = line_shared_bytes(problem, variant, of_keys, workload.tokens, plan.segment_tokens),
+         .needs = gradients});
+    if (has_gate(problem, of_keys)) floats += shape.state_floats();  // the walks run beside each other
   }
   if (floats == 0) return plan;
-  const int chunk = variant[Parameter::chunk];
-  // About as many segments as a segment has chunks are the fewest states to keep, but not many of a few chunks each.
-  constexpr std::int64_t kLeastChunks = 8;
-  const std::int64_t usual = workload.packed
-                                 ? divided_up(workload.tokens, std::max<std::int64_t>(1, workload.sequences))
-                                 : workload.tokens;
-  const auto even = static_cast<std::int64_t>(std::ceil(std::sqrt(divided_up(usual, chunk))));
-  plan.segment_tokens = chunk * std::max(kLeastChunks, even);
-  plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
-  std::int64_t slots =
-      workload.sequences * line_walk_chunk_slots(workload.tokens, plan.segment_tokens, chunk);
+  std::int64_t slots = 0;
+  if (plan.segment_tokens > kLineSharedChunks * chunk)
+    slots += workload.sequences * line_walk_chunk_slots(workload.tokens, plan.segment_tokens, chunk);
   if (plan.segments > 1) {
     slots += workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
                              : workload.sequences * plan.segments;
@@ -132,37 +189,32 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
 
 double predicted_lines_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                const Architecture& architecture) {
-  // A token costs a warp its share of the arithmetic, at 4 warps' instructions a cycle, and a wait for memory or for sums over
-  // lanes that other warps hide. Only the order of predictions is trusted.
-  constexpr double kTokenLatency = 600e-9, kSumLatency = 20e-9;
+  // A token costs a warp its instructions, at 4 warps' a cycle, and a unit of tokens a wait for memory and for sums over lanes
+  // that other warps hide. Only the order of predictions is trusted.
+  constexpr double kUnitLatency = 900e-9;
   const double tokens =
       static_cast<double>(workload.tokens) /
       static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
-  const int registers = estimated_lines_registers(problem, variant);
-  const int threads = threads_of_lines(variant);
-  const int resident = std::max(1, occupancy(architecture, threads, registers, 0));
   const LaunchPlan plan = plan_lines(problem, variant, workload);
   double seconds = 0;
   for (const Launch& launch : plan.launches) {
     const bool of_keys = launch.entry == 0;
     const LineWalkShape shape = line_shape_of(problem, variant, of_keys);
-    const double elements = 4.0 * shape.quads() * shape.rows;
+    const double state = shape.lane_floats(), across = 4.0 * shape.quads(), rows = shape.rows;
     const bool gated = has_gate(problem, of_keys);
-    // There, there again and in registers for the gates; and back.
-    const double walks = (of_keys ? 1 : 0) + (gated ? 2 : 0) + 1;
-    const double instructions =
-        problem.group * elements * (3 * walks + 2) + 6.0 * shape.rows * walks + 20.0 * shape.quads() * walks;
-    const double blocks = static_cast<double>(launch.grid);
-    const double slots = static_cast<double>(architecture.multiprocessors) * resident;
-    const double waves = std::ceil(blocks / slots);
-    const double warps = std::min(blocks / architecture.multiprocessors, static_cast<double>(resident)) *
-                         variant[Parameter::warps];
+    // There, if somebody wants what it brings, and back; about once more for the states between tokens.
+    const double passes = 1.0 + (of_keys || gated ? 1.0 : 0.0) + (gated ? 1.0 : 0.0);
+    const double inputs = 2 * across + 3 * rows + 3 * (of_keys ? rows : across) + 5 * rows;
+    const double instructions = passes * (problem.group * (3 * state + inputs) + 20);
+    const int resident =
+        std::max(1, occupancy(architecture, launch.threads, line_registers(problem, variant, of_keys),
+                              launch.shared_bytes));
+    const double blocks = static_cast<double>(launch.grid) / architecture.multiprocessors;
+    const double waves = std::ceil(blocks / resident);
+    const double warps = std::min(blocks, static_cast<double>(resident)) * variant[Parameter::warps];
     const double busy = instructions * std::max(warps, 4.0) / 4 / architecture.clock_hz;
-    const double wait = walks * (kTokenLatency + kSumLatency * std::log2(shape.lanes + 1.0) * shape.rows);
-    const double stored = gated ? 8.0 * elements * 32 * warps * architecture.multiprocessors /
-                                      variant[Parameter::chunk] / architecture.copy_bandwidth
-                                : 0.0;
-    seconds += waves * tokens * (std::max(busy, wait) + stored);
+    const double waits = passes * kUnitLatency / unit_of(problem, variant);
+    seconds += waves * tokens * std::max(busy, waits);
   }
   return std::max(seconds, floor_bytes(problem, workload, true) / architecture.copy_bandwidth) + 2e-6;
 }

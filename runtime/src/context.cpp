@@ -215,9 +215,7 @@ Result<std::unique_ptr<Context>> Context::create(const ContextOptions& options) 
 
   auto impl = std::make_unique<Impl>(**api, *device, *std::move(primary), options);
   for (const TableCandidate& table : *tables) {
-    const bool bad =
-        table.fit == TableFit::unreadable || (is_used(table) && !outdated(table.table.origin).empty());
-    impl->say(bad ? LogLevel::warning : LogLevel::info,
+    impl->say(table.doubtful ? LogLevel::warning : LogLevel::info,
               fmt::format("table {} ({}): {}{}", table.path, table.source,
                           is_used(table) ? "" : "not used: ", table.reason));
   }

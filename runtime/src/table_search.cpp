@@ -59,6 +59,24 @@ void judge(TableCandidate& candidate, const driver::Device& device) {
   }
 }
 
+/// Whether a candidate serves a problem, from templates of today or from others.
+bool serves(const TableCandidate& candidate, const Problem& problem) {
+  return is_used(candidate) && find_problem(candidate.table, problem) != nullptr;
+}
+
+/// Of candidates, the best first, `index`: TableCandidate::doubtful.
+bool is_doubtful(const std::vector<TableCandidate>& candidates, std::size_t index) {
+  const TableCandidate& candidate = candidates[index];
+  if (!is_used(candidate)) return candidate.fit == TableFit::unreadable;
+  const std::vector<Operation> old = outdated(candidate.table.origin);
+  return std::any_of(
+      candidate.table.problems.begin(), candidate.table.problems.end(), [&](const TableProblem& entry) {
+        return std::find(old.begin(), old.end(), entry.problem.operation) != old.end() &&
+               std::none_of(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(index),
+                            [&](const TableCandidate& better) { return serves(better, entry.problem); });
+      });
+}
+
 /// Reads one file. `fatal` is set where the caller asked for it by name.
 Status add(std::vector<TableCandidate>& found, const fs::path& path, std::string source, bool fatal,
            const driver::Device& device) {
@@ -127,6 +145,7 @@ Result<std::vector<TableCandidate>> find_tables(const driver::Device& device, co
     };
     return rank(a) < rank(b);
   });
+  for (std::size_t i = 0; i < found.size(); ++i) found[i].doubtful = is_doubtful(found, i);
   return found;
 }
 

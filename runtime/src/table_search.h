@@ -36,6 +36,8 @@ struct TableCandidate {
   TableFit fit = TableFit::unreadable;
   std::string reason;  ///< one sentence for a person
   Table table;         ///< empty if unreadable
+  /// Worth a warning: unreadable, or made from other templates and the first to serve one of its problems.
+  bool doubtful = false;
 };
 
 /// Every table found, those in use first and best first: asked for, then of this GPU, then of the

@@ -127,6 +127,8 @@ TEST_CASE("a damaged or foreign table in a folder is reported and passed over") 
   CHECK(tables[0].fit == TableFit::same_gpu);
   CHECK(tables[1].fit == TableFit::unreadable);
   CHECK_FALSE(is_used(tables[1]));
+  CHECK_FALSE(tables[0].doubtful);
+  CHECK(tables[1].doubtful);
   CHECK(tables[1].reason.find("bad.yaml:") != std::string::npos);
 
   driver::Device a100 = h100();
@@ -148,6 +150,18 @@ TEST_CASE("a table made from other templates is used and says so") {
             "times of chunk_forward may no longer hold: made from other templates (0123456789abcdef") !=
         std::string::npos);
   CHECK(tables[0].reason.find("recurrent_forward") == std::string::npos);
+  CHECK(tables[0].doubtful);
+
+  // Behind a better one of today's templates it is worth no warning, but where it alone has a problem.
+  folders.put("user/h100.yaml", sample_table());
+  const std::vector<TableCandidate> behind = found(folders);
+  REQUIRE(behind.size() == 2);
+  CHECK(behind[1].source == "shipped");
+  CHECK_FALSE(behind[0].doubtful);
+  CHECK_FALSE(behind[1].doubtful);
+  table.problems.front().problem.head_dim_k = 96;
+  folders.put("shipped/h100.yaml", table);
+  CHECK(found(folders)[1].doubtful);
 }
 
 TEST_CASE("the tables of an installed libgla, a wheel's too, are in share/gla-tune beside its folder") {
