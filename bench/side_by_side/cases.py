@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Sequence
 
 from .errors import UsageError
@@ -51,7 +52,7 @@ class Case:
         )
 
     def __str__(self) -> str:
-        return f"{self.operation.name} {self.shape} {self.mode.name}"
+        return f"{self.operation.name} {self.shape} {self.mode.name} {self.dtype} {self.gates}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Selection:
     shapes: Sequence[Shape] = ()
     modes: Sequence[str] = ()
     lengths: LogUniform | None = None
-    dtype: str = DEFAULT_DTYPE
-    gates: str = DEFAULT_GATES
+    dtypes: Sequence[str] = ()
+    gates: Sequence[str] = ()
     seed: int = 7
     quick: bool = False  # one shape of each operation
 
@@ -74,8 +75,11 @@ def cases_of(selection: Selection) -> list[Case]:
         if selection.operations and operation.name not in selection.operations:
             continue
         for shape in _shapes(selection, operation):
-            for mode in _modes(selection, operation):
-                case = _case(selection, operation, shape, mode)
+            ways = product(
+                _modes(selection, operation), selection.dtypes or (DEFAULT_DTYPE,), selection.gates or (DEFAULT_GATES,)
+            )
+            for mode, dtype, gates in ways:
+                case = _case(selection, operation, shape, mode, dtype, gates)
                 cases[case.key] = case  # with drawn lengths, shapes that differ in B and T only are the same
     if not cases:
         raise UsageError(f"no operation asked for has mode {' or '.join(selection.modes)}")
@@ -96,11 +100,11 @@ def _modes(selection: Selection, operation: Operation) -> Sequence[Mode]:
     return (PACKED,) if selection.lengths else operation.modes[:1]
 
 
-def _case(selection: Selection, operation: Operation, shape: Shape, mode: Mode) -> Case:
+def _case(selection: Selection, operation: Operation, shape: Shape, mode: Mode, dtype: str, gates: str) -> Case:
     if operation is RECURRENT_DECODE and shape.tokens != 1:
         raise UsageError(f"recurrent_decode takes one token, shape {shape} has {shape.tokens}")
     lengths, name = (shape.tokens,) * shape.batch, EQUAL_LENGTHS
     if selection.lengths and mode.packed and operation is not RECURRENT_DECODE:
         lengths, name = selection.lengths.draw(selection.seed), str(selection.lengths)
         shape = replace(shape, batch=1, tokens=sum(lengths))
-    return Case(operation, shape, mode, selection.dtype, selection.gates, selection.seed, lengths, name)
+    return Case(operation, shape, mode, dtype, gates, selection.seed, lengths, name)

@@ -55,8 +55,8 @@ def _measure(options: argparse.Namespace) -> int:
         shapes=options.shape or [],
         modes=modes,
         lengths=options.lengths,
-        dtype=options.dtype,
-        gates=options.gates,
+        dtypes=options.dtype or (),
+        gates=options.gates or (),
         seed=options.seed,
         quick=options.quick,
     )
@@ -74,7 +74,7 @@ def _measure(options: argparse.Namespace) -> int:
     require_same_run(done, machine, commit)
     rows = {row.key: row for row in done}
     seconds = options.seconds * (QUICK_SHARE if options.quick else 1)
-    run = Run(machine, commit, seconds, options.time_limit, _say)
+    run = Run(machine, commit, seconds, options.time_limit, _say, one_process=options.one_process)
     wanted = [case for case in cases if case.key not in rows]
     slow_to_compile = [case for case in wanted if case.operation in (CHUNK_FORWARD, CHUNK_FORWARD_BACKWARD)]
     if options.compile_fla and slow_to_compile and not machine.without_fla:
@@ -88,7 +88,7 @@ def _measure(options: argparse.Namespace) -> int:
     result = sorted(rows.values(), key=lambda row: order.get(row.key, len(order)))
     if journal:
         journal.finish(result)
-    print(_header(machine, options) + format_table(result), end="")
+    print(_header(machine) + format_table(result), end="")
     return EXIT_ROW_FAILED if any(row.failure for row in result) else EXIT_OK
 
 
@@ -104,9 +104,9 @@ def _machine(options: argparse.Namespace, cases: Sequence[Case]) -> Machine:
 
 
 def _available(cases: Sequence[Case], machine: Machine, options: argparse.Namespace) -> list[Case]:
-    if not machine.without_gradients:
-        return list(cases)
     names = sorted({case.operation.name for case in cases if case.operation.backward})
+    if not machine.without_gradients or not names:
+        return list(cases)
     message = f"{', '.join(names)} not available: gla_tune says {machine.without_gradients!r}"
     if set(names) & set(options.op or ()):
         raise UsageError(message)
@@ -114,10 +114,9 @@ def _available(cases: Sequence[Case], machine: Machine, options: argparse.Namesp
     return [case for case in cases if not case.operation.backward]
 
 
-def _header(machine: Machine, options: argparse.Namespace) -> str:
+def _header(machine: Machine) -> str:
     return (
-        f"{machine.device}, copies at {machine.copy_bandwidth * 1e-12:.2f} TB/s, {options.dtype}, "
-        f"gates {options.gates}\n"
+        f"{machine.device}, copies at {machine.copy_bandwidth * 1e-12:.2f} TB/s\n"
         "ms per call, x: times faster than FLA, errors relative to fp64\n\n"
     )
 
@@ -129,7 +128,7 @@ def _progress(row: Row, count: int, cases: Sequence[Case]) -> str:
         graph = "no graph" if row.gla.graph_ms is None else f"graph {row.gla.graph_ms:.4f} ms"
         faster = "" if row.speedup is None else f", {row.speedup:.2f} times faster than FLA"
         outcome = f"eager {row.gla.ms:.4f} ms, {graph}{faster}"
-    return f"[{count}/{len(cases)}] {row.op} {row.shape} {row.mode}: {outcome}"
+    return f"[{count}/{len(cases)}] {row.op} {row.shape} {row.mode} {row.dtype} {row.gates}: {outcome}"
 
 
 def _catalogue() -> str:

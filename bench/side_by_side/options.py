@@ -17,7 +17,7 @@ _EXAMPLES = """\
 examples:
   python -m gla_tune.bench --quick
   python -m gla_tune.bench --json 2026-11-25-nvidia-h100-side-by-side.json
-  python -m gla_tune.bench --op chunk_forward --mode all --gates logsigmoid
+  python -m gla_tune.bench --op chunk_forward --mode all --gates logsigmoid --gates '10*logsigmoid'
   python -m gla_tune.bench --shape B1_T8192_H96_D128 --shape B4_T2048_H8_G4_K128_V128
   python -m gla_tune.bench --op chunk_forward --lengths loguniform:64:16:4096
   python -m gla_tune.bench --plot 2026-11-25-nvidia-h100-side-by-side.json
@@ -56,12 +56,15 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         metavar="loguniform:N:LEAST:MOST",
         help="packed mode: N sequences of lengths drawn from --seed instead of B equal ones",
     )
-    what.add_argument("--dtype", choices=list(DTYPES), default=DEFAULT_DTYPE, help="of q, k, v, g (%(default)s)")
+    what.add_argument(
+        "--dtype", action="append", choices=list(DTYPES), help=f"of q, k, v, g; repeatable (default: {DEFAULT_DTYPE})"
+    )
     what.add_argument(
         "--gates",
+        action="append",
         choices=list(GATES),
-        default=DEFAULT_GATES,
-        help="of normal numbers; 5%%-resets: logsigmoid, one in twenty -inf (%(default)s)",
+        help="of normal numbers; 5%%-resets: logsigmoid, one in twenty -inf; repeatable "
+        f"(default: {DEFAULT_GATES.replace('%', '%%')})",
     )
     what.add_argument("--no-fla", action="store_true", help="measure gla_tune alone")
     what.add_argument("--quick", action="store_true", help="one shape of each operation, a fifth of the time")
@@ -80,6 +83,11 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         "--compile-fla",
         action="store_true",
         help="first compile what FLA's tuning tries, on all cores: its first calls take a fraction of the time then",
+    )
+    how.add_argument(
+        "--one-process",
+        action="store_true",
+        help="all rows in one process, not one for each shape: 15 s a shape less, and the first row's first calls only",
     )
     how.add_argument("--seed", type=int, default=7, help="of the inputs and lengths (default: %(default)s)")
 

@@ -1,4 +1,4 @@
-"""Through the cases, one child process per shape, so that no row can take the others down."""
+"""Through the cases, in child processes, so that no row can take the others down: one for each shape, or for all."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Run:
     time_limit: float  # seconds that one stage of a row may take, such as a first call that compiles
     progress: Callable[[str], None]
     work: Work = measure_job
+    one_process: bool = False  # rows of other shapes share a process too, until it is lost
 
 
 def rows_of(cases: Sequence[Case], run: Run) -> Iterator[Row]:
     """The rows as they are measured; one that fails has its reason in it."""
-    for _, group in groupby(cases, key=lambda case: (case.operation.name, case.shape)):
+    for _, group in groupby(cases, key=lambda case: run.one_process or (case.operation.name, case.shape)):
         pending = deque(Task(case, run.machine.without_fla) for case in group)
         while pending:
             yield from _rows_of_child(pending, run)

@@ -10,6 +10,8 @@ _HEADINGS = (
     "op",
     "shape",
     "mode",
+    "dtype",
+    "gates",
     "gla ms",
     "FLA ms",
     "eager x",
@@ -24,7 +26,7 @@ _HEADINGS = (
     "error S",
     "FLA",
 )
-_TEXT_COLUMNS = 3  # the others are numbers, to the right
+_TEXT_COLUMNS = 5  # the others are numbers, to the right
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -32,7 +34,7 @@ def format_table(rows: Sequence[Row]) -> str:
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
     lines = ["  ".join(_padded(text, width, i) for i, (text, width) in enumerate(zip(line, widths))) for line in cells]
     remarks = [
-        f"{row.op} {row.shape} {row.mode}: {text}"
+        f"{row.op} {row.shape} {row.mode} {row.dtype} {row.gates}: {text}"
         for row in rows
         for text in (row.failure and f"FAILED: {row.failure}", row.note)
         if text
@@ -46,6 +48,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.op,
         row.shape,
         row.mode,
+        row.dtype,
+        row.gates,
         _number(gla.ms, ".4f"),
         _number(fla.ms, ".4f"),
         _number(row.eager_speedup, ".2f"),

@@ -8,7 +8,7 @@ import bench_fakes
 import pytest
 import torch
 from bench_fakes import MACHINE
-from gla_tune.bench import cli, commit
+from gla_tune.bench import cli, commit, runner
 from gla_tune.bench.cases import Selection, cases_of
 from gla_tune.bench.clock_guard import PATIENCE, ClockGuard
 from gla_tune.bench.errors import UsageError
@@ -60,7 +60,7 @@ def test_a_shape_that_makes_no_sense_is_refused(text):
 
 def test_default_cases_are_the_listed_shapes_in_the_default_mode():
     cases = cases_of(Selection())
-    assert [c.mode.name for c in cases] == ["plain"] * 16 + ["states"] * 8
+    assert [c.mode.name for c in cases] == ["plain"] * 16 + ["states"] * 10
     assert sum(c.operation.name == "recurrent_decode" for c in cases) == 6
 
 
@@ -240,6 +240,32 @@ def test_the_rows_of_a_shape_share_a_process():
     assert not any(row.failure for row in rows)
 
 
+@pytest.mark.parametrize("one_process, jobs", [(False, 2), (True, 1)])
+def test_shapes_share_a_process_on_request(monkeypatch, one_process, jobs):
+    sent = []
+
+    def messages_of(work, job, time_limit):
+        sent.append(len(job.tasks))
+        yield from (empty_row(task.case, MACHINE, None) for task in job.tasks)
+
+    monkeypatch.setattr(runner, "messages_of", messages_of)
+    shapes = [parse_shape("B1_T8_H1_D16"), parse_shape("B1_T8_H1_D32")]
+    cases = cases_of(Selection(["chunk_forward"], shapes, ["plain", "states"]))
+    rows = list(rows_of(cases, dataclasses.replace(run_with(None), one_process=one_process)))
+    assert [row.key for row in rows] == [case.key for case in cases]
+    assert sent == [len(cases) // jobs] * jobs
+
+
+def test_gates_and_types_are_rows_of_their_own():
+    cases = cases_of(
+        Selection(["chunk_forward"], [parse_shape("B1_T8_H1_D16")], (), None, ["bf16", "fp16"], ["logsigmoid"])
+    )
+    assert [(case.dtype, case.gates) for case in cases] == [("bf16", "logsigmoid"), ("fp16", "logsigmoid")]
+    assert [(case.dtype, case.gates) for case in cases_of(Selection(["chunk_forward"], [parse_shape("T8_D16")]))] == [
+        ("bf16", "logsigmoid/16")
+    ]
+
+
 @pytest.fixture
 def on_a_fake_gpu(monkeypatch):
     """The command with rows that cost nothing; yields the cases that it asked to be measured."""
@@ -261,7 +287,9 @@ def test_the_command_writes_its_rows_and_resumes(on_a_fake_gpu, tmp_path, capsys
     command = ["--json", str(tmp_path / "r.json"), "--op", "chunk_forward", "--shape", "B1_T8_H1_D16"]
     assert cli.main([*command, "--mode", "states"]) == 0
     assert cli.main([*command, "--mode", "plain", "--mode", "states", "--resume"]) == 0
-    assert on_a_fake_gpu == [f"chunk_forward B1_T8_H1_K16_V16 {mode}" for mode in ("states", "plain")]
+    assert on_a_fake_gpu == [
+        f"chunk_forward B1_T8_H1_K16_V16 {mode} bf16 logsigmoid/16" for mode in ("states", "plain")
+    ]
     assert [row.mode for row in read_result(tmp_path / "r.json")] == ["plain", "states"]
     assert "Fake GPU" in capsys.readouterr().out
 
