@@ -44,6 +44,17 @@ struct StateCopy {
   void* to;
 };
 
+std::size_t state_bytes(const Request& request) {
+  return static_cast<std::size_t>(request.workload.sequences * request.workload.heads) *
+         static_cast<std::size_t>(request.problem.head_dim_k) *
+         static_cast<std::size_t>(request.problem.head_dim_v) * size_of(request.problem.state_dtype);
+}
+
+/// What the plan needs, and behind it a copy of the initial state if the call needs one.
+std::size_t all_workspace_bytes(const Request& request, const LaunchPlan& plan, bool in_place) {
+  return plan.workspace_bytes + (needs_state_copy(plan, in_place) ? state_bytes(request) : 0);
+}
+
 /// For an operation that the function's name, `forward` or `backward`, does not go with.
 Status wrong_direction(Operation operation, std::string_view function) {
   std::string accepted;
@@ -154,10 +165,7 @@ struct Context::Impl {
   Status copy_state(const Request& request, const StateCopy& copy, CUstream stream) const {
     if (copy.to == nullptr || copy.to == copy.from) return {};
     const auto target = reinterpret_cast<CUdeviceptr>(copy.to);
-    const std::size_t bytes = static_cast<std::size_t>(request.workload.sequences * request.workload.heads) *
-                              static_cast<std::size_t>(request.problem.head_dim_k) *
-                              static_cast<std::size_t>(request.problem.head_dim_v) *
-                              size_of(request.problem.state_dtype);
+    const std::size_t bytes = state_bytes(request);
     if (copy.from == nullptr)
       return driver::check(api, api.cuMemsetD8Async(target, 0, bytes, stream), "cuMemsetD8Async");
     return driver::check(
@@ -183,7 +191,14 @@ struct Context::Impl {
       prepared = *made;
     }
     const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
-    if (Status status = check_workspace(workspace, plan.workspace_bytes); !status.ok()) return status;
+    const bool in_place = is_in_place(args);
+    if (Status status = check_workspace(workspace, all_workspace_bytes(request, plan, in_place)); !status.ok())
+      return status;
+    if (needs_state_copy(plan, in_place)) {
+      void* const copy = static_cast<char*>(workspace.data) + plan.workspace_bytes;
+      if (Status status = copy_state(request, {args.initial_state, copy}, stream); !status.ok()) return status;
+      args.initial_state = copy;
+    }
     place_workspace(args, plan, workspace.data);
     return prepared->kernels.launch(plan, args, stream);
   }
@@ -233,11 +248,14 @@ Result<std::size_t> Context::workspace_bytes(Operation operation, const ForwardC
   if (!request.ok()) return request.status();
   const auto& [problem, workload, accuracy] = *request;
   if (workload.sequences == 0 || workload.tokens == 0) return std::size_t{0};
-  if (const Prepared* prepared = impl_->registry->find(problem, workload, accuracy))
-    return recent_plan(prepared->id, problem, prepared->variant, workload).workspace_bytes;
+  const bool in_place = call.initial_state != nullptr && call.initial_state == call.final_state;
+  if (const Prepared* prepared = impl_->registry->find(problem, workload, accuracy)) {
+    return all_workspace_bytes(*request, recent_plan(prepared->id, problem, prepared->variant, workload),
+                               in_place);
+  }
   const Result<Choice> choice = choose(problem, workload, accuracy);
   if (!choice.ok()) return choice.status();
-  return plan(problem, choice->variant, workload).workspace_bytes;
+  return all_workspace_bytes(*request, plan(problem, choice->variant, workload), in_place);
 }
 
 Status Context::forward(Operation operation, const ForwardCall& call, void* workspace,

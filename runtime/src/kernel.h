@@ -44,11 +44,20 @@ class LoadedKernels {
   bool start_early_ = false;
 };
 
-/// The segments of those families that have some, and their place in the workspace.
+/// Whether the call's final state takes the initial one's place, where it may be there before all who read that have.
+inline bool is_in_place(const KernelArgs& args) {
+  return args.initial_state != nullptr && args.initial_state == args.final_state;
+}
+/// Whether the call needs a copy of its initial state: segments that need nothing of each other read it at any time.
+inline bool needs_state_copy(const LaunchPlan& plan, bool in_place) {
+  return in_place && plan.segment_tokens == 0 && plan.segments > 1;
+}
+
+/// The segments of those families that have some, and their place in the workspace. A call that needs a copy of its initial state has
+/// that by now, or its sequences are walked as one.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
-  // A final state in the place of the initial one may be there before some segments have read that.
-  const bool in_place = args.initial_state != nullptr && args.initial_state == args.final_state;
-  args.segments = plan.segment_tokens == 0 && in_place ? 1 : plan.segments;
+  const bool in_place = is_in_place(args);
+  args.segments = needs_state_copy(plan, in_place) ? 1 : plan.segments;
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
   args.segments_chain = plan.may_chain && !in_place ? 1 : 0;

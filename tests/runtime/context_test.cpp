@@ -146,6 +146,40 @@ TEST_CASE("workspace: asked for, missing, too small and unaligned") {
   CHECK(*fixture.context->workspace_bytes(Operation::chunk_forward, call) == needed);
 }
 
+TEST_CASE("segments that need nothing of each other read a copy of a state that is written in place") {
+  if (cannot_run()) return;
+  static KernelArgs seen;
+  Fixture fixture;
+  constexpr std::size_t kFloats = 4 * 128 * 128;
+  static float state[kFloats];
+  alignas(256) static float room[kFloats];
+  std::fill(std::begin(state), std::end(state), 3.0f);
+  ForwardCall call = decode_call();
+  call.batch = 1;
+  call.tokens = 4096;
+  const Problem problem = problem_of(Operation::chunk_forward, call);
+  const std::vector<Variant> all = variants(problem);
+  const auto overlapped = std::find_if(
+      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::overlapped; });
+  REQUIRE(overlapped != all.end());
+  REQUIRE(fixture.context->pin(problem, *overlapped).ok());
+  const auto bytes = [&] { return *fixture.context->workspace_bytes(Operation::chunk_forward, call); };
+  call.initial_state = state;
+  CHECK(bytes() == 0);
+  call.final_state = state;
+  REQUIRE(bytes() == sizeof room);
+  CHECK(fixture.context->chunk_forward(call, room, sizeof room - 4, fixture.stream).code() ==
+        StatusCode::workspace);
+  launch_observer() = [](const void* parameter) { seen = *static_cast<const KernelArgs*>(parameter); };
+  REQUIRE(fixture.context->chunk_forward(call, room, sizeof room, fixture.stream).ok());
+  launch_observer() = nullptr;
+  CHECK(seen.initial_state == room);
+  CHECK(seen.final_state == state);
+  CHECK(seen.segments == (*overlapped)[Parameter::segments]);
+  CHECK(std::equal(std::begin(state), std::end(state), std::begin(room)));
+  CHECK(bytes() == sizeof room);
+}
+
 TEST_CASE("a call whose later kernels need too large a grid enqueues none of them") {
   if (cannot_run()) return;
   Fixture fixture;

@@ -123,7 +123,7 @@ GLA_API gla_status gla_context_create(const gla_context_options* options, gla_co
 GLA_API void gla_context_destroy(gla_context* context);
 
 /* Here and below, except in gla_forward and gla_backward, of the call's pointers only whether gk, gv and
- * cu_seqlens are NULL matters. */
+ * cu_seqlens are NULL matters, and in gla_workspace_bytes whether final_state is initial_state. */
 GLA_API gla_status gla_workspace_bytes(gla_context* context, gla_operation operation,
                                        const gla_forward_call* call, size_t* bytes);
 /* Enqueues on stream (CUstream or cudaStream_t). workspace: 256-byte aligned device memory of at least

@@ -135,7 +135,8 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   /// Bytes of workspace that the call needs with the variant that it will get. 0 is common. Of the pointers
-  /// only the presence of gk, gv and cu_seqlens matters. The workspace must be 256-byte aligned; its content
+  /// only the presence of gk, gv and cu_seqlens matters, and whether final_state is initial_state: some variants
+  /// then need a copy of that. The workspace must be 256-byte aligned; its content
   /// does not matter, and calls on one stream may share one.
   Result<std::size_t> workspace_bytes(Operation operation, const ForwardCall& call);
 
