@@ -192,11 +192,13 @@ struct Context::Impl {
     }
     const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
     const bool in_place = is_in_place(args);
-    if (Status status = check_workspace(workspace, all_workspace_bytes(request, plan, in_place)); !status.ok())
+    if (Status status = check_workspace(workspace, all_workspace_bytes(request, plan, in_place));
+        !status.ok())
       return status;
     if (needs_state_copy(plan, in_place)) {
       void* const copy = static_cast<char*>(workspace.data) + plan.workspace_bytes;
-      if (Status status = copy_state(request, {args.initial_state, copy}, stream); !status.ok()) return status;
+      if (Status status = copy_state(request, {args.initial_state, copy}, stream); !status.ok())
+        return status;
       args.initial_state = copy;
     }
     place_workspace(args, plan, workspace.data);
