@@ -25,7 +25,7 @@ TEST_CASE("recurrent gradients of every gate distribution, in fp32 to its last d
   const Problem problem = both_gates(20, 12, DType::fp32);
   const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {}));
   for (const Gates gates : kAllGates) {
-    // Segments of 32 tokens, and chunks of 4: one begun, all of a ring, a ring and a half.
+    // Segments of 32 tokens, units of 8 and chunks of 4: a part of a chunk, a segment, one and a part of the next.
     for (const std::int64_t tokens : {3, 32, 50}) {
       const KernelCase c{.batch = 2, .tokens = tokens, .gates = gates};
       INFO(to_string(gates) << ", T=" << tokens);
@@ -45,6 +45,14 @@ TEST_CASE("recurrent gradients of every type, layout and direction, of packed an
     if (dtype == DType::bf16) problem.gate_dtype = DType::fp32;
     expect_right(problem, packed, kernel_of(problem, lines_variant(problem, {.lanes = 8, .chunk = 2})));
   }
+}
+
+TEST_CASE("recurrent gradients of sequences whose states between chunks are in the workspace", "[wide]") {
+  const Problem problem = both_gates(20, 12);
+  const LaunchKernel kernel = kernel_of(problem, lines_variant(problem, {.chunk = 2}));
+  expect_right(problem, {.batch = 2, .tokens = 150, .gates = Gates::one}, kernel);
+  expect_right(problem, {.tokens = 330, .heads = 2, .cu_seqlens = {0, 149, 149, 330}, .gates = Gates::one},
+               kernel);
 }
 
 TEST_CASE("recurrent gradients of gates of 16 bits in fp32, to their last digits") {

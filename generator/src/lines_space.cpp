@@ -34,7 +34,7 @@ LineWalkShape line_shape_of(const Problem& problem, const Variant& variant, bool
           .reads_lines = of_keys || has_gate(problem, of_keys)};
 }
 
-/// Tokens of a unit of inputs: a few chunks, fewer of long rows.
+/// Tokens of a unit of inputs: a chunk, or as many chunks as 8 tokens have, of long rows 4.
 int unit_of(const Problem& problem, const Variant& variant) {
   constexpr int kTokens = 8, kTokensOfLongRows = 4, kLongBytes = 1200;
   int bytes = 0;
@@ -84,20 +84,13 @@ Status lines_constraints(const Problem& problem, const Architecture& architectur
                     "of the larger",
                     lanes, problem.head_dim_k, problem.head_dim_v));
   }
-  // Problems that differ in the type of their gates' gradients alone share points.
-  const Problem in_own_type = tuning_key(problem);
-  Problem in_fp32 = in_own_type;
-  in_fp32.fp32_gate_gradients = true;
-  for (const Problem& twin : {in_own_type, in_fp32}) {
-    const int registers = estimated_lines_registers(twin, variant);
-    if (registers > 255 ||
-        registers * threads_of_lines(variant) > architecture.registers_per_multiprocessor) {
-      return invalid_argument(fmt::format("needs about {} registers in each of {} threads", registers,
-                                          threads_of_lines(variant)));
-    }
+  const int registers = estimated_lines_registers(problem, variant);
+  if (registers > 255) {
+    return invalid_argument(
+        fmt::format("needs about {} registers in each of {} threads", registers, threads_of_lines(variant)));
   }
-  const std::size_t shared = std::max(most_line_shared_bytes(in_own_type, variant, true),
-                                      most_line_shared_bytes(in_own_type, variant, false));
+  const std::size_t shared = std::max(most_line_shared_bytes(problem, variant, true),
+                                      most_line_shared_bytes(problem, variant, false));
   if (shared > architecture.shared_memory_per_block) {
     return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
                                         architecture.shared_memory_per_block));

@@ -8,5 +8,6 @@ namespace gla {
 
 inline constexpr std::int64_t kMostCount = std::numeric_limits<std::int32_t>::max();  ///< sequences, heads
 inline constexpr std::int64_t kMostTokens = std::int64_t{1} << 40;
+inline constexpr std::int64_t kMostRecurrentBackwardTokens = std::int64_t{1} << 30;
 
 }  // namespace gla

@@ -141,10 +141,11 @@ Status check_heads(const ForwardCall& call) {
   return {};
 }
 
-Status check_lengths_given(const ForwardCall& call) {
+Status check_lengths_given(Operation operation, const ForwardCall& call) {
   const bool packed = call.cu_seqlens != nullptr;
-  if (call.tokens < 0 || call.tokens > kMostTokens)
-    return out_of_range("tokens", call.tokens, 0, kMostTokens);
+  const std::int64_t most =
+      operation == Operation::recurrent_backward ? kMostRecurrentBackwardTokens : kMostTokens;
+  if (call.tokens < 0 || call.tokens > most) return out_of_range("tokens", call.tokens, 0, most);
   if (call.batch < 0 || call.batch > kMostCount) return out_of_range("batch", call.batch, 0, kMostCount);
   if (packed && call.batch != 1)
     return invalid_argument(fmt::format("batch is {}; with cu_seqlens it must be 1", call.batch));
@@ -271,7 +272,7 @@ Status check_gate_gradients(Operation operation, const BackwardCall& call, DType
 Status check_shapes(Operation operation, const ForwardCall& call) {
   Status status = check_enums(operation, call);
   if (status.ok()) status = check_heads(call);
-  if (status.ok()) status = check_lengths_given(call);
+  if (status.ok()) status = check_lengths_given(operation, call);
   if (status.ok()) status = check_features(operation, call);
   return status;
 }

@@ -11,6 +11,20 @@
 using namespace gla;
 using namespace gla::test;
 
+namespace {
+
+/// Some variant of the family, which the context's calls of the problem get from now on.
+Variant pin_one(const Fixture& fixture, const Problem& problem, Family family) {
+  const std::vector<Variant> all = variants(problem);
+  const auto found = std::find_if(all.begin(), all.end(),
+                                  [&](const Variant& variant) { return variant.family == family; });
+  REQUIRE(found != all.end());
+  REQUIRE(fixture.context->pin(problem, *found).ok());
+  return *found;
+}
+
+}  // namespace
+
 TEST_CASE("a call compiles once, launches, and later contexts load the cubin") {
   if (cannot_run()) return;
   std::atomic<long>& launches = *counter("fake_launches");
@@ -126,11 +140,7 @@ TEST_CASE("workspace: asked for, missing, too small and unaligned") {
   ForwardCall call = decode_call();
   call.tokens = 4096;
   const Problem problem = problem_of(Operation::chunk_forward, call);
-  const std::vector<Variant> all = variants(problem);
-  const auto segmented = std::find_if(
-      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::segmented; });
-  REQUIRE(segmented != all.end());
-  REQUIRE(fixture.context->pin(problem, *segmented).ok());
+  pin_one(fixture, problem, Family::segmented);
   const auto run = [&](std::uintptr_t address, std::size_t size) {
     return fixture.context->chunk_forward(call, data(address), size, fixture.stream);
   };
@@ -158,11 +168,7 @@ TEST_CASE("segments that need nothing of each other read a copy of a state that 
   call.batch = 1;
   call.tokens = 4096;
   const Problem problem = problem_of(Operation::chunk_forward, call);
-  const std::vector<Variant> all = variants(problem);
-  const auto overlapped = std::find_if(
-      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::overlapped; });
-  REQUIRE(overlapped != all.end());
-  REQUIRE(fixture.context->pin(problem, *overlapped).ok());
+  const Variant overlapped = pin_one(fixture, problem, Family::overlapped);
   const auto bytes = [&] { return *fixture.context->workspace_bytes(Operation::chunk_forward, call); };
   call.initial_state = state;
   CHECK(bytes() == 0);
@@ -175,7 +181,7 @@ TEST_CASE("segments that need nothing of each other read a copy of a state that 
   launch_observer() = nullptr;
   CHECK(seen.initial_state == room);
   CHECK(seen.final_state == state);
-  CHECK(seen.segments == (*overlapped)[Parameter::segments]);
+  CHECK(seen.segments == overlapped[Parameter::segments]);
   CHECK(std::equal(std::begin(state), std::end(state), std::begin(room)));
   CHECK(bytes() == sizeof room);
 }
@@ -187,11 +193,7 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
   call.batch = 1 << 24;
   call.initial_state = call.final_state = data(0x6000);  // so that there is a scan, which has the most blocks
   const Problem problem = problem_of(Operation::chunk_forward, call);
-  const std::vector<Variant> all = variants(problem);
-  const auto segmented = std::find_if(
-      all.begin(), all.end(), [](const Variant& variant) { return variant.family == Family::segmented; });
-  REQUIRE(segmented != all.end());
-  REQUIRE(fixture.context->pin(problem, *segmented).ok());
+  pin_one(fixture, problem, Family::segmented);
   const long before = *counter("fake_launches");
   const Status status = fixture.context->chunk_forward(call, workspace, kMuchWorkspace << 20, fixture.stream);
   CHECK(status.code() == StatusCode::unsupported);

@@ -237,6 +237,21 @@ TEST_CASE("states of 2^31 elements and more are accepted") {
   for (const Operation operation : kOperations) CHECK(check_shapes(operation, call.forward).message() == "");
 }
 
+TEST_CASE("only recurrent_backward has fewer tokens than the others") {
+  ForwardCall call = good();
+  call.initial_state = call.final_state = nullptr;
+  call.tokens = (std::int64_t{1} << 30) + 1;
+  for (const Operation operation : kOperations) {
+    const Status status = check_shapes(operation, call);
+    INFO(to_string(operation) << ": " << status.message());
+    if (operation == Operation::recurrent_backward) {
+      CHECK(status.message() == "tokens is 1073741825; accepted: 0 to 1073741824");
+    } else {
+      CHECK(status.ok());
+    }
+  }
+}
+
 TEST_CASE("a backward call needs its inputs and d_o, and none of the gradients") {
   BackwardCall call = good_backward();
   call.dq = call.dk = call.dv = call.dgk = {};

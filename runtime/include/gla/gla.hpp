@@ -76,7 +76,7 @@ struct ForwardCall {
 /// left out is not computed; none may overlap anything else. Each comes in its input's dtype, those of gates in fp32 on request
 /// (forward.fp32_gate_gradients), those of states in fp32, which the states are too. chunk_backward is `unsupported` for head
 /// dims whose kernels do not fit the GPU: all reach 256 in 16 bits and 128 in fp32. recurrent_backward has all that
-/// recurrent_forward has but bf16 states; it takes gradients of a chunk_forward call too, more slowly.
+/// recurrent_forward has but bf16 states, with T up to 2^30; it takes gradients of a chunk_forward call too, more slowly.
 struct BackwardCall {
   ForwardCall forward;                  ///< the call itself; its o and final_state are not looked at
   TensorView d_o;                       ///< [B, T, HQ, V], of the dtype of o

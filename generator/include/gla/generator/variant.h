@@ -23,7 +23,7 @@ enum class Family : std::uint8_t {
 };
 
 enum class Parameter : std::uint8_t {
-  chunk,  ///< tokens per chunk, C (lines: those that are loaded at once, or whose states a thread has at once)
+  chunk,       ///< tokens per chunk, C (lines: those whose sums, and with gates states, a thread has at once)
   tile_v,      ///< value channels per block (chunk families)
   warps_v,     ///< warps along the value channels of the tile
   warps_k,     ///< warps along the key channels
