@@ -110,7 +110,7 @@ TEST_CASE("no recurrent gradient grows less exact with T", "[wide]") {
       kernel_of(problem, lines_variant(problem, {.lanes = 1, .rows = 1, .warps = 1, .chunk = 4}));
   for (const Gates gates : {Gates::sixteenth, Gates::resets}) {
     INFO(to_string(gates));
-    for (const std::int64_t tokens : {64, 4096}) {
+    for (const std::int64_t tokens : {64, 2048}) {
       const KernelCase c{.tokens = tokens, .gates = gates};
       Bar bar = accuracy_bar(problem, gates, Accuracy::standard);
       for (const Output output : kOutputs) bar[output] = 2e-6;

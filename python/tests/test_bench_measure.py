@@ -39,14 +39,14 @@ def relative(x, y):
 @pytest.mark.parametrize(("gates", "factor"), [("logsigmoid", 1), ("2*logsigmoid", 2), ("10*logsigmoid", 10)])
 def test_gates_are_what_their_names_say(gates, factor):
     drawn, ordinary = (
-        inputs_of(case("chunk_forward", "B1_T64_H2_D16", "plain", dtype="fp32", gates=name)).g
+        inputs_of(case("chunk_forward", "B1_T64_H2_D16", "plain", dtypes=["fp32"], gates=[name])).g
         for name in (gates, "logsigmoid/16")
     )
     assert relative(drawn, 16 * factor * ordinary) < 1e-6
 
 
 def test_one_gate_in_twenty_resets():
-    gates = inputs_of(case("chunk_forward", "B1_T500_H4_D16", "plain", gates="5%-resets")).g
+    gates = inputs_of(case("chunk_forward", "B1_T500_H4_D16", "plain", gates=["5%-resets"])).g
     assert 0.04 < float(gates.isinf().float().mean()) < 0.06
     assert float(gates.max()) <= 0
 

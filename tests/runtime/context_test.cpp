@@ -16,8 +16,8 @@ namespace {
 /// Some variant of the family, which the context's calls of the problem get from now on.
 Variant pin_one(const Fixture& fixture, const Problem& problem, Family family) {
   const std::vector<Variant> all = variants(problem);
-  const auto found = std::find_if(all.begin(), all.end(),
-                                  [&](const Variant& variant) { return variant.family == family; });
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const Variant& variant) { return variant.family == family; });
   REQUIRE(found != all.end());
   REQUIRE(fixture.context->pin(problem, *found).ok());
   return *found;
@@ -160,13 +160,12 @@ TEST_CASE("segments that need nothing of each other read a copy of a state that 
   if (cannot_run()) return;
   static KernelArgs seen;
   Fixture fixture;
-  constexpr std::size_t kFloats = 4 * 128 * 128;
+  constexpr std::size_t kFloats = 4 * 32 * 32;
   static float state[kFloats];
   alignas(256) static float room[kFloats];
   std::fill(std::begin(state), std::end(state), 3.0f);
-  ForwardCall call = decode_call();
-  call.batch = 1;
-  call.tokens = 4096;
+  ForwardCall call =
+      made_up_call({.tokens = 4096, .query_heads = 4, .heads = 4, .head_dim_k = 32, .head_dim_v = 32});
   const Problem problem = problem_of(Operation::chunk_forward, call);
   const Variant overlapped = pin_one(fixture, problem, Family::overlapped);
   const auto bytes = [&] { return *fixture.context->workspace_bytes(Operation::chunk_forward, call); };

@@ -77,7 +77,7 @@ TEST_CASE("strings keep quotes, backslashes and line breaks") {
   CHECK(read->device.driver.empty());
 }
 
-TEST_CASE("a table cut anywhere is refused with file and line") {
+TEST_CASE("a table cut anywhere is refused with file and line", "[wide]") {
   const std::string text = format_table(sample_table());
   for (std::size_t length = 0; length + 1 < text.size(); ++length) {
     const Result<Table> read = parse_table(text.substr(0, length), "cut.yaml");
