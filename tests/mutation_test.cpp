@@ -259,6 +259,10 @@ bool is_of_walks(const fs::path& file) {
   return file.string().starts_with("key_");
 }
 
+bool is_of_products(const fs::path& file) {
+  return file == "warpgroup_products.cuh";
+}
+
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {
   static const std::set<fs::path> kPipelines{"chunk_pipeline.cuh", "cluster_sums.cuh", "steep_chunk.cuh",
                                              "warpgroup_products.cuh"};
@@ -320,17 +324,24 @@ TEST_CASE("nobody objects to the templates as they are") {
 
 TEST_CASE("somebody objects to the loss of each barrier, vote, fence, wait and commit") {
   std::vector<Site> all = sites();
-  std::erase_if(all, [](const Site& site) { return is_of_walks(site.file); });
+  std::erase_if(all, [](const Site& site) { return is_of_walks(site.file) || is_of_products(site.file); });
   REQUIRE(all.size() > 10);
   expect_objections(all);
 }
 
-// Three programs to a mutant, minutes in all.
+// Up to three programs to a mutant, minutes in all.
 TEST_CASE("and of those in walks over key channels", "[.walks]") {
   std::vector<Site> all = sites();
   std::erase_if(all, [](const Site& site) { return !is_of_walks(site.file); });
   REQUIRE_FALSE(all.empty());
   CHECK(objection_to_walks(toolchain_of({}), false) == "");
+  expect_objections(all);
+}
+
+TEST_CASE("and of those in products by warpgroups", "[.products]") {
+  std::vector<Site> all = sites();
+  std::erase_if(all, [](const Site& site) { return !is_of_products(site.file); });
+  REQUIRE_FALSE(all.empty());
   expect_objections(all);
 }
 
