@@ -191,7 +191,7 @@ struct Context::Impl {
       prepared = *made;
     }
     const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
-    const bool in_place = is_in_place(args);
+    const bool in_place = is_in_place(args.initial_state, args.final_state);
     if (Status status = check_workspace(workspace, all_workspace_bytes(request, plan, in_place));
         !status.ok())
       return status;
@@ -250,7 +250,7 @@ Result<std::size_t> Context::workspace_bytes(Operation operation, const ForwardC
   if (!request.ok()) return request.status();
   const auto& [problem, workload, accuracy] = *request;
   if (workload.sequences == 0 || workload.tokens == 0) return std::size_t{0};
-  const bool in_place = call.initial_state != nullptr && call.initial_state == call.final_state;
+  const bool in_place = is_in_place(call.initial_state, call.final_state);
   if (const Prepared* prepared = impl_->registry->find(problem, workload, accuracy)) {
     return all_workspace_bytes(*request, recent_plan(prepared->id, problem, prepared->variant, workload),
                                in_place);

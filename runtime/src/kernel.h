@@ -45,8 +45,8 @@ class LoadedKernels {
 };
 
 /// Whether the call's final state takes the initial one's place, where it may be there before all who read that have.
-inline bool is_in_place(const KernelArgs& args) {
-  return args.initial_state != nullptr && args.initial_state == args.final_state;
+inline bool is_in_place(const void* initial_state, const void* final_state) {
+  return initial_state != nullptr && initial_state == final_state;
 }
 /// Whether the call needs a copy of its initial state: segments that need nothing of each other read it at any time.
 inline bool needs_state_copy(const LaunchPlan& plan, bool in_place) {
@@ -56,7 +56,7 @@ inline bool needs_state_copy(const LaunchPlan& plan, bool in_place) {
 /// The segments of those families that have some, and their place in the workspace. A call that needs a copy of its initial state has
 /// that by now, or its sequences are walked as one.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
-  const bool in_place = is_in_place(args);
+  const bool in_place = is_in_place(args.initial_state, args.final_state);
   args.segments = needs_state_copy(plan, in_place) ? 1 : plan.segments;
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;

@@ -59,11 +59,6 @@ void judge(TableCandidate& candidate, const driver::Device& device) {
   }
 }
 
-/// Whether a candidate serves a problem, from templates of today or from others.
-bool serves(const TableCandidate& candidate, const Problem& problem) {
-  return is_used(candidate) && find_problem(candidate.table, problem) != nullptr;
-}
-
 /// Of candidates, the best first, `index`: TableCandidate::doubtful.
 bool is_doubtful(const std::vector<TableCandidate>& candidates, std::size_t index) {
   const TableCandidate& candidate = candidates[index];
@@ -73,7 +68,9 @@ bool is_doubtful(const std::vector<TableCandidate>& candidates, std::size_t inde
       candidate.table.problems.begin(), candidate.table.problems.end(), [&](const TableProblem& entry) {
         return std::find(old.begin(), old.end(), entry.problem.operation) != old.end() &&
                std::none_of(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(index),
-                            [&](const TableCandidate& better) { return serves(better, entry.problem); });
+                            [&](const TableCandidate& better) {
+                              return find_problem(better.table, entry.problem) != nullptr;
+                            });
       });
 }
 
