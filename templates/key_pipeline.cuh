@@ -1,7 +1,9 @@
 // The walks over key channels of chunk_backward by producers and warpgroups (sm_90a): the mathematics of key_walk.cuh, where
 // the rows of the state, of operands and of sums that a warp has are 16 of the 64 of a warpgroup's products (wgmma). So
 // everything stays in registers but P, and v and dO are operands as tensor copies bring them. Producers start the copies and
-// make P; consumers, warpgroups of 64 key channels, do the rest. A chunk passes through a stage of KeyPipelineLayout's ring:
+// make P; consumers, warpgroups of 64 key channels, do the rest. Two of them may share those, each with half of the value
+// channels: they add up their sums, and then each finishes half of the chunk's tokens. A chunk passes through a stage of
+// KeyPipelineLayout's ring:
 //   loaded    a transaction barrier: all its tiles have come
 //   made      one arrival per producer warp: P is there, and v and dO have zeros where there are no tokens
 //   used      one arrival per consumer warp: nobody needs P any more (one barrier: there is one P)
@@ -64,14 +66,18 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       Products::first_token, Products::state;
   using Products::kChunk, Products::kTileK, Products::kK, Products::kV, Products::kPaddedV,
       Products::kOutputs, Products::kQueries, Products::kKeys, Products::kGated, Products::kShape,
-      Products::kParts, Products::kSplitsFlows;
+      Products::kParts, Products::kSplitsFlows, Products::kColumns, Products::kSplit, Products::kFinishers;
   using typename Products::Element, typename Products::Gate, typename Products::GateGradient,
       typename Products::Sums, typename Products::Words;
   static constexpr KeyPipelineLayout kLayout{kShape, !kForward};
   static constexpr int kStages = kShape.stages;
   static constexpr int kGroupThreads = 4 * kWarpSize, kGroupChannels = 64;  // of a warpgroup
-  static_assert(kShape.element_is_bf16 && Products::kHeads == 1 && Products::kSplit == 1);
-  static_assert(kTileK % kGroupChannels == 0 && kPaddedV % kGroupChannels == 0 && kShape.producers == 4);
+  static constexpr int kMemberThreads = kSplit * kGroupThreads;  // of those that share key channels
+  static constexpr int kOwnTokens = kChunk / kFinishers;         // those that a warpgroup finishes
+  static constexpr int kLeastColumns = 32;                       // of a warpgroup's product
+  using OwnSums = float[kOwnTokens / 8][4];
+  static_assert(kShape.element_is_bf16 && Products::kHeads == 1 && kSplit <= 2);
+  static_assert(kTileK % kGroupChannels == 0 && kColumns % kGroupChannels == 0 && kShape.producers == 4);
 
   const TensorMaps& maps;
   const GradientMaps& gradient_maps;
@@ -147,7 +153,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     block_sync();
   }
 
-  // ---- copies, by one thread of the producers ------------------------------------------------------------------------
+  // ---- copies, by one thread of the producers' first warp, which goes there as one ----------------------------------
 
   GLA_DEVICE void open(int step) {
     chunk = step;
@@ -185,6 +191,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE void start_loads(int step) {
     if (step >= chunks) return;
     open(step);
+    if (!elect_lane()) return;
     constexpr int kPanels =
         ((kQueries ? 1 : 0) + (kKeys ? 1 : 0)) * (kLayout.key_panels + kLayout.value_panels) +
         kLayout.gate_panels;
@@ -202,6 +209,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kHasCarried) {
       if (step >= chunks || !this->wants_flows()) return;
       open(step);
+      if (!elect_lane()) return;
       unsigned long long* const loaded = barrier(kLayout.carried_loaded);
       constexpr int kPlanes = kForward ? 0 : kSplitsFlows ? 2 : 1;
       barrier_arrive_expect(loaded, kPlanes * kLayout.gate_gradient_panels * kLayout.panel);
@@ -212,7 +220,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
 
   /// Of staged outputs. Those of a chunk that is cut have been stored.
   GLA_DEVICE void store_outputs() const {
-    if (!kOutputs || is_cut()) return;
+    if (!kOutputs || is_cut() || !elect_lane()) return;
     if (kForward && args.dq.data != nullptr) store(raw_q(), gradient_maps.dq);
     if constexpr (kGated) {
       if (this->wants_flows()) store(staged_gates(), gradient_maps.dgk);
@@ -230,7 +238,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE static int producer() { return warp_index() - kShape.warps; }
 
   GLA_DEVICE void produce() {
-    const bool copies = warp_any(producer() == 0) && elect_lane();
+    const bool copies = warp_any(producer() == 0);
     if (copies) {
       for (int step = 0; step < kStages; ++step) start_loads(step);
       start_carried(0);
@@ -238,7 +246,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     for (int step = 0; step < chunks; ++step) {
       open(step);
       barrier_wait(of_stage(kLayout.loaded), stage_parity());
-      if (warp_any(is_cut())) zero_values();  // the warp meets here, behind what one thread does alone
+      if (warp_any(is_cut())) zero_values();
       if constexpr (kOutputs) {
         if (step > 0) barrier_wait(barrier(kLayout.used), 1 - parity());
         make_scores();
@@ -273,17 +281,25 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     part_sync<kGroupThreads>(kProducersBarrier);
   }
 
+  /// The operand that lies some bytes, a multiple of 16, behind another.
+  GLA_DEVICE static MatrixDescriptor further(MatrixDescriptor descriptor, Index bytes) {
+    return descriptor + static_cast<MatrixDescriptor>(bytes / 16);
+  }
+
   /// P = tril(dO V^T), by the producers' warpgroup.
   GLA_DEVICE void make_scores() const {
     Sums sums;
-    const OperandTile rows = raw_d_o().operand(), columns = raw_v().operand();
+    const OperandTile values = raw_v().operand();
+    const MatrixDescriptor rows = row_major_descriptor(raw_d_o().base),
+                           columns = row_major_descriptor(values.base);
     warpgroup_pin(sums);
     warpgroup_fence();
     GLA_UNROLL
-    for (int channel = 0; channel < kPaddedV; channel += kStep)
+    for (int channel = 0; channel < kPaddedV; channel += kStep) {
+      const auto bytes = along(values, channel) - values.base;
       warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
-          sums, row_major_descriptor(along(rows, channel)), row_major_descriptor(along(columns, channel)),
-          channel > 0);
+          sums, further(rows, bytes), further(columns, bytes), channel > 0);
+    }
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_pin(sums);
@@ -301,8 +317,11 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   // ---- consumers -----------------------------------------------------------------------------------------------------
 
   static constexpr int kProducersBarrier = 1, kFirstGroupBarrier = 2;
-  GLA_DEVICE static int group() { return warp_index() / 4; }
-  GLA_DEVICE static int group_barrier() { return kFirstGroupBarrier + group(); }
+  static constexpr int kFirstMembersBarrier = kFirstGroupBarrier + kShape.warps / 4;
+  GLA_DEVICE static int group_barrier() { return kFirstGroupBarrier + Products::group(); }
+  /// Warpgroups that share key channels, and the first of these in the tile.
+  GLA_DEVICE static int members() { return Products::group() / kSplit; }
+  GLA_DEVICE static void members_sync() { part_sync<kMemberThreads>(kFirstMembersBarrier + members()); }
 
   /// Steep chunks are walked outside of the loop of the others: what the compiler computes ahead for them, and has no registers
   /// for, is not in the way of those.
@@ -321,7 +340,13 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
       send();
       ++step;
     }
-    this->end([](float(&)[1][4]) {});
+    this->end([this](float(&sums)[1][4]) {
+      float others[2] = {};
+      meet();  // what the last chunk's trade left is still read
+      trade(others, {sums[0][0], sums[0][1]});
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) sums[0][c] += others[c];
+    });
   }
   GLA_DEVICE void receive(int step) {
     open(step);
@@ -342,7 +367,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   GLA_DEVICE bool walk_gentle() {
     KeyUnit<KeyPipeline, false> unit;
     if (!unit.find_factors(*this)) return false;
-    if (warp_any(is_cut())) wait_for_scores();  // and for zeros in v and dO
+    // Zeros in v and dO. Without outputs for every chunk: nothing else keeps producers from falling a barrier's phase behind.
+    if (!kOutputs || warp_any(is_cut())) wait_for_scores();
     walk_unit(unit);
     return true;
   }
@@ -366,19 +392,21 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kKeys) zero_channels(raw_k());
     if constexpr (kQueries) zero_channels(raw_q());
     if constexpr (kGated) zero_channels(raw_gates());
+    meet();
     warp_sync();
   }
-  /// The warp's channels where there are no tokens.
+  /// The warp's channels of tokens that it finishes where there are none.
   template <class T>
   GLA_DEVICE void zero_channels(const RawTile<T>& tile) const {
+    const int first = this->rows() > this->first_own() ? this->rows() : this->first_own();
     GLA_UNROLL_BY(1)
-    for (int i = this->rows() * 16 + lane_index(); i < kChunk * 16; i += kWarpSize)
+    for (int i = first * 16 + lane_index(); i < (this->first_own() + kOwnTokens) * 16; i += kWarpSize)
       *reinterpret_cast<T*>(tile.at(i / 16, this->first_channel() + i % 16)) = T{};
   }
 
   /// Outputs of a chunk whose box has tokens of another sequence, each warpgroup its channels.
   GLA_DEVICE void store_cut() const {
-    part_sync<kGroupThreads>(group_barrier());
+    members_sync();
     if constexpr (kForward) put(raw_q(), args.dq);
     if constexpr (kGated) put(staged_gates(), args.dgk);
     if (stores_keys()) put(raw_k(), args.dk);
@@ -386,12 +414,12 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   template <class T>
   GLA_DEVICE void put(const RawTile<T>& staged, const Tensor& tensor) const {
     if (tensor.data == nullptr) return;
-    const int channel = group() * kGroupChannels, left = kK - tile * kTileK - channel;
+    const int channel = members() * kGroupChannels, left = kK - tile * kTileK - channel;
     RawTile<T> own = staged;
     own.base += channel * static_cast<int>(sizeof(T)) / kPanelRowBytes * kLayout.panel;
-    store_rows<T, kChunk, kGroupChannels, row_alignment(kK, sizeof(T)), kGroupThreads>(
+    store_rows<T, kChunk, kGroupChannels, row_alignment(kK, sizeof(T)), kMemberThreads>(
         this->template keys_of<T>(tensor, head) + channel, tensor.stride_token, own, this->rows(),
-        left < kGroupChannels ? left : kGroupChannels, thread_index() % kGroupThreads);
+        left < kGroupChannels ? left : kGroupChannels, thread_index() % kMemberThreads);
   }
 
   // ---- for KeyUnit ---------------------------------------------------------------------------------------------------
@@ -407,10 +435,48 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     if constexpr (kSplitsFlows) zero_channels(carried_low());
     warp_sync();
   }
-  template <int Tiles>
-  GLA_DEVICE static void add_members(float (&)[Tiles][4]) {}
+  /// Sums of the tokens that the warpgroup finishes become those of all members, and come first.
+  GLA_DEVICE void add_members(Sums& sums) const {
+    if constexpr (kFinishers > 1) {
+      constexpr int kOwn = kOwnTokens / 2;  // of a lane
+      const bool is_later = this->member > 0;
+      float* const mine = exchanged<kOwn>(kLayout.exchange, this->member);
+      const float* const others = exchanged<kOwn>(kLayout.exchange, 1 - this->member);
+      GLA_UNROLL
+      for (int i = 0; i < kOwn; ++i) {
+        const float early = sums[i / 4][i % 4], late = sums[(kOwn + i) / 4][i % 4];
+        mine[i * kGroupThreads] = is_later ? early : late;
+        sums[i / 4][i % 4] = is_later ? late : early;
+      }
+      members_sync();
+      GLA_UNROLL
+      for (int i = 0; i < kOwn; ++i) sums[i / 4][i % 4] += others[i * kGroupThreads];
+    }
+  }
+  /// Where a thread has the first of N values for its fellow of the other warpgroup, one warpgroup's kGroupThreads apart.
+  template <int N>
+  GLA_DEVICE float* exchanged(int offset, int of_member) const {
+    return reinterpret_cast<float*>(shared + offset) + (members() * kSplit + of_member) * N * kGroupThreads +
+           thread_index() % kGroupThreads;
+  }
+  /// Between two uses of add_members() the members meet, or trade single values, and between two trades the same.
+  GLA_DEVICE static void meet() {
+    if constexpr (kFinishers > 1) members_sync();
+  }
+  template <int N>
+  GLA_DEVICE void trade(float (&others)[N], const float (&own)[N]) const {
+    static_assert(4 * N <= kLayout.kTradedBytes);
+    if constexpr (kFinishers > 1) {
+      GLA_UNROLL
+      for (int i = 0; i < N; ++i) exchanged<N>(kLayout.trade, this->member)[i * kGroupThreads] = own[i];
+      members_sync();
+      GLA_UNROLL
+      for (int i = 0; i < N; ++i)
+        others[i] = exchanged<N>(kLayout.trade, 1 - this->member)[i * kGroupThreads];
+    }
+  }
 
-  static constexpr int kStateSteps = kPaddedV / kStep;
+  static constexpr int kStateSteps = kColumns / kStep;
   /// Steps whose operands are made together. To make them while products of the batch before run is no faster: ptxas waits for
   /// those by itself (C7517), and the other warpgroup's products fill the gap.
   static constexpr int kBatch = 2;
@@ -429,7 +495,8 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
 
   /// Starts it.
   GLA_DEVICE void add_state_product(Sums& sums) {
-    const OperandTile values = read_values().operand();
+    const OperandTile values = own_columns(read_values());
+    const MatrixDescriptor of_values = row_major_descriptor(values.base);
     GLA_UNROLL
     for (int batch = 0; batch < kStateSteps / kBatch; ++batch) {
       if (batch > 0) finish_state_product(sums);
@@ -442,9 +509,9 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
         const int column = (batch * kBatch + step) * kStep;
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          warpgroup_multiply<kChunk, Contraction::along_rows>(sums, state_words[step * kParts + part],
-                                                              row_major_descriptor(along(values, column)),
-                                                              column + part > 0);
+          warpgroup_multiply<kChunk, Contraction::along_rows>(
+              sums, state_words[step * kParts + part],
+              further(of_values, along(values, column) - values.base), column + part > 0);
       }
       warpgroup_commit();
     }
@@ -460,20 +527,38 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
         b, [this](int part) { return scores(part); }, from, to);
   }
 
+  /// The warpgroup's columns of a tile of value channels.
+  GLA_DEVICE OperandTile own_columns(const RawTile<Element>& values) const {
+    OperandTile own = values.operand();
+    if constexpr (kSplit > 1) own.base += this->member * (kColumns / kGroupChannels) * kLayout.panel;
+    own.columns = kColumns;
+    return own;
+  }
+
   /// sums += the scores' part, and starts the update of the state.
-  GLA_DEVICE void add_products(Sums& sums, Words& words, bool, bool) {
-    if constexpr (!kOutputs) return add_update(words);
-    wait_for_scores();
-    pin(words);
-    warpgroup_pin(sums);
-    warpgroup_pin(state.tiles);
-    warpgroup_fence();
-    add_score_products(sums, words);
-    warpgroup_commit();
-    start_update(words);
-    warpgroup_wait<1>();
-    warpgroup_pin(sums);
-    leave_scores();
+  GLA_DEVICE void add_products(OwnSums& sums, Words& words, bool, bool) {
+    if constexpr (!kOutputs) {
+      add_update(words);
+    } else if constexpr (kOwnTokens < kLeastColumns) {
+      add_update(words);
+      wait_for_scores();
+      Products::add_score_products(
+          sums, words, this->first_own() / 16,
+          [this](Bits32(&b)[kShape.score_parts][4], int from, int to) { load_scores(b, from, to); });
+      leave_scores();
+    } else {
+      wait_for_scores();
+      pin(words);
+      warpgroup_pin(sums);
+      warpgroup_pin(state.tiles);
+      warpgroup_fence();
+      multiply_scores(sums, words);
+      warpgroup_commit();
+      start_update(words);
+      warpgroup_wait<1>();
+      warpgroup_pin(sums);
+      leave_scores();
+    }
   }
   GLA_DEVICE void add_update(Words& words) {
     pin(words);
@@ -482,14 +567,14 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     start_update(words);
   }
   GLA_DEVICE void start_update(const Words& words) {
-    const OperandTile values = added_values().operand();
+    const OperandTile values = own_columns(added_values());
+    const MatrixDescriptor of_values = column_major_descriptor(values.base, values.panel_bytes);
     GLA_UNROLL
     for (int i = 0; i < kChunk / 16; ++i) {
       GLA_UNROLL
       for (int part = 0; part < kParts; ++part)
-        warpgroup_multiply<kPaddedV, Contraction::across_rows>(
-            state.tiles, words[i][part],
-            column_major_descriptor(values.base + i * 16 * kPanelRowBytes, values.panel_bytes), true);
+        warpgroup_multiply<kColumns, Contraction::across_rows>(
+            state.tiles, words[i][part], further(of_values, i * 16 * kPanelRowBytes), true);
     }
     warpgroup_commit();
   }
@@ -498,23 +583,21 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
     for (int i = 0; i < kChunk / 16; ++i) warpgroup_pin(words[i]);
   }
 
-  GLA_DEVICE void add_score_products(Sums& sums, const Words& words) const {
+  GLA_DEVICE void multiply_scores(OwnSums& sums, const Words& words) const {
+    constexpr Contraction kRows = kForward ? Contraction::along_rows : Contraction::across_rows;
+    const OperandTile tile = scores(0);
+    const MatrixDescriptor own =
+        kForward ? row_major_descriptor(tile.base + this->first_own() * kPanelRowBytes)
+                 : column_major_descriptor(tile.base + this->first_own() * 2, tile.panel_bytes);
     GLA_UNROLL
     for (int i = 0; i < kChunk / 16; ++i) {
+      const int from = kForward ? i * kStep * 2 : i * kStep * kPanelRowBytes;
       GLA_UNROLL
       for (int p = 0; p < kParts; ++p) {
         GLA_UNROLL
-        for (int r = 0; p + r < kParts; ++r) {
-          const OperandTile tile_of = scores(r);
-          if constexpr (kForward) {
-            warpgroup_multiply<kChunk, Contraction::along_rows>(
-                sums, words[i][p], row_major_descriptor(along(tile_of, i * 16)), true);
-          } else {
-            warpgroup_multiply<kChunk, Contraction::across_rows>(
-                sums, words[i][p],
-                column_major_descriptor(tile_of.base + i * 16 * kPanelRowBytes, tile_of.panel_bytes), true);
-          }
-        }
+        for (int r = 0; p + r < kParts; ++r)
+          warpgroup_multiply<kOwnTokens, kRows>(sums, words[i][p],
+                                                further(own, from + r * kLayout.score_plane), true);
       }
     }
   }

@@ -30,7 +30,7 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
         Bits32 b[kPartsV][4];
         GLA_UNROLL
         for (int part = 0; part < kPartsV; ++part)
-          load_b(b[part], tile_of(part), Work::first_column() + 16 * j, t);
+          load_b(b[part], tile_of(part), this->first_column() + 16 * j, t);
         multiply_parts<kShape.state_parts>(sums[t / 8], sums[t / 8 + 1], a, b);
       }
     }
@@ -46,7 +46,7 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
         Bits32 b[kPartsV][4];
         GLA_UNROLL
         for (int part = 0; part < kPartsV; ++part)
-          load_b_transposed(b[part], tile_of(part), t, Work::first_column() + 16 * j);
+          load_b_transposed(b[part], tile_of(part), t, this->first_column() + 16 * j);
         multiply_parts<kShape.state_parts>(state.tiles[2 * j], state.tiles[2 * j + 1], words[t / 16], b);
       }
     }
@@ -61,6 +61,23 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
         load_b(b[part], scores(part), 16 * from, 16 * to);
       } else {
         load_b_transposed(b[part], scores(part), 16 * from, 16 * to);
+      }
+    }
+  }
+
+  /// sums += the scores' part, of blocks of 16 tokens from `first` on: k^T P^T, or going back q^T P.
+  template <int Octets, class LoadScores>
+  GLA_DEVICE static void add_score_products(float (&sums)[Octets][4], const Words& words, int first,
+                                            LoadScores load_scores) {
+    GLA_UNROLL
+    for (int from = 0; from < kChunk / 16; ++from) {
+      GLA_UNROLL
+      for (int own = 0; own < Octets / 2; ++own) {
+        const int to = first + own;
+        if (kForward ? from > to : from < to) continue;
+        Bits32 b[kShape.score_parts][4];
+        load_scores(b, from, to);
+        multiply_parts<kShape.score_parts>(sums[2 * own], sums[2 * own + 1], words[from], b);
       }
     }
   }

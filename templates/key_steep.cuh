@@ -70,19 +70,23 @@ struct KeySteep {
     }
   }
 
-  /// What P adds to the sums of each block from the others.
-  GLA_DEVICE void add_between_blocks(const Walk& walk, typename Walk::Sums& sums,
+  /// What P adds to the sums of blocks from the others: of those that the warp finishes.
+  template <int Octets>
+  GLA_DEVICE void add_between_blocks(const Walk& walk, float (&sums)[Octets][4],
                                      const typename Walk::Words& words) const {
+    constexpr int kOwn = Octets / 2;
     GLA_UNROLL
     for (int n = 1; n < kBlocks; ++n) {
       GLA_UNROLL
       for (int m = 0; m < n; ++m) {
         const int to = kForward ? n : kBlocks - 1 - n, from = kForward ? m : kBlocks - 1 - m;
+        if (kOwn < kBlocks && to / kOwn != walk.member) continue;
+        const int own = to % kOwn * 2;
         GLA_UNROLL
-        for (int i = 0; i < 8; ++i) sums[2 * to + i / 4][i % 4] *= totals[from][i % 4 / 2];
+        for (int i = 0; i < 8; ++i) sums[own + i / 4][i % 4] *= totals[from][i % 4 / 2];
         Bits32 b[kScoreParts][4];
         walk.load_scores(b, from, to);
-        multiply_parts<kScoreParts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+        multiply_parts<kScoreParts>(sums[own], sums[own + 1], words[from], b);
       }
     }
   }
@@ -101,10 +105,10 @@ struct KeySteep {
     }
   }
 
-  /// What P adds within blocks, to `apart` and `own`.
-  GLA_DEVICE void add_within_blocks(const Walk& walk) {
+  /// What P adds within some of the blocks, to `apart` and `own`.
+  GLA_DEVICE void add_within_blocks(const Walk& walk, int first, int count) {
     GLA_UNROLL_BY(1)
-    for (int pair = 0; pair < kBlocks; ++pair) add_within(walk, pair, apart[pair], own[pair]);
+    for (int pair = first; pair < first + count; ++pair) add_within(walk, pair, apart[pair], own[pair]);
   }
 
  private:

@@ -25,26 +25,31 @@ struct KeyUnit {
   /// Query heads of a group meet in a unit, which is a block of 16 tokens then.
   static constexpr bool kOneHead = Walk::kHeads == 1;
   static_assert((kOneHead || kPairs == 1) && (kGated || !kSteep));
+  /// Of what it finishes, which begins with `first_pair`.
+  static constexpr int kOwnPairs = kPairs / Walk::kFinishers, kOwnTokens = 16 * kOwnPairs;
+  static_assert(kPairs % Walk::kFinishers == 0 || !kOutputs);
   /// Operands are made while the state is multiplied, which before that wants the registers; but before the first of the warps
   /// that share key channels overwrites what they are made of.
-  static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kSplit == 1 && !kSteep;
+  static constexpr bool kMakesLate = kOneHead && kOutputs && Walk::kFinishers == Walk::kSplit && !kSteep;
   /// Whether of_q becomes the factors of the gradients once operands are made, instead of their exponentials twice.
   static constexpr bool kKeepsFactors = kGated && kOutputs && kPairs > 1 && !kSteep;
   using Gates = typename Walk::Gates;
   using Words = typename Walk::Words;
 
   KeySteep<Walk>* steep;
-  LaneValues<kTokens> of_q;              ///< log2 of q^ over scale q
+  int first_pair;
+  LaneValues<kTokens> of_q;  ///< log2 of q^ over scale q; of tokens that it finishes, once operands are made
   float before[2], middle[2], after[2];  ///< what the state takes, in the order of time
   Words words;                           ///< of what the state takes up: k^, going back q^ of a query head
-  typename Walk::Sums sums;              ///< dq^ of a query head, or dk^
+  float sums[kOwnTokens / 8][4];         ///< dq^ of a query head, or dk^
   float inflow[2] = {};                  ///< the lane's sum of q dq^in, or k dk^in
-  LaneValues<kTokens> flows;             ///< q dq of all heads, or k dk
+  LaneValues<kOwnTokens> flows;          ///< q dq of all heads, or k dk
 
   /// False if the tokens may not have one pivot, and the unit is of those that have.
   GLA_DEVICE bool find_factors(Walk& walk) {
     GLA_UNROLL
     for (int c = 0; c < 2; ++c) before[c] = middle[c] = after[c] = 1;
+    first_pair = walk.first_own() / 16;
     if constexpr (kSteep) {
       steep->find(walk, middle);
     } else if constexpr (kGated) {
@@ -96,7 +101,7 @@ struct KeyUnit {
     if constexpr (kSteep) {
       if (kOutputs && walk.leads()) {
         steep->add_between_blocks(walk, sums, words);
-        if constexpr (!kForward && !kOneHead) steep->add_within_blocks(walk);
+        if constexpr (!kForward && !kOneHead) steep->add_within_blocks(walk, 0, kPairs);
       }
       if constexpr (kUpdates) update(walk);
     } else {
@@ -112,14 +117,21 @@ struct KeyUnit {
         walk.state.scale(middle);
         update(walk);
       }
-      if (kOutputs && walk.wants_flows() && walk.leads()) stage_flows(walk);
+      if constexpr (kOutputs) {
+        if (!walk.wants_flows()) walk.meet();
+        if (walk.wants_flows() && walk.leads()) stage_flows(walk);
+      }
       walk.finish_update(words);
       walk.state.scale(after);
     } else {
       if (kOutputs && walk.leads()) {
         clear(flows);
         stage_gradient(walk, walk.raw_k());
-        if (walk.wants_flows()) stage_gate_gradients(walk);
+        if (walk.wants_flows()) {
+          stage_gate_gradients(walk);
+        } else {
+          walk.meet();
+        }
       }
       walk.finish_update(words);
       walk.state.scale(before);
@@ -130,9 +142,11 @@ struct KeyUnit {
   /// log2 of q^ over scale q, and of k^ over k.
   GLA_DEVICE float log_q(int o, int c, int e) const { return kGated ? of_q[o][c][e] : 0.0f; }
   GLA_DEVICE float log_k(int o, int c, int e) const { return -log_q(o, c, e); }
+  /// Of a pair that it finishes.
+  GLA_DEVICE int first_token(int pair) const { return 16 * (first_pair + pair); }
   /// Of dq over dq^, or dk over dk^.
   GLA_DEVICE float factor(const Walk& walk, int o, int c, int e) const {
-    if constexpr (kSteep) return steep->to_gradient[o / 2][o % 2 * 4 + c * 2 + e];
+    if constexpr (kSteep) return steep->to_gradient[first_pair + o / 2][o % 2 * 4 + c * 2 + e];
     if constexpr (kKeepsFactors) return of_q[o][c][e];
     if constexpr (!kGated) return kForward ? walk.args.scale : 1.0f;
     return kForward ? walk.args.scale * exp2_fast(log_q(o, c, e)) : exp2_fast(log_k(o, c, e));
@@ -219,6 +233,15 @@ struct KeyUnit {
       }
       Gates::template split<kParts>(words[pair], x);
     }
+    if constexpr (Walk::kFinishers > 1) {
+      static_assert(Walk::kFinishers == 2);
+      GLA_UNROLL
+      for (int i = 0; i < kOwnTokens / 2; ++i) {
+        float(&octet)[2][2] = of_q[i / 4];
+        const float(&later)[2][2] = of_q[kOwnTokens / 8 + i / 4];
+        if (first_pair > 0) octet[i / 2 % 2][i % 2] = later[i / 2 % 2][i % 2];
+      }
+    }
   }
 
   GLA_DEVICE void update(Walk& walk) {
@@ -238,23 +261,26 @@ struct KeyUnit {
 
   /// sums = what comes through the state.
   GLA_DEVICE void find_state_product(Walk& walk) {
+    typename Walk::Sums product;
     GLA_UNROLL
-    for (int i = 0; i < kTokens / 2; ++i) sums[i / 4][i % 4] = 0;
-    walk.add_state_product(sums);
+    for (int i = 0; i < kTokens / 2; ++i) product[i / 4][i % 4] = 0;
+    walk.add_state_product(product);
     if constexpr (kMakesLate) make_operands(walk);
-    walk.finish_state_product(sums);
-    walk.add_members(sums);
+    walk.finish_state_product(product);
+    walk.add_members(product);
+    GLA_UNROLL
+    for (int i = 0; i < kOwnTokens / 2; ++i) sums[i / 4][i % 4] = product[i / 4][i % 4];
   }
 
   /// What the sums bring to the flows so far.
   GLA_DEVICE void add_inflow(Walk& walk) {
     if (!walk.wants_flows() || !walk.leads()) return;
     GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int pair = 0; pair < kOwnPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, subject(walk), 16 * pair, Walk::first_channel(), 0);
+      load_octets<16>(x, subject(walk), first_token(pair), Walk::first_channel(), 0);
       float outer[2];
-      if constexpr (kSteep) steep->find_outer(outer, pair, kForward);
+      if constexpr (kSteep) steep->find_outer(outer, first_pair + pair, kForward);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
@@ -269,32 +295,32 @@ struct KeyUnit {
   GLA_DEVICE void stage_gradient(const Walk& walk, const Tile& to) {
     if constexpr (kSteep && (kForward || kOneHead)) {
       steep->clear_apart();
-      steep->add_within_blocks(walk);
+      steep->add_within_blocks(walk, first_pair, kOwnPairs);
     }
     GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int pair = 0; pair < kOwnPairs; ++pair) {
       float x[2][2][2];
-      load_octets<16>(x, to, 16 * pair, Walk::first_channel(), 0);
+      load_octets<16>(x, to, first_token(pair), Walk::first_channel(), 0);
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = 2 * pair + i / 4, c = i / 2 % 2, e = i % 2;
         float& value = x[i / 4][c][e];
         float gradient = factor(walk, o, c, e) * sums[o][2 * c + e];
-        if constexpr (kSteep) gradient += steep->apart[pair][i];
+        if constexpr (kSteep) gradient += steep->apart[first_pair + pair][i];
         flows[o][c][e] += value * gradient;
-        if constexpr (kSteep) gradient += steep->own[pair][i];
+        if constexpr (kSteep) gradient += steep->own[first_pair + pair][i];
         value = gradient;
       }
       warp_sync();  // others still read what is overwritten
-      walk.stage_octets(x, to, 16 * pair);
+      walk.stage_octets(x, to, first_token(pair));
     }
   }
 
   /// Values become the sums from each token to the unit's last.
-  GLA_DEVICE static void sum_from_behind(LaneValues<kTokens>& values) {
+  GLA_DEVICE static void sum_from_behind(LaneValues<kOwnTokens>& values) {
     float behind[2] = {};
     GLA_UNROLL
-    for (int o = kTokens / 8 - 1; o >= 0; --o) {
+    for (int o = kOwnTokens / 8 - 1; o >= 0; --o) {
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         float(&two)[2] = values[o][c];
@@ -307,17 +333,20 @@ struct KeyUnit {
     }
   }
   /// Whether element e of octet o is of the unit's first token.
-  GLA_DEVICE static bool is_first(int o, int e) { return o == 0 && e == 0 && lane_index() % 4 == 0; }
+  GLA_DEVICE bool is_first(int o, int e) const {
+    return o == 0 && e == 0 && lane_index() % 4 == 0 && first_pair == 0;
+  }
 
   GLA_DEVICE void stage_flows(const Walk& walk) {
     walk.wait_for_carried();
+    const float own[2] = {sum_quad(inflow[0]), sum_quad(inflow[1])};
+    float others[2] = {};
+    walk.trade(others, own);
     GLA_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      const float all = sum_quad(inflow[c]);
-      if (is_first(0, 0)) flows[0][c][0] = all;
-    }
+    for (int c = 0; c < 2; ++c)
+      if (is_first(0, 0)) flows[0][c][0] = own[c] + others[c];
     GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int pair = 0; pair < kOwnPairs; ++pair) {
       float x[2][2][2];
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i / 4][i / 2 % 2][i % 2] = flows[2 * pair + i / 4][i / 2 % 2][i % 2];
@@ -325,10 +354,10 @@ struct KeyUnit {
         walk.clear_padding(x);
         Bits32 parts[2][4];
         Gates::template split<2>(parts, x);
-        walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), 16 * pair);
-        walk.stage_words(parts[1], walk.low_flows().operand(), 16 * pair);
+        walk.stage_words(parts[0], walk.template raw_gates<bf16>().operand(), first_token(pair));
+        walk.stage_words(parts[1], walk.low_flows().operand(), first_token(pair));
       } else {
-        walk.stage_octets(x, walk.staged_gates(), 16 * pair);
+        walk.stage_octets(x, walk.staged_gates(), first_token(pair));
       }
     }
   }
@@ -337,15 +366,15 @@ struct KeyUnit {
     walk.wait_for_carried();
     float inflow_of_q[2] = {};
     GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int pair = 0; pair < kOwnPairs; ++pair) {
       float x[2][2][2], low[2][2][2];
       if constexpr (Walk::kSplitsFlows) {
-        load_octets<16>(x, walk.template carried<bf16>(), 16 * pair, Walk::first_channel(), 0);
-        load_octets<16>(low, walk.carried_low(), 16 * pair, Walk::first_channel(), 0);
+        load_octets<16>(x, walk.template carried<bf16>(), first_token(pair), Walk::first_channel(), 0);
+        load_octets<16>(low, walk.carried_low(), first_token(pair), Walk::first_channel(), 0);
       } else {
         GLA_UNROLL
         for (int i = 0; i < 8; ++i)
-          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), 16 * pair, i));
+          x[i / 4][i / 2 % 2][i % 2] = to_float(*walk.element(walk.carried(), first_token(pair), i));
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
@@ -356,18 +385,28 @@ struct KeyUnit {
       }
     }
     sum_from_behind(flows);
-    const float behind[2] = {walk.flow[0], walk.flow[1]};
+    // What the unit's tokens change D by, and the sums of those that it finishes.
+    float own[4], others[4] = {}, behind[2];
     GLA_UNROLL
-    for (int c = 0; c < 2; ++c) walk.flow[c] += sum_quad(inflow_of_q[c] - inflow[c]);
+    for (int c = 0; c < 2; ++c) {
+      own[c] = sum_quad(inflow_of_q[c] - inflow[c]);
+      own[2 + c] = Walk::kFinishers == 1 ? 0.0f : sum_quad(lane_index() % 4 == 0 ? flows[0][c][0] : 0.0f);
+    }
+    walk.trade(others, own);
     GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int c = 0; c < 2; ++c) {
+      behind[c] = walk.flow[c] + (first_pair == 0 ? others[2 + c] : 0.0f);
+      walk.flow[c] += own[c] + others[c];
+    }
+    GLA_UNROLL
+    for (int pair = 0; pair < kOwnPairs; ++pair) {
       float x[2][2][2];
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) {
         const int o = i / 4, c = i / 2 % 2, e = i % 2;
         x[o][c][e] = pair == 0 && is_first(o, e) ? walk.flow[c] : behind[c] + flows[2 * pair + o][c][e];
       }
-      walk.stage_octets(x, walk.staged_gates(), 16 * pair);
+      walk.stage_octets(x, walk.staged_gates(), first_token(pair));
     }
   }
 };

@@ -275,24 +275,22 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     Products::load_scores(
         b, [this](int part) { return scores(part); }, from, to);
   }
-  /// sums += the scores' part: k^T P^T, or going back q^T P; and the update of the state.
+  /// sums += the scores' part; and the update of the state.
   GLA_DEVICE void add_products(Sums& sums, const Words& words, bool with_scores, bool with_update) {
-    GLA_UNROLL
-    for (int from = 0; with_scores && from < kChunk / 16; ++from) {
-      GLA_UNROLL
-      for (int to = 0; to < kChunk / 16; ++to) {
-        if (kForward ? from > to : from < to) continue;
-        Bits32 b[kShape.score_parts][4];
+    if (with_scores)
+      this->add_score_products(sums, words, 0, [this](Bits32(&b)[kShape.score_parts][4], int from, int to) {
         load_scores(b, from, to);
-        multiply_parts<kShape.score_parts>(sums[2 * to], sums[2 * to + 1], words[from], b);
-      }
-    }
+      });
     if (with_update) add_update(words);
   }
   GLA_DEVICE void add_update(const Words& words) {
     this->add_to_state(words, [this](int part) { return kForward ? v(part) : d_o(part); });
   }
   GLA_DEVICE static void finish_update(Words&) {}
+  // One of the members finishes all, and needs nothing of the others for it.
+  GLA_DEVICE static void meet() {}
+  template <int N>
+  GLA_DEVICE static void trade(float (&)[N], const float (&)[N]) {}
   /// Adds the sums of the warps that share key channels up in the first of them. The block meets before it does so again.
   template <int Tiles>
   GLA_DEVICE void add_members(float (&sums)[Tiles][4]) const {
@@ -305,7 +303,7 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
       };
       if (!this->leads()) {
         GLA_UNROLL
-        for (int i = 0; i < 4 * Tiles; ++i) plane(this->member())[i * kWarpSize] = sums[i / 4][i % 4];
+        for (int i = 0; i < 4 * Tiles; ++i) plane(this->member)[i * kWarpSize] = sums[i / 4][i % 4];
       }
       part_sync<kSplit * kWarpSize>(1 + group);
       if (this->leads()) {

@@ -21,9 +21,13 @@ struct KeyWalkShape {
   GLA_HOST_DEVICE constexpr int split() const { return 16 * warps / tile_k; }
   /// Value channels, those of each warp a multiple of 16; of a warpgroup's products whole panels.
   GLA_HOST_DEVICE constexpr int padded_v() const {
-    const int unit = producers ? 64 : 16 * split();
+    const int unit = (producers ? 64 : 16) * split();
     return (head_dim_v + unit - 1) / unit * unit;
   }
+  /// Warps whose rows of the state are one product's.
+  GLA_HOST_DEVICE constexpr int group_warps() const { return producers ? 4 : 1; }
+  /// Groups that share key channels and finish the gradients of some of a chunk's tokens each; if one, the first does for all.
+  GLA_HOST_DEVICE constexpr int finishers() const { return producers ? split() : 1; }
   GLA_HOST_DEVICE constexpr int threads() const { return 32 * (warps + producers); }
   /// Registers per thread of producers, which give some to the warps that walk, and of those: of a multiprocessor's for one
   /// block of 12 warps, or two of 8.
@@ -88,11 +92,19 @@ struct KeyPipelineLayout {
   int key_panels, gate_panels, gate_gradient_panels, value_panels;  ///< of 128 bytes of channels
   int q, k, gate, d_o, v;  ///< within a stage; a product's 64 rows of a chunk of 32 reach from dO into v
   int stage_bytes;
-  int carried, carried_low;    ///< what one walk leaves for the other of the gates' gradients, of one chunk
-  int score_plane, scores;     ///< bytes per part
+  int carried, carried_low;  ///< what one walk leaves for the other of the gates' gradients, of one chunk
+  int score_plane, scores;   ///< bytes per part
+  int exchange,
+      trade;  ///< what warpgroups that share key channels have for each other: of sums; of single values
   int loaded, made, finished;  ///< barriers, one per stage each
   int used, carried_loaded;    ///< one more each
   int total;
+
+  static constexpr int kTradedBytes = 4 * 4;  ///< of a thread
+  /// Of a thread: its sums of the tokens that the other warpgroup finishes.
+  GLA_HOST_DEVICE static constexpr int exchanged_bytes(const KeyWalkShape& s) {
+    return 4 * s.chunk / 2 / s.finishers();
+  }
 
   /// `backward`: of the walk that reads what the other one left of the gates' gradients.
   GLA_HOST_DEVICE constexpr KeyPipelineLayout(const KeyWalkShape& s, bool backward)
@@ -111,7 +123,9 @@ struct KeyPipelineLayout {
         carried_low(carried + (s.has_carried(backward) ? gate_gradient_panels * panel : 0)),
         score_plane(panel),
         scores(carried_low + (s.has_carried_low(backward) ? gate_gradient_panels * panel : 0)),
-        loaded(scores + s.score_parts * score_plane),
+        exchange(scores + s.score_parts * score_plane),
+        trade(exchange + (s.finishers() > 1 ? 32 * s.warps * exchanged_bytes(s) : 0)),
+        loaded(trade + (s.finishers() > 1 ? 32 * s.warps * kTradedBytes : 0)),
         made(loaded + 8 * s.stages),
         finished(made + 8 * s.stages),
         used(finished + 8 * s.stages),

@@ -1,6 +1,6 @@
 // What a block and a warp have of chunk_backward's walks over key channels: tokens, channels, their rows of the state, and
 // what the walks leave in memory for each other. The warps that walk are the block's first; each owns 16 key channels, with
-// nobody but the warps that have other value channels of the same.
+// nobody but its fellow members, the warps that have other value channels of the same.
 #pragma once
 
 #include "backward_args.h"
@@ -20,6 +20,7 @@ struct KeyWork {
   static constexpr int kChunk = kShape.chunk, kTileK = kShape.tile_k, kSplit = kShape.split();
   static constexpr int kK = kShape.head_dim_k, kV = kShape.head_dim_v, kPaddedV = kShape.padded_v();
   static constexpr int kColumns = kPaddedV / kSplit;  // value channels of a warp
+  static constexpr int kGroupWarps = kShape.group_warps(), kFinishers = kShape.finishers();
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   /// Which side is loaded: what goes into the state, and for outputs both.
   static constexpr bool kQueries = !kForward || kOutputs;
@@ -43,11 +44,16 @@ struct KeyWork {
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
   Index first_token = 0;        ///< of the chunk
   bool is_last = true;          ///< in time
+  int member;                   ///< which one the warp is of those that share its key channels
   RowState<kColumns> state;
   float flow[2] = {};   ///< D of the lane's channels
   float decay[2] = {};  ///< of the walk, log2
 
-  GLA_DEVICE explicit KeyWork(const BackwardArgs& backward_args) : args(backward_args) {}
+  GLA_DEVICE explicit KeyWork(const BackwardArgs& backward_args)
+      : args(backward_args), member(group() % kSplit) {
+    // A vote tells the compiler that it is the same in all of the warp: addresses of products come from it.
+    if constexpr (kFinishers == 2) member = warp_any(member > 0) ? 1 : 0;
+  }
 
   /// False if there is none for this block.
   GLA_DEVICE bool find_work() {
@@ -84,14 +90,18 @@ struct KeyWork {
     return left < kChunk ? static_cast<int>(left) : kChunk;
   }
 
-  GLA_DEVICE static int member() { return warp_index() % kSplit; }
-  GLA_DEVICE static bool leads() { return kSplit == 1 || member() == 0; }
+  GLA_DEVICE static int group() { return warp_index() / kGroupWarps; }
+  /// Whether the warp finishes gradients; and of a chunk's tokens, the first of those for which it does.
+  GLA_DEVICE bool leads() const { return kFinishers == kSplit || member == 0; }
+  GLA_DEVICE int first_own() const { return kFinishers == 1 ? 0 : member * (kChunk / kFinishers); }
   /// Within the tile.
-  GLA_DEVICE static int first_channel() { return warp_index() / kSplit * 16; }
-  GLA_DEVICE static int first_column() { return member() * kColumns; }
+  GLA_DEVICE static int first_channel() {
+    return (group() / kSplit * kGroupWarps + warp_index() % kGroupWarps) * 16;
+  }
+  GLA_DEVICE int first_column() const { return member * kColumns; }
   GLA_DEVICE int first_row() const { return tile * kTileK + first_channel(); }
   GLA_DEVICE int valid_rows() const { return kK - first_row(); }
-  GLA_DEVICE static int valid_columns() { return kV - first_column(); }
+  GLA_DEVICE int valid_columns() const { return kV - first_column(); }
   /// Of the tile.
   GLA_DEVICE int valid_channels() const {
     const int left = kK - tile * kTileK;
@@ -138,7 +148,7 @@ struct KeyWork {
         if (lane_channel(c) < valid_rows()) flow[c] = channels_of(args.flows)[lane_channel(c)];
     }
   }
-  /// `add_up` adds sums of the warps that share key channels up in the first of them.
+  /// `add_up` adds up sums of the members, in those that lead.
   template <class AddUp>
   GLA_DEVICE void end(AddUp add_up) {
     if constexpr (!kOutputs) {

@@ -62,7 +62,7 @@ class LineInputs {
 
   GLA_DEVICE explicit LineInputs(const BackwardArgs& backward_args) : args(backward_args) {}
 
-  /// False if there is nothing for the warp to do.
+  /// False if there is nothing for the warp to do. Makes zero of what no copy will write.
   GLA_DEVICE bool find_work() {
     const Index work = block_index() * Config::warps + warp_index(), states = work / kTiles;
     tile = static_cast<int>(work % kTiles);
@@ -98,10 +98,11 @@ class LineInputs {
     GLA_DEVICE int units() const { return (count + kUnit - 1) / kUnit; }
   };
 
-  /// Starts to load a unit, if the stretch has it, and closes a group of copies.
-  GLA_DEVICE void start_unit(const Stretch& stretch, int unit) const {
+  /// Starts to load a unit, if the stretch has it, and closes a group of copies. Without `queries`, what q and dO have is left out.
+  GLA_DEVICE void start_unit(const Stretch& stretch, int unit, bool queries) const {
     const int at = unit * kUnit, rest = stretch.count - at;
-    if (at >= 0 && rest > 0) copy_unit(unit_memory(unit), stretch.first + at, rest < kUnit ? rest : kUnit);
+    if (at >= 0 && rest > 0)
+      copy_unit(unit_memory(unit), stretch.first + at, rest < kUnit ? rest : kUnit, queries);
     copy_async_commit();
   }
 
@@ -112,15 +113,15 @@ class LineInputs {
   }
   GLA_DEVICE static void end_unit() { warp_sync(); }
 
-  /// A token of a unit that is there, counted from the first of the stretch.
-  GLA_DEVICE void read(Token& one, int at) const {
+  /// A token of a unit that is there, counted from the first of the stretch; what q and dO have of it if `queries`.
+  GLA_DEVICE void read(Token& one, int at, bool queries) const {
     const unsigned char* base = unit_memory(static_cast<int>(static_cast<unsigned int>(at) / kUnit));
     const int i = static_cast<int>(static_cast<unsigned int>(at) % kUnit);
     base = read_across<Element>(one.across, base, i);
     if constexpr (kReadsLines) base = read_lines<Element>(one.line, base, i);
     if constexpr (kAcrossGate) base = read_across<Gate>(one.across_gate, base, i);
     if constexpr (kLineGate) base = read_lines<Gate>(one.line_gate, base, i);
-    if constexpr (kOneQuery) {
+    if (kOneQuery && queries) {
       base = read_across<Element>(one.across_query, base, i);
       read_lines<Element>(one.line_query, base, i);
     }
@@ -147,8 +148,8 @@ class LineInputs {
   }
 
  private:
-  static constexpr int kAligned =
-      16;  // channels that 16-bit elements at the start of a row of shared memory align to
+  /// Rows of shared memory begin where as many channels of 16 bits may be read at once.
+  static constexpr int kRowChannels = 16;
 
   GLA_DEVICE static unsigned char* unit_memory(int unit) {
     return shared_memory() + warp_index() * kShape.unit_bytes() * 2 + (unit & 1) * kShape.unit_bytes();
@@ -161,12 +162,12 @@ class LineInputs {
     warp_sync();
   }
 
-  GLA_DEVICE void copy_unit(unsigned char* base, Index step, int count) const {
+  GLA_DEVICE void copy_unit(unsigned char* base, Index step, int count, bool queries) const {
     base = copy_across<Element>(base, across_input(), step, count);
     if constexpr (kReadsLines) base = copy_lines<Element>(base, line_input(), step, count);
     if constexpr (kAcrossGate) base = copy_across<Gate>(base, across_gate(), step, count);
     if constexpr (kLineGate) base = copy_lines<Gate>(base, line_gate(), step, count);
-    if constexpr (kOneQuery) {
+    if (kOneQuery && queries) {
       base = copy_across<Element>(base, across_query(), step, count);
       copy_lines<Element>(base, line_query(), step, count);
     }
@@ -207,14 +208,14 @@ class LineInputs {
     constexpr int kRowBytes = kShape.across_row_bytes(sizeof(T));
     GLA_UNROLL
     for (int quad = 0; quad < kQuads; ++quad)
-      held[quad].template load<kAligned, true>(reinterpret_cast<const T*>(base + i * kRowBytes),
-                                               channel(quad));
+      held[quad].template load<kRowChannels, true>(reinterpret_cast<const T*>(base + i * kRowBytes),
+                                                   channel(quad));
     return base + kUnit * kRowBytes;
   }
   template <class T>
   GLA_DEVICE const unsigned char* read_lines(HeldLines<T>& held, const unsigned char* base, int i) const {
     constexpr int kRowBytes = kShape.line_row_bytes(sizeof(T));
-    held.template load<kAligned, true>(reinterpret_cast<const T*>(base + i * kRowBytes), own_line());
+    held.template load<kRowChannels, true>(reinterpret_cast<const T*>(base + i * kRowBytes), own_line());
     return base + kUnit * kRowBytes;
   }
 };

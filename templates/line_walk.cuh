@@ -78,14 +78,14 @@ class LineWalk : LineInputs<Config, kOfKeys> {
       if (queries) {
         Lines lines;
         load_state(lines, static_cast<const float*>(args.initial_state));
-        pass<false>(lines, all, true);
+        pass(lines, all, true, false);
       }
     }
     if (!back) return;
     load_state(d_lines, args.d_final_state);
     if (!(kOfKeys && queries)) {
-      start_unit(all, all.units() - 1);
-      start_unit(all, all.units() - 2);
+      start_unit(all, all.units() - 1, true);
+      start_unit(all, all.units() - 2, true);
     }
     go_back<false>(all, 0);
   }
@@ -103,8 +103,9 @@ class LineWalk : LineInputs<Config, kOfKeys> {
       if (again) leave(segment_slot(segment + 1), d_lines);
       Lines lines;
       load_segment(lines, segment);
-      pass<true>(lines, stretch, queries && !again);
-      if (visit + 1 < segments) {
+      const bool turns = visit + 1 >= segments;
+      pass(lines, stretch, queries && !again, turns);
+      if (!turns) {
         leave(segment_slot(segment + 1), lines);
         continue;
       }
@@ -176,25 +177,25 @@ class LineWalk : LineInputs<Config, kOfKeys> {
 
   using Quad = Vector<float, 4>;
 
-  // The workspace's slots: of all sequences those for chunks, unless shared memory has them, then those for segments, if a sequence
-  // can have more than one; first of rows, then of columns, if both have gates.
+  // The workspace's slots: of all sequences those for chunks, unless shared memory has them, then those for segments; first of
+  // rows, then of columns, if both have gates.
 
   /// Where the lane's part of the state in a slot begins; the parts of a warp's lanes alternate.
   GLA_DEVICE Quad* slot(Index index) const {
     Quad* slots = reinterpret_cast<Quad*>(args.segment_states);
     if constexpr (!kOfKeys && Config::gate_k)
-      slots += all_slots() * args.heads * (kKeyShape.state_floats() / 4);
+      slots += line_walk_slots(args.sequences, args.tokens, is_packed(), args.segment_tokens, kChunk) *
+               args.heads * (kKeyShape.state_floats() / 4);
     return slots + ((index * args.heads + head) * kTiles + tile) * (kShape.warp_floats() / 4) + lane_index();
   }
   static constexpr LineWalkShape kKeyShape{
       .lines = Config::head_dim_k, .across = Config::head_dim_v, .lanes = kLanes, .rows = kRows};
 
+  GLA_DEVICE bool is_packed() const { return args.cu_seqlens != nullptr; }
   GLA_DEVICE bool shares_chunks() const { return args.segment_tokens <= kLineSharedChunks * kChunk; }
   GLA_DEVICE int chunk_slots() const {
     return static_cast<int>(line_walk_chunk_slots(args.tokens, args.segment_tokens, kChunk));
   }
-  GLA_DEVICE Index all_chunk_slots() const { return shares_chunks() ? 0 : args.sequences * chunk_slots(); }
-  GLA_DEVICE Index all_slots() const { return all_chunk_slots() + first_segment_slot(args, args.sequences); }
   /// Of a chunk that is not a segment's first: so many of its tokens are ahead of it.
   GLA_DEVICE Quad* chunk_slot(int tokens_ahead) const {
     const int index = tokens_ahead / kChunk - 1;
@@ -202,8 +203,11 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     return reinterpret_cast<Quad*>(shared_memory() + Config::warps * 2 * kShape.unit_bytes()) +
            (warp_index() * chunk_slots() + index) * (kShape.warp_floats() / 4) + lane_index();
   }
+  /// Of a segment that is not a sequence's first.
   GLA_DEVICE Quad* segment_slot(int segment) const {
-    return slot(all_chunk_slots() + first_segment_slot(args, n) + segment);
+    const Index tokens = is_packed() ? sequence.begin : args.tokens;
+    return slot(line_walk_all_chunk_slots(args.sequences, args.tokens, args.segment_tokens, kChunk) +
+                line_walk_segment_slots(n, tokens, is_packed(), args.segment_tokens) + segment - 1);
   }
 
   GLA_DEVICE static void leave(Quad* to, const Lines& lines) {
@@ -322,19 +326,17 @@ class LineWalk : LineInputs<Config, kOfKeys> {
 
   // ---- there ----------------------------------------------------------------------------------------------------
 
-  /// Over a stretch, with the states before chunks but the first to their slots if there are gates to come back for; writes dq if
-  /// `queries`. The last two units are there afterwards.
-  template <bool kGates>
-  GLA_DEVICE void pass(Lines& lines, const Stretch& stretch, bool queries) const {
-    start_unit(stretch, 0);
+  /// Over a stretch; writes dq if `queries`. If it `turns`, with gates to come back for, the states before chunks but the first go
+  /// to their slots. Then, or with queries, the last two units are there afterwards.
+  GLA_DEVICE void pass(Lines& lines, const Stretch& stretch, bool queries, bool turns) const {
+    const int last_two = stretch.units() - 2;
+    start_unit(stretch, 0, queries || (turns && last_two <= 0));
     for (int unit = 0; unit < stretch.units(); ++unit) {
-      start_unit(stretch, unit + 1);
+      start_unit(stretch, unit + 1, queries || (turns && unit + 1 >= last_two));
       await_unit();
       GLA_UNROLL_BY(1)
       for (int at = unit * kUnit; at < (unit + 1) * kUnit && at < stretch.count; at += kChunk) {
-        if constexpr (kGates) {
-          if (at > 0) leave(chunk_slot(at), lines);
-        }
+        if (turns && at > 0) leave(chunk_slot(at), lines);
         pass_chunk(lines, stretch, at, queries);
       }
       end_unit();
@@ -350,7 +352,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     for (int i = 0; i < kChunk; ++i) {
       if (i >= count) break;
       Token one;
-      read(one, at + i);
+      read(one, at + i, queries);
       advance(lines, one);
       if (!queries) continue;
       each_query(one, token(start + i),
@@ -358,27 +360,17 @@ class LineWalk : LineInputs<Config, kOfKeys> {
                    add_dots(sums[kOneQuery ? i : 0], lines,
                             [&](int quad, int, int c) { return across[quad][c]; });
                    if constexpr (kOneQuery) return;
-                   write_queries(sums, start + i, 1, query_head);
+                   write_sums<Element>(args.dq, query_head, args.scale, sums, start + i, 1);
                    clear(sums);
                  });
     }
-    if (kOneQuery && queries) write_queries(sums, start, count, head);
-  }
-
-  GLA_DEVICE void write_queries(float (&sums)[kQuerySums][kRows], Index start, int count,
-                                int query_head) const {
-    each_sum(sums, count, [&](int i, float(&values)[kRows]) {
-      GLA_UNROLL
-      for (int row = 0; row < kRows; ++row) values[row] *= args.scale;
-      LineGroup<Element>::store(row_of<Element>(args.dq, sequence, token(start + i), query_head), first_line,
-                                values);
-    });
+    if (kOneQuery && queries) write_sums<Element>(args.dq, head, args.scale, sums, start, count);
   }
 
   // ---- and back -------------------------------------------------------------------------------------------------
 
-  /// Over a stretch, whose last two units are there or coming, in this order. kGates: with gates' gradients, for which the way there
-  /// over this segment has left the states before its chunks.
+  /// Over a stretch, whose last two units are there, or coming, the last one first. kGates: with gates' gradients, for which the
+  /// way there over this segment has left the states before its chunks.
   template <bool kGates>
   GLA_DEVICE void go_back(const Stretch& stretch, int segment) {
     for (int unit = stretch.units() - 1; unit >= 0; --unit) {
@@ -400,7 +392,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
         }
       }
       end_unit();
-      start_unit(stretch, unit - 2);
+      start_unit(stretch, unit - 2, true);
     }
   }
 
@@ -410,7 +402,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     for (int i = 1; i < kChunk; ++i) {
       if (at + i >= stretch.count) break;
       Token one;
-      read(one, at + i - 1);
+      read(one, at + i - 1, false);
       before[i] = before[i - 1];
       advance(before[i], one);
     }
@@ -428,7 +420,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     for (int i = kChunk - 1; i >= 0; --i) {
       if (i >= count) continue;
       Token one;
-      read(one, at + i);
+      read(one, at + i, true);
       each_query(one, token(start + i),
                  [&](int, const HeldLines<Element>& line, const HeldAcross<Element>(&across)[kQuads]) {
                    add_product(d_lines, line, args.scale, across);
@@ -439,15 +431,19 @@ class LineWalk : LineInputs<Config, kOfKeys> {
         add_dots(gate_sums[i], d_lines,
                  [&](int quad, int row, int c) { return before[i].values[quad][row][c]; });
     }
-    if (d_line().data != nullptr) write_sums<Element>(d_line(), sums, start, count);
-    if constexpr (kGates) write_sums<GateGradient>(kOfKeys ? args.dgk : args.dgv, gate_sums, start, count);
+    if (d_line().data != nullptr) write_sums<Element>(d_line(), head, 1.0f, sums, start, count);
+    if constexpr (kGates)
+      write_sums<GateGradient>(kOfKeys ? args.dgk : args.dgv, head, 1.0f, gate_sums, start, count);
   }
 
-  template <class T>
-  GLA_DEVICE void write_sums(const Tensor& output, float (&sums)[kChunk][kRows], Index start,
-                             int count) const {
-    each_sum(sums, count, [&](int i, const float(&values)[kRows]) {
-      LineGroup<T>::store(row_of<T>(output, sequence, token(start + i), head), first_line, values);
+  /// The sums of a head's first `count` tokens from `start` on, times `factor`.
+  template <class T, int kTokens>
+  GLA_DEVICE void write_sums(const Tensor& output, int of_head, float factor, float (&sums)[kTokens][kRows],
+                             Index start, int count) const {
+    each_sum(sums, count, [&](int i, float(&values)[kRows]) {
+      GLA_UNROLL
+      for (int row = 0; row < kRows; ++row) values[row] *= factor;
+      LineGroup<T>::store(row_of<T>(output, sequence, token(start + i), of_head), first_line, values);
     });
   }
 };

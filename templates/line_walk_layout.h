@@ -15,6 +15,28 @@ GLA_HOST_DEVICE constexpr long long line_walk_chunk_slots(long long tokens, long
 /// Chunks of a segment whose states shared memory has, a part of each warp's; those of longer ones are in the workspace.
 inline constexpr int kLineSharedChunks = 8;
 
+/// Slots that all sequences ahead of one have for the states before their segments but the first: ahead of sequence `n` of
+/// `tokens` tokens each, or packed, ahead of token `tokens`.
+GLA_HOST_DEVICE constexpr long long line_walk_segment_slots(long long n, long long tokens, bool packed,
+                                                            long long segment_tokens) {
+  if (packed) return tokens / segment_tokens;
+  return tokens == 0 ? 0 : n * ((tokens - 1) / segment_tokens);
+}
+
+/// Slots for the states before chunks of all of `sequences` sequences; `tokens` as above, of all.
+GLA_HOST_DEVICE constexpr long long line_walk_all_chunk_slots(long long sequences, long long tokens,
+                                                              long long segment_tokens, int chunk) {
+  if (segment_tokens <= kLineSharedChunks * chunk) return 0;
+  return sequences * line_walk_chunk_slots(tokens, segment_tokens, chunk);
+}
+
+/// Slots in the workspace, of a walk over rows or over columns.
+GLA_HOST_DEVICE constexpr long long line_walk_slots(long long sequences, long long tokens, bool packed,
+                                                    long long segment_tokens, int chunk) {
+  return line_walk_all_chunk_slots(sequences, tokens, segment_tokens, chunk) +
+         line_walk_segment_slots(sequences, tokens, packed, segment_tokens);
+}
+
 /// Of the states' lines (rows of K, or columns of V) those of one warp: `lanes` lanes share a line of `across` channels, and each
 /// has `rows` of them.
 struct LineWalkShape {

@@ -117,6 +117,11 @@ TEST_CASE("gradients by producers and warpgroups", "[wide]") {
   unlike.gate_dtype = DType::fp32;
   tested(unlike, {.tile_k = 64, .tile_v = 64, .producers = 4});
   tested(backward_of(56, 120), {.segments = 2, .chunk = 64, .tile_k = 64, .tile_v = 128, .producers = 8});
+  // Two warpgroups share key channels.
+  tested(backward_of(56, 120), {.segments = 2, .tile_k = 64, .tile_v = 64, .warps = 8, .producers = 8});
+  Problem shared = backward_of(64, 128);
+  shared.state_v_first = shared.fp32_gate_gradients = true;
+  tested(shared, {.chunk = 64, .tile_k = 64, .tile_v = 64, .warps = 8, .producers = 8});
 }
 
 TEST_CASE("gradients by two warpgroups of key channels, which choose their paths by themselves", "[wide]") {
@@ -150,12 +155,12 @@ TEST_CASE("NaN gates stay in their sequence and head, going back too") {
 }
 
 TEST_CASE(
-    "gradients of v by warpgroups beside those of q by warps, of value channels that those must share") {
+    "gradients of v by warpgroups beside those of q by warps, of value channels that no warpgroup holds") {
   const Problem problem = backward_of(64, 136);
   for (const int segments : {1, 2}) {
     const Variant chosen = walks_variant(
         problem,
-        {.segments = segments, .chunk = 16, .tile_k = 64, .tile_v = 128, .warps = 8, .producers = 4});
+        {.segments = segments, .chunk = 16, .tile_k = 64, .tile_v = 128, .warps = 4, .producers = 4});
     const LaunchKernel kernel = kernel_of(problem, chosen);
     for (const Gates gates : {Gates::one, Gates::resets})
       expect_right(problem, {.tokens = 100, .cu_seqlens = {0, 33, 97}, .gates = gates}, kernel);

@@ -196,7 +196,9 @@ std::string objection_to_walks(const emulator::Toolchain& toolchain, bool of_pip
       {backward_of(32, 32, DType::fp16), {.segments = 2, .warps = 2}},
       {backward_of(64, 64), {.tile_k = 64, .tile_v = 64, .producers = 4}},
       {backward_of(128, 64),
-       {.segments = 2, .chunk = 64, .tile_k = 128, .tile_v = 64, .warps = 8, .producers = 4}}};
+       {.segments = 2, .chunk = 64, .tile_k = 128, .tile_v = 64, .warps = 8, .producers = 4}},
+      {backward_of(64, 128), {.chunk = 64, .tile_k = 64, .tile_v = 64, .warps = 8, .producers = 4}},
+      {backward_of(64, 128), {.segments = 2, .tile_k = 64, .tile_v = 64, .warps = 8, .producers = 4}}};
   for (const auto& [problem, choice] : kernels) {
     if (of_pipelines && choice.producers == 0) continue;
     const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice), toolchain);

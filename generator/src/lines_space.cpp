@@ -168,13 +168,8 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
     if (has_gate(problem, of_keys)) floats += shape.state_floats();  // the walks run beside each other
   }
   if (floats == 0) return plan;
-  std::int64_t slots = 0;
-  if (plan.segment_tokens > kLineSharedChunks * chunk)
-    slots += workload.sequences * line_walk_chunk_slots(workload.tokens, plan.segment_tokens, chunk);
-  if (plan.segments > 1) {
-    slots += workload.packed ? workload.tokens / plan.segment_tokens + workload.sequences
-                             : workload.sequences * plan.segments;
-  }
+  const std::int64_t slots =
+      line_walk_slots(workload.sequences, workload.tokens, workload.packed, plan.segment_tokens, chunk);
   plan.workspace_bytes =
       round_up_256(static_cast<std::size_t>(slots * workload.heads * floats) * sizeof(float));
   return plan;

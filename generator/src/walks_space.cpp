@@ -18,30 +18,34 @@ constexpr int kMostKeyStages = 2;
 // key channels, two blocks share them out.
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
 constexpr int kMostPipelineK = 128, kClusterChunk = 32;
-// Of walks over key channels, a warpgroup that starts copies and makes P. They want rows of the state in the registers of one
-// warpgroup, and value channels that are 64, 128 or 256 with their padding; others are walked by mma.sync ahead of dv by warpgroups.
-constexpr int kKeyProducers = 4;
+// Of walks over key channels, a warpgroup that starts copies and makes P. They want rows of the state in the registers of a
+// warpgroup or two, each with 64, 128 or 256 value channels and their padding; others are walked by mma.sync ahead of dv by warpgroups.
+constexpr int kKeyProducers = 4, kMostMembers = 2;
 
-bool keys_by_warpgroups(const Problem& problem, const Variant& variant) {
-  const int dim = problem.head_dim_v;
-  return variant[Parameter::producers] != 0 && (dim <= 128 || (dim > 192 && dim <= 256));
+/// With producers.
+bool suits_warpgroups(const KeyWalkShape& shape) {
+  if (shape.split() < 1 || shape.split() > kMostMembers) return false;
+  const int columns = shape.padded_v() / shape.split();
+  return columns == 64 || columns == 128 || columns == 256;
 }
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
-  return {.head_dim_k = problem.head_dim_k,
-          .head_dim_v = problem.head_dim_v,
-          .chunk = variant[Parameter::chunk],
-          .tile_k = variant[Parameter::tile_k],
-          .warps = variant[Parameter::warps],
-          .stages = variant[Parameter::stages],
-          .score_parts = variant[Parameter::score_parts],
-          .state_parts = variant[Parameter::state_parts],
-          .element_bytes = static_cast<int>(size_of(problem.dtype)),
-          .element_is_bf16 = problem.dtype == DType::bf16,
-          .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
-          .async_copy = variant[Parameter::async_copy] != 0,
-          .producers = keys_by_warpgroups(problem, variant) ? kKeyProducers : 0,
-          .fp32_gate_gradients = problem.fp32_gate_gradients};
+  KeyWalkShape shape{.head_dim_k = problem.head_dim_k,
+                     .head_dim_v = problem.head_dim_v,
+                     .chunk = variant[Parameter::chunk],
+                     .tile_k = variant[Parameter::tile_k],
+                     .warps = variant[Parameter::warps],
+                     .stages = variant[Parameter::stages],
+                     .score_parts = variant[Parameter::score_parts],
+                     .state_parts = variant[Parameter::state_parts],
+                     .element_bytes = static_cast<int>(size_of(problem.dtype)),
+                     .element_is_bf16 = problem.dtype == DType::bf16,
+                     .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
+                     .async_copy = variant[Parameter::async_copy] != 0,
+                     .producers = variant[Parameter::producers] == 0 ? 0 : kKeyProducers,
+                     .fp32_gate_gradients = problem.fp32_gate_gradients};
+  if (shape.producers && !suits_warpgroups(shape)) shape.producers = 0;
+  return shape;
 }
 
 /// The walk of the gradients of v is one of chunk_forward's. Its warps first share out the tile's value channels; with
@@ -103,12 +107,12 @@ Status check_tile(std::string_view name, int tile, std::string_view dim_name, in
       fmt::format("{}={} wastes 16 or more channels of {}={}", name, tile, dim_name, dim));
 }
 
-/// Of the walks over key channels by producers and warpgroups, each of which has 64 of them.
+/// Of the walks over key channels by producers and warpgroups, each of which has 64 of them, or two have.
 Status key_pipeline_constraints(const KeyWalkShape& s) {
-  if (s.tile_k != 16 * s.warps || s.warps % 4 != 0) {
-    return invalid_argument(
-        fmt::format("tile_k={} with warps={} and producers; accepted: 64 channels for each four of the warps",
-                    s.tile_k, s.warps));
+  if (s.tile_k % 64 != 0 || s.warps % (4 * s.split()) != 0) {
+    return invalid_argument(fmt::format(
+        "tile_k={} with warps={} and producers; accepted: 64 channels for each four of the warps, or eight",
+        s.tile_k, s.warps));
   }
   if (s.chunk < 32 || s.stages < 2) {
     return invalid_argument(fmt::format(
@@ -423,7 +427,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
     const bool by_warpgroups =
-        of_values ? variant[Parameter::producers] != 0 : keys_by_warpgroups(problem, variant);
+        of_values ? variant[Parameter::producers] != 0 : key_shape_of(problem, variant).producers != 0;
     const double share = by_warpgroups ? kShareOfWarpgroups : 1.0;
     const double walk =
         share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);

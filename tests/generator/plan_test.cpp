@@ -263,6 +263,19 @@ TEST_CASE("two blocks share out more key channels than one has by warpgroups, an
   CHECK(found.boxes.gate_gradient_bytes == 2);
 }
 
+TEST_CASE("two warpgroups share key channels, each with half of more value channels than one holds") {
+  const Problem problem = backward_of(256, 512);
+  const auto keys = [&](int tile_k, int warps) {
+    const Variant one = variant("walks segments=1 chunk=32 tile_k=" + std::to_string(tile_k) +
+                                " tile_v=256 warps=" + std::to_string(warps) +
+                                " stages=2 score_parts=2 state_parts=2 async_copy=1 producers=4");
+    return plan(problem, one, {3, 5, 1000, false}).launches[0];
+  };
+  CHECK(keys(64, 8).threads == 12 * 32);
+  CHECK(keys(64, 8).grid == 3 * 5 * 4);
+  CHECK(keys(32, 8).threads == 8 * 32);  // by mma.sync: four warps share 16 channels
+}
+
 TEST_CASE("gates' gradients in fp32 take no more shared memory, nor another workspace") {
   const Problem problem = backward_of(64, 64);
   Problem wide = problem;
@@ -291,32 +304,32 @@ TEST_CASE("family lines gives each warp some rows of one state, then some column
   CHECK(found.launches[1].grid == 49);
   CHECK(found.launches[0].needs == (kGradientQ | kGradientK | kGradientGk | kGradientState));
   CHECK(found.launches[1].needs == (kGradientV | kGradientGv));
-  // 250 chunks are 16 segments of 16 chunks of 4 tokens: a slot for each segment and each chunk of one but its first; rows of 100
-  // are rounded up to 128.
+  // 250 chunks are 16 segments of 16 chunks of 4 tokens: a slot for each segment, and each chunk of one, but the first; rows of
+  // 100 are rounded up to 128.
   CHECK(found.segment_tokens == 64);
   CHECK(found.segments == 16);
-  CHECK(found.workspace_bytes == std::size_t{3} * 5 * (16 + 15) * 128 * 128 * 4);
+  CHECK(found.workspace_bytes == std::size_t{3} * 5 * (15 + 15) * 128 * 128 * 4);
   // Inputs of two units of 8 tokens: of rows v and dO of 100 channels, padded to 128, and 8 channels of k, q and gk each; of
   // columns k, q and gk of 128 and 8 channels of dO.
   CHECK(found.launches[0].shared_bytes == 4 * 2 * 8 * (2 * 256 + 3 * 16));
   CHECK(found.launches[1].shared_bytes == 4 * 2 * 8 * (3 * 256 + 16));
 
-  // Shared memory has the chunks of up to 8 in a segment: there is a slot for each segment, if there is more than one.
+  // Shared memory has the chunks of up to 8 in a segment: there is a slot for each segment but the first.
   const LaunchPlan few = plan(problem, one, {3, 5, 9, false});
   CHECK(few.workspace_bytes == 0);
   CHECK(few.launches[0].shared_bytes == found.launches[0].shared_bytes + 4 * 2 * (8 * 128 * 4));
   const LaunchPlan shared = plan(problem, one, {3, 5, 100, false});
   CHECK(shared.segment_tokens == 32);
   CHECK(shared.segments == 4);
-  CHECK(shared.workspace_bytes == std::size_t{3} * 5 * 4 * 128 * 128 * 4);
-  // Packed sequences are cut as one of their usual length, and have a segment each besides those of all their tokens.
+  CHECK(shared.workspace_bytes == std::size_t{3} * 5 * 3 * 128 * 128 * 4);
+  // Packed sequences are cut as one of their usual length, and have no more slots than all their tokens have segments.
   const LaunchPlan packed = plan(problem, one, {3, 5, 1000, true});
   CHECK(packed.segment_tokens == 40);
-  CHECK(packed.workspace_bytes == std::size_t{5} * (3 * 9 + 25 + 3) * 128 * 128 * 4);
+  CHECK(packed.workspace_bytes == std::size_t{5} * (3 * 9 + 25) * 128 * 128 * 4);
   // The walks run beside each other, and have slots each.
   problem.gate_v = true;
   CHECK(plan(problem, one, {3, 5, 100, false}).workspace_bytes ==
-        std::size_t{3} * 5 * 4 * (128 * 128 + 104 * 128) * 4);
+        std::size_t{3} * 5 * 3 * (128 * 128 + 104 * 128) * 4);
   problem.gate_v = false;
   // Only gradients of gates go back over states.
   problem.gate_k = false;

@@ -187,7 +187,7 @@ TEST_CASE(
     "walks by warps of value channels that no warpgroup holds wait before dv by warpgroups starts beside "
     "them") {
   const Variant mixed = variant(
-      "walks segments=1 chunk=32 tile_k=64 tile_v=128 warps=8 stages=2 score_parts=2 state_parts=2 "
+      "walks segments=1 chunk=32 tile_k=32 tile_v=128 warps=8 stages=2 score_parts=2 state_parts=2 "
       "async_copy=1 producers=8");
   const std::string text = render(backward_of(256, 512), mixed).text;
   const auto starts_with = [&](const std::string& entry, const std::string& start) {
