@@ -77,7 +77,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   static constexpr int kLeastColumns = 32;                       // of a warpgroup's product
   using OwnSums = float[kOwnTokens / 8][4];
   static_assert(kShape.element_is_bf16 && Products::kHeads == 1 && kSplit <= 2);
-  static_assert(kTileK % kGroupChannels == 0 && kColumns % kGroupChannels == 0 && kShape.producers == 4);
+  static_assert(kTileK % kGroupChannels == 0 && kColumns % 32 == 0 && kShape.producers == 4);
 
   const TensorMaps& maps;
   const GradientMaps& gradient_maps;
@@ -530,7 +530,7 @@ class KeyPipeline : public KeyProducts<Config, kForward, kPass> {
   /// The warpgroup's columns of a tile of value channels.
   GLA_DEVICE OperandTile own_columns(const RawTile<Element>& values) const {
     OperandTile own = values.operand();
-    if constexpr (kSplit > 1) own.base += this->member * (kColumns / kGroupChannels) * kLayout.panel;
+    if constexpr (kSplit > 1) own.base += along(own, this->first_column()) - own.base;
     own.columns = kColumns;
     return own;
   }

@@ -19,9 +19,9 @@ struct KeyWalkShape {
 
   /// Warps that hold the state of 16 key channels, each for its share of the value channels.
   GLA_HOST_DEVICE constexpr int split() const { return 16 * warps / tile_k; }
-  /// Value channels, those of each warp a multiple of 16; of a warpgroup's products whole panels.
+  /// Value channels, those of each warp a multiple of 16; of a warpgroup's products whole panels, or half of the only one.
   GLA_HOST_DEVICE constexpr int padded_v() const {
-    const int unit = (producers ? 64 : 16) * split();
+    const int unit = producers && head_dim_v <= 64 ? 64 : (producers ? 64 : 16) * split();
     return (head_dim_v + unit - 1) / unit * unit;
   }
   /// Warps whose rows of the state are one product's.

@@ -19,14 +19,15 @@ constexpr int kMostKeyStages = 2;
 constexpr int kPipelineChunk = 64, kMostPipelineStages = 3, kPipelineSharedBytes = 227 * 1024;
 constexpr int kMostPipelineK = 128, kClusterChunk = 32;
 // Of walks over key channels, a warpgroup that starts copies and makes P. They want rows of the state in the registers of a
-// warpgroup or two, each with 64, 128 or 256 value channels and their padding; others are walked by mma.sync ahead of dv by warpgroups.
+// warpgroup or two, each with 32, 64, 128 or 256 value channels and their padding; others are walked by mma.sync ahead of dv by
+// warpgroups.
 constexpr int kKeyProducers = 4, kMostMembers = 2;
 
 /// With producers.
 bool suits_warpgroups(const KeyWalkShape& shape) {
   if (shape.split() < 1 || shape.split() > kMostMembers) return false;
   const int columns = shape.padded_v() / shape.split();
-  return columns == 64 || columns == 128 || columns == 256;
+  return columns == 32 || columns == 64 || columns == 128 || columns == 256;
 }
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
