@@ -337,13 +337,18 @@ class LineWalk : LineInputs<Config, kOfKeys> {
       GLA_UNROLL_BY(1)
       for (int at = unit * kUnit; at < (unit + 1) * kUnit && at < stretch.count; at += kChunk) {
         if (turns && at > 0) leave(chunk_slot(at), lines);
-        pass_chunk(lines, stretch, at, queries);
+        if (kOfKeys && queries) {
+          pass_chunk<true>(lines, stretch, at);
+        } else {
+          pass_chunk<false>(lines, stretch, at);
+        }
       }
       end_unit();
     }
   }
 
-  GLA_DEVICE void pass_chunk(Lines& lines, const Stretch& stretch, int at, bool queries) const {
+  template <bool kQueries>
+  GLA_DEVICE void pass_chunk(Lines& lines, const Stretch& stretch, int at) const {
     const Index start = stretch.first + at;
     const int count = stretch.count - at;
     float sums[kQuerySums][kRows];
@@ -352,9 +357,9 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     for (int i = 0; i < kChunk; ++i) {
       if (i >= count) break;
       Token one;
-      read(one, at + i, queries);
+      read(one, at + i, kQueries);
       advance(lines, one);
-      if (!queries) continue;
+      if constexpr (!kQueries) continue;
       each_query(one, token(start + i),
                  [&](int query_head, const HeldLines<Element>&, const HeldAcross<Element>(&across)[kQuads]) {
                    add_dots(sums[kOneQuery ? i : 0], lines,
@@ -364,7 +369,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
                    clear(sums);
                  });
     }
-    if (kOneQuery && queries) write_sums<Element>(args.dq, head, args.scale, sums, start, count);
+    if (kOneQuery && kQueries) write_sums<Element>(args.dq, head, args.scale, sums, start, count);
   }
 
   // ---- and back -------------------------------------------------------------------------------------------------
