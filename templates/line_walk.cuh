@@ -326,29 +326,24 @@ class LineWalk : LineInputs<Config, kOfKeys> {
 
   // ---- there ----------------------------------------------------------------------------------------------------
 
-  /// Over a stretch; writes dq if `queries`. If it `turns`, with gates to come back for, the states before chunks but the first go
-  /// to their slots. Then, or with queries, the last two units are there afterwards.
+  /// Over a stretch; over rows it writes dq if `queries`. If it `turns`, with gates to come back for, the states before chunks but
+  /// the first go to their slots. Then, or over rows, the last two units are there afterwards.
   GLA_DEVICE void pass(Lines& lines, const Stretch& stretch, bool queries, bool turns) const {
     const int last_two = stretch.units() - 2;
-    start_unit(stretch, 0, queries || (turns && last_two <= 0));
+    start_unit(stretch, 0, kOfKeys || (turns && last_two <= 0));
     for (int unit = 0; unit < stretch.units(); ++unit) {
-      start_unit(stretch, unit + 1, queries || (turns && unit + 1 >= last_two));
+      start_unit(stretch, unit + 1, kOfKeys || (turns && unit + 1 >= last_two));
       await_unit();
       GLA_UNROLL_BY(1)
       for (int at = unit * kUnit; at < (unit + 1) * kUnit && at < stretch.count; at += kChunk) {
         if (turns && at > 0) leave(chunk_slot(at), lines);
-        if (kOfKeys && queries) {
-          pass_chunk<true>(lines, stretch, at);
-        } else {
-          pass_chunk<false>(lines, stretch, at);
-        }
+        pass_chunk(lines, stretch, at, queries);
       }
       end_unit();
     }
   }
 
-  template <bool kQueries>
-  GLA_DEVICE void pass_chunk(Lines& lines, const Stretch& stretch, int at) const {
+  GLA_DEVICE void pass_chunk(Lines& lines, const Stretch& stretch, int at, bool queries) const {
     const Index start = stretch.first + at;
     const int count = stretch.count - at;
     float sums[kQuerySums][kRows];
@@ -357,9 +352,9 @@ class LineWalk : LineInputs<Config, kOfKeys> {
     for (int i = 0; i < kChunk; ++i) {
       if (i >= count) break;
       Token one;
-      read(one, at + i, kQueries);
+      read(one, at + i, kOfKeys);
       advance(lines, one);
-      if constexpr (!kQueries) continue;
+      if (!queries) continue;
       each_query(one, token(start + i),
                  [&](int query_head, const HeldLines<Element>&, const HeldAcross<Element>(&across)[kQuads]) {
                    add_dots(sums[kOneQuery ? i : 0], lines,
@@ -369,7 +364,7 @@ class LineWalk : LineInputs<Config, kOfKeys> {
                    clear(sums);
                  });
     }
-    if (kOneQuery && kQueries) write_sums<Element>(args.dq, head, args.scale, sums, start, count);
+    if (kOneQuery && queries) write_sums<Element>(args.dq, head, args.scale, sums, start, count);
   }
 
   // ---- and back -------------------------------------------------------------------------------------------------
