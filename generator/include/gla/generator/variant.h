@@ -40,9 +40,9 @@ enum class Parameter : std::uint8_t {
   lanes_k,     ///< lanes of a warp along the key channels (decode)
   rows_v,      ///< value channels per thread (decode)
   warps,       ///< warps per block (decode, walks, lines)
-  tile_k,      ///< key channels per block (walks)
-  lanes,       ///< lanes of a warp that share a row or column of a state (lines)
-  rows,        ///< rows or columns of a state per thread (lines)
+  tile_k,  ///< key channels per block (walks); of fewer than 16 a warp, several share some, each with its value channels
+  lanes,  ///< lanes of a warp that share a row or column of a state (lines)
+  rows,   ///< rows or columns of a state per thread (lines)
   count_
 };
 inline constexpr std::size_t kParameterCount = static_cast<std::size_t>(Parameter::count_);
