@@ -150,7 +150,6 @@ LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Work
     const auto even = static_cast<std::int64_t>(std::ceil(std::sqrt(divided_up(usual, chunk))));
     const std::int64_t all = std::max<std::int64_t>(1, divided_up(workload.tokens, chunk));
     plan.segment_tokens = chunk * std::max(even, std::min<std::int64_t>(kLineSharedChunks, all));
-    plan.segments = std::max<std::int64_t>(1, divided_up(workload.tokens, plan.segment_tokens));
   }
   const std::int64_t states = workload.sequences * workload.heads;
   std::int64_t floats = 0;  // of a state in a slot
