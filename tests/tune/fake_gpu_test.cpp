@@ -55,7 +55,7 @@ bool has_nvrtc() {
 TEST_CASE("tune writes a measured table, removes its journal, and the runtime finds the table") {
   if (!has_nvrtc()) return;
   const FakeMachine machine(false);
-  REQUIRE(machine.run(fmt::format("tune {} --budget 8s", kProblem)) == 0);
+  REQUIRE(machine.run(fmt::format("tune {} --budget 12s", kProblem)) == 0);
   INFO(machine.errors());
   const std::string path = machine.path("config/gla-tune/tables/fake-gpu.yaml");
   const auto table = read_table(path);
@@ -95,7 +95,7 @@ TEST_CASE("variants that crash, break the context or are wrong cost themselves a
   const FakeMachine machine(true);
   Tally tally;
   const auto seen = [&](const char* reason) { return tally.refused.count(reason) > 0; };
-  for (const char* budget : {"10s", "90s"}) {  // a loaded machine compiles few variants in the first
+  for (const char* budget : {"15s", "90s"}) {  // a loaded machine compiles few variants in the first
     REQUIRE(machine.run(
                 fmt::format("tune {} --budget {} -o {}", kProblem, budget, machine.path("table.yaml"))) == 0);
     const auto table = read_table(machine.path("table.yaml"));
@@ -128,7 +128,7 @@ TEST_CASE("a run that is killed leaves no table, and the next one resumes from i
   waitpid(process, nullptr, 0);
   CHECK_FALSE(std::filesystem::exists(table));
   REQUIRE(content_of(journal).find("measured") != std::string::npos);
-  REQUIRE(machine.run(fmt::format("tune {} --budget 5s -o {}", kProblem, table)) == 0);
+  REQUIRE(machine.run(fmt::format("tune {} --budget 8s -o {}", kProblem, table)) == 0);
   CHECK(machine.errors().find("resuming") != std::string::npos);
   CHECK(read_table(table).ok());
   CHECK_FALSE(std::filesystem::exists(journal));
