@@ -31,19 +31,20 @@ bool suits_warpgroups(const KeyWalkShape& shape) {
 }
 
 KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
-  KeyWalkShape shape{.head_dim_k = problem.head_dim_k,
-                     .head_dim_v = problem.head_dim_v,
-                     .chunk = variant[Parameter::chunk],
+  const ChunkShape chunks = shape_of(problem, variant);
+  KeyWalkShape shape{.head_dim_k = chunks.head_dim_k,
+                     .head_dim_v = chunks.head_dim_v,
+                     .chunk = chunks.chunk,
                      .tile_k = variant[Parameter::tile_k],
                      .warps = variant[Parameter::warps],
-                     .stages = variant[Parameter::stages],
-                     .score_parts = variant[Parameter::score_parts],
-                     .state_parts = variant[Parameter::state_parts],
-                     .element_bytes = static_cast<int>(size_of(problem.dtype)),
-                     .element_is_bf16 = problem.dtype == DType::bf16,
-                     .gate_bytes = problem.gate_k ? static_cast<int>(size_of(problem.gate_dtype)) : 0,
-                     .async_copy = variant[Parameter::async_copy] != 0,
-                     .producers = variant[Parameter::producers] == 0 ? 0 : kKeyProducers,
+                     .stages = chunks.stages,
+                     .score_parts = chunks.score_parts,
+                     .state_parts = chunks.state_parts,
+                     .element_bytes = chunks.element_bytes,
+                     .element_is_bf16 = chunks.element_is_bf16,
+                     .gate_bytes = chunks.gate_bytes,
+                     .async_copy = chunks.async_copy,
+                     .producers = chunks.producers ? kKeyProducers : 0,
                      .fp32_gate_gradients = problem.fp32_gate_gradients};
   if (shape.producers && !suits_warpgroups(shape)) shape.producers = 0;
   return shape;
