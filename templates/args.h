@@ -19,6 +19,17 @@ struct Tensor {
 
 inline constexpr int kPathCounters = 2;
 
+/// Walks over whole sequences in legs: each is a block of its own, which takes over the state from the one ahead of it in time, or
+/// going back behind it. Blocks take legs in the order in which they start, all sequences' first ones first.
+struct Relay {
+  Index legs = 0;           ///< of each sequence, none of them empty; 0: walks are not cut
+  Index leg_tokens = 0;     ///< a multiple of the chunk
+  float* states = nullptr;  ///< [N, H, K, V], each of the walk's last leg that is done
+  float* flows = nullptr;   ///< [N, H, K], of key_relay the same of what flows through each gate
+  /// Zero at first: blocks that have started, and for each block of a launch without legs the warps that have handed on a state.
+  unsigned int* counters = nullptr;
+};
+
 /// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.
 struct KernelArgs {
   Tensor q, k, v, gk, gv, o;
@@ -32,12 +43,14 @@ struct KernelArgs {
   float scale = 1.0f;
 
   Index segments = 0;  ///< the most that one sequence can have; family `overlapped`: that each has
-  // Family `segmented`: sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
+  // Of segments that have states in memory (segmented, walks, lines): sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
   Index segment_tokens = 0;  ///< tokens per segment, a multiple of the chunk
   float* segment_states =
       nullptr;  ///< [slots, H, K, V]: a segment's own state; a scan makes it the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
   int segments_chain = 0;  ///< no scan: each finds the state before it from the own states of all before it
+
+  Relay relay;  ///< of a backward operation, of the walk for dq
 
   /// Null, or kPathCounters counters: chunks with one pivot, and blocks of 16 tokens of those without.
   unsigned long long* path_counts = nullptr;

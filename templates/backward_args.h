@@ -20,6 +20,10 @@ struct BackwardArgs : KernelArgs {
   // Of segments (KernelArgs): their own gradients of the state before them, then that of the state behind them.
   float* segment_gradients = nullptr;        ///< [slots, H, K, V]
   float* segment_gradient_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
+
+  Relay value_relay, key_relay;  ///< of the walks for dv and for dk
+  /// Whether the walk for dv runs on another stream, so that the one for dk is next behind that for dq.
+  int values_aside = 0;
 };
 
 /// Maps of what BackwardArgs has besides the tensors of turned(), as TensorMaps has them.

@@ -79,6 +79,7 @@ struct ChunkLayout {
   int v_plane, score_plane, out_plane;  ///< bytes per part (out: per warp along K)
   int before, after, last, decay;       ///< fp32 vectors over K
   int steep_totals;                     ///< fp32 of a steep chunk: [blocks][K]
+  int turn;                             ///< a word: whose turn it is (relay.cuh)
   int total;
 
   GLA_HOST_DEVICE static constexpr int odd_16(int bytes) { return (bytes / 16 | 1) * 16; }
@@ -114,6 +115,7 @@ struct ChunkLayout {
         last(0),
         decay(0),
         steep_totals(0),
+        turn(0),
         total(0) {
     const int vector = 4 * s.padded_k();
     const int out_bytes = s.warps_k * out_plane;
@@ -133,7 +135,8 @@ struct ChunkLayout {
     last = after + vector;
     decay = last + vector;
     steep_totals = decay + vector;
-    total = steep_totals + (s.gate_bytes ? s.blocks() * vector : 0);
+    turn = steep_totals + (s.gate_bytes ? s.blocks() * vector : 0);
+    total = turn + 4;
   }
 };
 
@@ -152,7 +155,7 @@ struct PipelineLayout {
   int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
-  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for passes without queries
+  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for chunks without queries
   int stage_bytes;
   int out;                           ///< staged outputs, of several query heads one below the other
   int inbox;                         ///< sums from the other block of a cluster: ClusterSums
@@ -164,6 +167,7 @@ struct PipelineLayout {
   int loaded, converted, made;       ///< barriers, one per stage each
   int reloaded;                      ///< one per team
   int received;                      ///< two per warp that multiplies
+  int turn;                          ///< a word: whose turn it is (relay.cuh)
   int total;
 
   GLA_HOST_DEVICE static constexpr int panels(int row_bytes) {
@@ -209,6 +213,7 @@ struct PipelineLayout {
         made(0),
         reloaded(0),
         received(0),
+        turn(0),
         total(0) {
     const int plane = k_panels * head_rows, v_plane = v_panels * head_rows;
     const int gate_plane = panels(s.gate_bytes * s.padded_k()) * head_rows;
@@ -245,13 +250,19 @@ struct PipelineLayout {
     reloaded = made + 8 * s.stages;
     received = reloaded + 8 * s.teams();
     failed = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
-    total = failed + 4 * s.stages * s.producers;
+    turn = failed + 4 * s.stages * s.producers;
+    total = turn + 4;
   }
 };
 
 /// Dynamic shared memory of a chunk kernel in bytes.
 GLA_HOST_DEVICE constexpr int shared_bytes(const ChunkShape& shape) {
   return shape.producers ? PipelineLayout(shape).total : ChunkLayout(shape).total;
+}
+
+/// Where a walk that may be cut into legs has the word of its turn.
+GLA_HOST_DEVICE constexpr int turn_offset(const ChunkShape& shape) {
+  return shape.producers ? PipelineLayout(shape).turn : ChunkLayout(shape).turn;
 }
 
 /// The shape of a pass that leaves states alone: in the room that queries and outputs take, a pipeline has chunks of 64

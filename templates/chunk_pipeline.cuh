@@ -3,7 +3,7 @@
 // send the outputs off by tensor copies. A chunk passes through a stage of PipelineLayout's ring like this:
 //   loaded     a transaction barrier: all its tiles have come
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
-//   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too
+//   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too, where it has any
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
 // `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of

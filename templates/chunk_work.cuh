@@ -7,6 +7,7 @@
 #include "chunk_layout.h"
 #include "chunk_state.cuh"
 #include "device/thread.cuh"
+#include "relay.cuh"
 #include "sequence.cuh"
 
 namespace gla {
@@ -20,6 +21,8 @@ struct ChunkWork {
   /// Segments have states of their own in memory.
   static constexpr bool kKeepsStates = kPass == Pass::segment_states || kPass == Pass::segment_outputs;
   static constexpr bool kLeads = kPass == Pass::overlapped;
+  /// Whether walks may be cut into legs.
+  static constexpr bool kRelays = kPass == Pass::whole && kShape.cluster == 1;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr int kTileV = kShape.tile_v;
   /// Blocks of other query heads.
@@ -40,6 +43,11 @@ struct ChunkWork {
   /// False if there is none for this block.
   GLA_DEVICE bool find() {
     Index block = block_index();
+    Leg leg;
+    if constexpr (kRelays) {
+      leg = take_leg(args.relay, turn());
+      block = leg.chain;
+    }
     if constexpr (kShape.cluster > 1) {
       rank = static_cast<int>(block % kShape.cluster);
       block /= kShape.cluster;
@@ -71,6 +79,13 @@ struct ChunkWork {
       if (segment > 0 && first >= sequence.length) return false;
       if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
       tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
+    }
+    if constexpr (kRelays) {
+      if (args.relay.legs != 0) {
+        segment = static_cast<int>(kShape.value_gradients ? args.relay.legs - 1 - leg.index : leg.index);
+        is_last_segment = segment == args.relay.legs - 1;
+        tokens = cut_out_leg(sequence, args.relay, segment);
+      }
     }
     if constexpr (kLeads) {
       if (segment >= args.segments) return false;
@@ -106,6 +121,9 @@ struct ChunkWork {
     StateStrides strides = kOwnStrides;
     if (kPass == Pass::segment_outputs && !chains) {
       source = segment_state(segment);
+    } else if (kRelays && leg().index > 0) {
+      wait_for_hand_over(args.relay, leg(), kShape.warps());
+      source = args.relay.states + state_offset();
     } else if (kOutputs) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       if (args.initial_state != nullptr)
@@ -125,6 +143,8 @@ struct ChunkWork {
   GLA_DEVICE void store_state(State& state, const float* decay) const {
     float* target = nullptr;
     StateStrides strides = kOwnStrides;
+    const bool hands_on = kRelays && leg().index + 1 < args.relay.legs;
+    if (hands_on) target = args.relay.states + state_offset();
     if constexpr (kPass == Pass::segment_states) {
       target = segment_state(segment);
       if (tile == 0) {
@@ -136,6 +156,7 @@ struct ChunkWork {
       target = static_cast<float*>(args.final_state) + state_offset();
     }
     if (target != nullptr) state.store(target + part_offset(strides), strides, valid_k(), valid_v);
+    if (hands_on) hand_on(args.relay, leg());
   }
 
   /// What a chunk, whose sums over K are `last`, does to the walk's decay.
@@ -163,6 +184,12 @@ struct ChunkWork {
     return (whole * ahead + all / 2) / all;
   }
 
+  /// Read anew where it is needed, not kept in registers of the walk.
+  GLA_DEVICE static unsigned int* turn() {
+    return reinterpret_cast<unsigned int*>(shared_memory() + turn_offset(kShape));
+  }
+  GLA_DEVICE Leg leg() const { return leg_of(args.relay, turn()); }
+
   static constexpr int kMultipliers =
       kWarpSize * kShape.warps();  // the block's first threads, which hold the state
 
@@ -174,7 +201,7 @@ struct ChunkWork {
   GLA_DEVICE Index part_offset(StateStrides strides) const {
     return first_k() * strides.k + tile * kTileV * strides.v;
   }
-  static constexpr StateStrides kOwnStrides{kShape.head_dim_v, 1};  ///< of states of segments
+  static constexpr StateStrides kOwnStrides{kShape.head_dim_v, 1};  ///< of states of segments and legs
   GLA_DEVICE float* segment_state(int of_segment) const {
     return args.segment_states + slot(of_segment) * kShape.head_dim_k * kShape.head_dim_v;
   }

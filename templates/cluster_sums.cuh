@@ -18,7 +18,8 @@ struct ClusterSums {
   static_assert(kShape.cluster == 2 && kBlocksV <= 2 && kShape.warps_v == 8);
 
   Tiles tiles;
-  int rank, chunk;
+  int rank;
+  int exchange;  ///< exchanges before this one
   float kept[kColumns][4];
 
   GLA_DEVICE bool keeps() const { return kBlocksV == 2 || warp_any(warp_index() / 4 == rank); }
@@ -30,7 +31,7 @@ struct ClusterSums {
   GLA_DEVICE void take(int i, const float (&sums)[Columns][4], int first) {
     if (i == kBlocksV - 1 && (kBlocksV == 2 || !keeps())) {
       const int other = 1 - rank;
-      const RemoteAddress slots(row_of_box(first), other), arriving(tiles.received(chunk), other);
+      const RemoteAddress slots(row_of_box(first), other), arriving(tiles.received(exchange), other);
       GLA_UNROLL
       for (int j = 0; j < Columns; ++j) send(slots + j * kRowBytes, sums[j], arriving);
     }
@@ -43,11 +44,11 @@ struct ClusterSums {
     }
   }
 
-  /// Adds what the other block has sent of this chunk.
+  /// Adds what the other block has sent in this exchange.
   GLA_DEVICE void receive() {
     if (!keeps()) return;
-    if (lane_index() == 0) barrier_arrive_expect(tiles.received(chunk), kColumns * kRowBytes);
-    barrier_wait_for_cluster(tiles.received(chunk), chunk / 2 % 2);
+    if (lane_index() == 0) barrier_arrive_expect(tiles.received(exchange), kColumns * kRowBytes);
+    barrier_wait_for_cluster(tiles.received(exchange), exchange / 2 % 2);
     const unsigned char* slots = row_of_box(0);
     GLA_UNROLL
     for (int j = 0; j < kColumns; ++j) {
@@ -63,7 +64,7 @@ struct ClusterSums {
   /// A warp sends to the same warp of the other block, which has the same value channels.
   GLA_DEVICE static int box() { return kBlocksV == 2 ? warp_index() : warp_index() % 4; }
   GLA_DEVICE unsigned char* row_of_box(int row) const {
-    return tiles.inbox(chunk) + (box() * kColumns + row) * kRowBytes + lane_index() * 16;
+    return tiles.inbox(exchange) + (box() * kColumns + row) * kRowBytes + lane_index() * 16;
   }
 };
 

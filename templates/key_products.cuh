@@ -65,23 +65,6 @@ struct KeyProducts : KeyWork<Config, kForward, kPass> {
     }
   }
 
-  /// sums += the scores' part, of blocks of 16 tokens from `first` on: k^T P^T, or going back q^T P.
-  template <int Octets, class LoadScores>
-  GLA_DEVICE static void add_score_products(float (&sums)[Octets][4], const Words& words, int first,
-                                            LoadScores load_scores) {
-    GLA_UNROLL
-    for (int from = 0; from < kChunk / 16; ++from) {
-      GLA_UNROLL
-      for (int own = 0; own < Octets / 2; ++own) {
-        const int to = first + own;
-        if (kForward ? from > to : from < to) continue;
-        Bits32 b[kShape.score_parts][4];
-        load_scores(b, from, to);
-        multiply_parts<kShape.score_parts>(sums[2 * own], sums[2 * own + 1], words[from], b);
-      }
-    }
-  }
-
   /// Writes an octet pair of tokens, of 16 bits, in the place of a raw tile's.
   GLA_DEVICE static void stage_words(const Bits32 (&words)[4], const OperandTile& to, int row0) {
     store_a_transposed(words, to, Work::first_channel(), row0);

@@ -82,7 +82,7 @@ struct KeyUnit {
       walk.state.scale(after);
       if constexpr (kOutputs) {
         find_state_product(walk);
-        if constexpr (kSteep) steep->clear_apart();
+        if constexpr (kSteep && !kOneHead) steep->clear_apart();
       }
       walk.state.scale(middle);
       if constexpr (kOutputs) add_inflow(walk);
@@ -233,7 +233,7 @@ struct KeyUnit {
       }
       Gates::template split<kParts>(words[pair], x);
     }
-    if constexpr (Walk::kFinishers > 1) {
+    if constexpr (Walk::kFinishers > 1 && kKeepsFactors) {
       static_assert(Walk::kFinishers == 2);
       GLA_UNROLL
       for (int i = 0; i < kOwnTokens / 2; ++i) {

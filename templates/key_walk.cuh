@@ -275,12 +275,20 @@ class KeyWalk : public KeyProducts<Config, kForward, kPass> {
     Products::load_scores(
         b, [this](int part) { return scores(part); }, from, to);
   }
-  /// sums += the scores' part; and the update of the state.
+  /// sums += the scores' part, k^T P^T or going back q^T P; and the update of the state.
   GLA_DEVICE void add_products(Sums& sums, const Words& words, bool with_scores, bool with_update) {
-    if (with_scores)
-      this->add_score_products(sums, words, 0, [this](Bits32(&b)[kShape.score_parts][4], int from, int to) {
-        load_scores(b, from, to);
-      });
+    if (with_scores) {
+      GLA_UNROLL
+      for (int from = 0; from < kChunk / 16; ++from) {
+        GLA_UNROLL
+        for (int to = 0; to < kChunk / 16; ++to) {
+          if (kForward ? from > to : from < to) continue;
+          Bits32 b[kShape.score_parts][4];
+          load_scores(b, from, to);
+          multiply_parts<kShape.score_parts>(sums[2 * to], sums[2 * to + 1], words[from], b);
+        }
+      }
+    }
     if (with_update) add_update(words);
   }
   GLA_DEVICE void add_update(const Words& words) {

@@ -55,6 +55,7 @@ struct KeyWalkLayout {
   int score_row, score_plane, scores;
   int exchange,
       exchange_plane;  ///< sums of the warps that share key channels, a plane for each but the first
+  int turn;            ///< a word: whose turn it is (relay.cuh)
   int total;
 
   /// `backward`: of the walk that reads what the other one left of the gates' gradients.
@@ -80,7 +81,8 @@ struct KeyWalkLayout {
         scores(d_o_operand + s.v_parts() * value_plane),
         exchange(scores + s.score_parts * score_plane),
         exchange_plane(4 * 16 * s.chunk),
-        total(exchange + s.tile_k / 16 * (s.split() - 1) * exchange_plane) {}
+        turn(exchange + s.tile_k / 16 * (s.split() - 1) * exchange_plane),
+        total(turn + 4) {}
 };
 
 /// The same of key_pipeline.cuh's kernels: panels as wgmma and tensor copies have them (device/warpgroup.cuh), in a ring of
@@ -98,6 +100,7 @@ struct KeyPipelineLayout {
       trade;  ///< what warpgroups that share key channels have for each other: of sums; of single values
   int loaded, made, finished;  ///< barriers, one per stage each
   int used, carried_loaded;    ///< one more each
+  int turn;                    ///< a word: whose turn it is (relay.cuh)
   int total;
 
   static constexpr int kTradedBytes = 4 * 4;  ///< of a thread
@@ -130,12 +133,18 @@ struct KeyPipelineLayout {
         finished(made + 8 * s.stages),
         used(finished + 8 * s.stages),
         carried_loaded(used + 8),
-        total(carried_loaded + 8) {}
+        turn(carried_loaded + 8),
+        total(turn + 4) {}
 };
 
 /// Dynamic shared memory in bytes.
 GLA_HOST_DEVICE constexpr int shared_bytes(const KeyWalkShape& shape, bool backward) {
   return shape.producers ? KeyPipelineLayout(shape, backward).total : KeyWalkLayout(shape, backward).total;
+}
+
+/// Where a walk that may be cut into legs has the word of its turn.
+GLA_HOST_DEVICE constexpr int turn_offset(const KeyWalkShape& shape, bool backward) {
+  return shape.producers ? KeyPipelineLayout(shape, backward).turn : KeyWalkLayout(shape, backward).turn;
 }
 
 /// Blocks of a walk by producers that a multiprocessor of 228 KB is to have; 1 KB of each is the system's. One product of

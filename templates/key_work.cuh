@@ -7,6 +7,7 @@
 #include "chunk_gates.cuh"
 #include "chunk_work.cuh"
 #include "key_walk_layout.h"
+#include "relay.cuh"
 #include "row_state.cuh"
 #include "sequence.cuh"
 #include "team.cuh"
@@ -15,13 +16,15 @@ namespace gla {
 
 template <class Config, bool kForward, Pass kPass>
 struct KeyWork {
-  static constexpr KeyWalkShape kShape = Config::key_walk;
+  static constexpr KeyWalkShape kShape = kForward ? Config::key_walk : Config::key_walk_back;
   static constexpr bool kGoesForward = kForward;
   static constexpr int kChunk = kShape.chunk, kTileK = kShape.tile_k, kSplit = kShape.split();
   static constexpr int kK = kShape.head_dim_k, kV = kShape.head_dim_v, kPaddedV = kShape.padded_v();
   static constexpr int kColumns = kPaddedV / kSplit;  // value channels of a warp
   static constexpr int kGroupWarps = kShape.group_warps(), kFinishers = kShape.finishers();
   static constexpr bool kOutputs = kPass != Pass::segment_states;
+  /// Whether walks may be cut into legs.
+  static constexpr bool kRelays = kPass == Pass::whole;
   /// Which side is loaded: what goes into the state, and for outputs both.
   static constexpr bool kQueries = !kForward || kOutputs;
   static constexpr bool kKeys = kForward || kOutputs;
@@ -59,6 +62,11 @@ struct KeyWork {
   GLA_DEVICE bool find_work() {
     constexpr int kTiles = (kK + kTileK - 1) / kTileK;
     Index block = block_index();
+    Leg own;
+    if constexpr (kRelays) {
+      own = take_leg(relay(), turn());
+      block = own.chain;
+    }
     tile = static_cast<int>(block % kTiles);
     block /= kTiles;
     head = static_cast<int>(block % args.heads);
@@ -69,6 +77,11 @@ struct KeyWork {
     sequence = sequence_of(args, n);
     tokens = sequence.length;
     walk_slot = n;
+    if constexpr (kRelays) {
+      if (relay().legs != 0) {
+        tokens = cut_out_leg(sequence, relay(), kForward ? own.index : relay().legs - 1 - own.index);
+      }
+    }
     if constexpr (kPass != Pass::whole) {
       walk_slot = first_segment_slot(args, n) + segment.index;
       first = Index{segment.index} * args.segment_tokens;
@@ -138,20 +151,30 @@ struct KeyWork {
   GLA_DEVICE void begin() {
     StatePart from{nullptr, {}};
     if constexpr (kPass == Pass::whole) from = callers(kForward ? args.initial_state : args.d_final_state);
+    if (takes_over()) {
+      wait_for_hand_over(relay(), leg(), kShape.warps);
+      from = segments_own(relay().states);
+    }
     if constexpr (kPass == Pass::segment_outputs)
       from = segments_own(kForward ? args.segment_states : args.segment_gradients);
     state.load(from.first, from.strides, valid_rows(), valid_columns());
     if constexpr (!kForward && kOutputs) {
-      if (!has_flow()) return;
+      if (takes_over() ? !wants_flows() : !has_flow()) return;
+      const float* const flows = channels_of(takes_over() ? relay().flows : args.flows);
       GLA_UNROLL
       for (int c = 0; c < 2; ++c)
-        if (lane_channel(c) < valid_rows()) flow[c] = channels_of(args.flows)[lane_channel(c)];
+        if (lane_channel(c) < valid_rows()) flow[c] = flows[lane_channel(c)];
     }
   }
   /// `add_up` adds up sums of the members, in those that lead.
   template <class AddUp>
   GLA_DEVICE void end(AddUp add_up) {
-    if constexpr (!kOutputs) {
+    if (kRelays && leg().index + 1 < relay().legs) {
+      const StatePart to = segments_own(relay().states);
+      state.store(to.first, to.strides, valid_rows(), valid_columns());
+      if (!kForward && wants_flows() && leads()) store_channels(relay().flows, flow);
+      hand_on(relay(), leg());
+    } else if constexpr (!kOutputs) {
       const StatePart to = segments_own(kForward ? args.segment_states : args.segment_gradients);
       state.store(to.first, to.strides, valid_rows(), valid_columns());
       if (leads()) store_channels(kForward ? args.segment_decays : args.segment_gradient_decays, decay);
@@ -177,6 +200,17 @@ struct KeyWork {
       if (lane_index() % 4 == 0 && lane_channel(c) < valid_rows())
         channels_of(vectors)[lane_channel(c)] = values[c];
   }
+
+  GLA_DEVICE const Relay& relay() const {
+    if constexpr (kForward) return args.relay;
+    return args.key_relay;
+  }
+  /// Read anew where it is needed, not kept in registers of the walk.
+  GLA_DEVICE unsigned int* turn() const {
+    return reinterpret_cast<unsigned int*>(shared + turn_offset(kShape, !kForward));
+  }
+  GLA_DEVICE Leg leg() const { return leg_of(relay(), turn()); }
+  GLA_DEVICE bool takes_over() const { return kRelays && leg().index > 0; }
 
   GLA_DEVICE bool wants_flows() const { return kGated && args.dgk.data != nullptr; }
   /// Whether dk's memory takes one of the two for the walk back.

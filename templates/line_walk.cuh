@@ -7,7 +7,7 @@
 //
 // The gradients of gates are products of the two states themselves, never sums of differences over tokens: nothing
 // drifts with T, and nothing cancels where next to nothing passes a gate. A walk that has to give them therefore goes back over
-// states that it has passed on the way there: it leaves one in memory before every segment, makes those before the segment's
+// states that it has passed on the way there: it leaves one in memory before every segment but the first, makes those before the segment's
 // chunks from that again, and from each of these, in registers, those between the tokens of the chunk.
 #pragma once
 

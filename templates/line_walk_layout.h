@@ -23,7 +23,7 @@ GLA_HOST_DEVICE constexpr long long line_walk_segment_slots(long long n, long lo
   return tokens == 0 ? 0 : n * ((tokens - 1) / segment_tokens);
 }
 
-/// Slots for the states before chunks of all of `sequences` sequences; `tokens` as above, of all.
+/// Slots for the states before chunks of all of `sequences` sequences; `tokens` of each, or packed of all.
 GLA_HOST_DEVICE constexpr long long line_walk_all_chunk_slots(long long sequences, long long tokens,
                                                               long long segment_tokens, int chunk) {
   if (segment_tokens <= kLineSharedChunks * chunk) return 0;

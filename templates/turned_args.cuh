@@ -16,6 +16,7 @@ GLA_DEVICE KernelArgs turned(const BackwardArgs& args) {
   back.final_state = args.d_initial_state;
   back.segment_states = args.segment_gradients;
   back.segment_decays = args.segment_gradient_decays;
+  back.relay = args.value_relay;
   back.path_counts = nullptr;
   return back;
 }

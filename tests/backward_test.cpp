@@ -98,6 +98,25 @@ TEST_CASE("gradients through segments, all and each by itself", "[wide]") {
   }
 }
 
+TEST_CASE("gradients by walks in legs, all and each by itself", "[wide]") {
+  const auto tested = [](const Problem& problem, const WalksChoice& choice) {
+    const LaunchKernel kernel = kernel_of(problem, walks_variant(problem, choice));
+    for (const Gates gates : {Gates::one, Gates::resets})
+      expect_right(problem, {.batch = 2, .tokens = 230, .heads = 2, .gates = gates, .legs = 3}, kernel);
+    for (const unsigned wanted :
+         {+kGradientQ, +kGradientK, +kGradientV, kGradientGk | kGradientK, +kGradientState})
+      expect_right(problem, {.tokens = 150, .gradients = wanted, .legs = 2}, kernel);
+    expect_right(problem, {.tokens = 150, .initial_state = false, .final_state = false, .legs = 2}, kernel);
+  };
+  tested(backward_of(32, 32), {});
+  tested(backward_of(32, 32, DType::bf16, 2), {.chunk = 16});
+  Problem v_first = backward_of(56, 120);
+  v_first.state_v_first = true;
+  tested(v_first, {.chunk = 64, .tile_k = 64, .tile_v = 128, .producers = 8});
+  // dk's by two warpgroups that share key channels, dq's by two that do not.
+  tested(backward_of(128, 64), {.tile_k = 128, .tile_v = 64, .warps = 8, .producers = 8, .tile_k_back = 64});
+}
+
 TEST_CASE("gradients by producers and warpgroups", "[wide]") {
   const KernelCase packed{.tokens = 250, .cu_seqlens = {0, 0, 1, 65, 240}, .gates = Gates::one};
   const auto tested = [&](const Problem& problem, const WalksChoice& choice) {

@@ -1,6 +1,7 @@
 // The emulator against what the hardware is documented to do: if these hold, a kernel that passes on it is
 // worth trusting, and a kernel with a missing barrier, wait or initialisation does not pass.
 #define GLA_EMULATOR
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
@@ -12,6 +13,7 @@
 #include "catch.h"
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
+#include "device/relay.cuh"
 #include "device/thread.cuh"
 #include "device/warpgroup.cuh"
 #include "machine.h"
@@ -505,4 +507,25 @@ TEST_CASE("OS threads launch and trap independently") {
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(faults == 100);
+}
+
+TEST_CASE("blocks take turns in the order in which they start, and a wait that nothing ends is a fault") {
+  constexpr int kBlocks = 6;
+  for (const Options& options : all_orders()) {
+    unsigned int started = 0, handed_on = 0;
+    std::vector<long long> taken(kBlocks, -1);
+    launch({kBlocks, 64, 16}, options, [&] {
+      auto* const turn = reinterpret_cast<unsigned int*>(shared_memory());
+      count_start(turn, &started);
+      wait_for_hand_over(&handed_on, 2 * *turn);
+      if (thread_index() == 0) taken[*turn] = block_index();
+      hand_on(&handed_on);
+    });
+    CHECK(started == kBlocks);
+    CHECK(handed_on == 2 * kBlocks);  // warps
+    CHECK(std::count(taken.begin(), taken.end(), -1) == 0);
+  }
+  unsigned int handed_on = 1;
+  CHECK(contains(fault_of({1, 32, 0}, {}, [&] { wait_for_hand_over(&handed_on, 2); }),
+                 "a wait for a count of 2, which is 1 and stays that"));
 }

@@ -203,6 +203,19 @@ TEST_CASE("overlapping segments do what one walk does, to the bit") {
   tested(chunk_of(64, 64), {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 3, .producers = 8});
 }
 
+TEST_CASE("walks in legs, whatever the order in which blocks run") {
+  const auto tested = [](const Problem& problem, const ChunkChoice& choice) {
+    const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
+    for (const int legs : {2, 3, 7}) {
+      for (const Gates gates : {Gates::sixteenth, Gates::resets})
+        expect_right(problem, {.batch = 2, .tokens = 230, .heads = 2, .gates = gates, .legs = legs}, kernel);
+      expect_right(problem, {.tokens = 150, .in_place = true, .legs = legs}, kernel);
+    }
+  };
+  tested(chunk_of(32, 48, DType::bf16, 2), {.tile_v = 16, .warps_v = 1, .group_tile = 2});
+  tested(chunk_of(64, 64), {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 3, .producers = 8});
+}
+
 TEST_CASE("tensors may lie head by head") {
   Problem problem = chunk_of(32, 48, DType::bf16, 2);
   const KernelCase c{.batch = 2, .tokens = 70, .heads = 3, .head_major = true};

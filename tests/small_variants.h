@@ -38,15 +38,15 @@ inline Variant chunk_variant(const Problem& problem, const ChunkChoice& c) {
 
 struct WalksChoice {
   int segments = 1, chunk = 32, tile_k = 32, tile_v = 32, warps = 4, stages = 2;
-  int score_parts = 2, state_parts = 2, async_copy = 1, producers = 0;
+  int score_parts = 2, state_parts = 2, async_copy = 1, producers = 0, tile_k_back = 0;
 };
 
 inline Variant walks_variant(const Problem& problem, const WalksChoice& c) {
   return legal(problem, "walks" + field("segments", c.segments) + field("chunk", c.chunk) +
-                            field("tile_k", c.tile_k) + field("tile_v", c.tile_v) + field("warps", c.warps) +
-                            field("stages", c.stages) + field("score_parts", c.score_parts) +
-                            field("state_parts", c.state_parts) + field("async_copy", c.async_copy) +
-                            field("producers", c.producers));
+                            field("tile_k", c.tile_k) + field("tile_k_back", c.tile_k_back) +
+                            field("tile_v", c.tile_v) + field("warps", c.warps) + field("stages", c.stages) +
+                            field("score_parts", c.score_parts) + field("state_parts", c.state_parts) +
+                            field("async_copy", c.async_copy) + field("producers", c.producers));
 }
 
 struct LinesChoice {

@@ -102,7 +102,7 @@ namespace {
 /// The tool as a kernel of the problem: it writes tensors as fp32, a case's buffers are dense and have the problem's dtypes.
 LaunchKernel naive_of(const Problem& problem) {
   const emulator::Program tools = tools_of(problem);
-  return [=](const BackwardArgs& args, const Workload& workload, const emulator::Options& options) {
+  return [=](const BackwardArgs& args, const Workload& workload, const RunOptions& options) {
     const std::int64_t rows = workload.packed ? workload.tokens : workload.sequences * workload.tokens;
     BackwardArgs wide = args;
     std::map<Output, std::vector<float>> tensors;
@@ -123,9 +123,9 @@ LaunchKernel naive_of(const Problem& problem) {
     std::vector<double> scratch(static_cast<std::size_t>(rows * workload.heads * (dim_k + dim_v)));
     wide.flows = reinterpret_cast<float*>(scratch.data());
     if (backward)
-      tools.run("naive", grid(states * (dim_k + dim_v)), wide, options);
+      tools.run("naive", grid(states * (dim_k + dim_v)), wide, options.emulator);
     else
-      tools.run("naive", grid(states * dim_v), static_cast<const KernelArgs&>(wide), options);
+      tools.run("naive", grid(states * dim_v), static_cast<const KernelArgs&>(wide), options.emulator);
     for (const auto& [output, tensor] : tensors) {
       const std::vector<std::byte> bytes = encode(dtype_of(problem, output), tensor);
       std::memcpy(output_of(args, output).data, bytes.data(), bytes.size());

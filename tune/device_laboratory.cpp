@@ -126,7 +126,9 @@ Result<DeviceLaboratory::Bench> DeviceLaboratory::bench(const Variant& variant, 
                                                         const Workload& workload) {
   const auto tensors = inputs(workload);
   if (!tensors.ok()) return tensors.status();
-  Bench bench{&kernels, *tensors, *problem_, variant, workload, plan(*problem_, variant, workload), {}};
+  const Relaying relaying{.multiprocessors = gpu_->architecture().multiprocessors};
+  Bench bench{&kernels, *tensors, *problem_, variant, workload, plan(*problem_, variant, workload, relaying),
+              {}};
   if (bench.launches.workspace_bytes > 0) {
     auto workspace = DeviceBuffer::allocate(*gpu_, bench.launches.workspace_bytes);
     if (!workspace.ok()) return workspace.status();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <list>
 #include <memory>
@@ -268,7 +269,7 @@ KernelResult run_kernel(const ReferenceInput& in, const KernelCase& c, const Lau
   args.heads = static_cast<int>(in.heads);
   args.scale = in.scale.value_or(1.0f / std::sqrt(static_cast<float>(dim_k)));
   args.path_counts = paths;
-  launch(args, {in.sequences(), in.heads, in.tokens, !in.cu_seqlens.empty()}, c.options);
+  launch(args, {in.sequences(), in.heads, in.tokens, !in.cu_seqlens.empty()}, {{.legs = c.legs}, c.options});
 
   KernelResult result;
   for (const OutputMemory& each : outputs) {
@@ -324,14 +325,16 @@ LaunchKernel kernel_of(const Problem& problem, const Variant& variant, const emu
   const Source source = render(problem, variant);
   const auto program =
       std::make_shared<emulator::Program>(emulator::Program::build(source.name, source.text, toolchain));
-  return [=](BackwardArgs args, const Workload& workload, const emulator::Options& options) {
-    const LaunchPlan launches = plan(problem, variant, workload);
+  return [=](BackwardArgs args, const Workload& workload, const RunOptions& options) {
+    const LaunchPlan launches = plan(problem, variant, workload, options.relaying);
     const GuardedMemory workspace(launches.workspace_bytes, 256);
+    if (launches.counters_bytes > 0)
+      std::memset(workspace.data() + launches.counters_offset, 0, launches.counters_bytes);
     place_workspace(args, launches, workspace.data());
     if (is_backward(problem.operation))
-      run_plan(*program, source.entries, launches, args, options);
+      run_plan(*program, source.entries, launches, args, options.emulator);
     else
-      run_plan(*program, source.entries, launches, static_cast<const KernelArgs&>(args), options);
+      run_plan(*program, source.entries, launches, static_cast<const KernelArgs&>(args), options.emulator);
   };
 }
 

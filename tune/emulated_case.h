@@ -37,6 +37,7 @@ struct KernelCase {
   bool nan_gate = false;               ///< the last sequence's first gk is NaN in head 0
   bool head_major = false;             ///< tensors lie in memory as [B, H, T, D], not as [B, T, H, D]
   std::optional<float> scale{};        ///< K^-0.5
+  int legs = 0;  ///< of every walk that can be cut into legs (generator/render.h, Relaying); 0: none is
   std::uint64_t seed = 1;
   emulator::Options options{};
 
@@ -60,9 +61,15 @@ struct KernelOutcome : PerOutput<ErrorReport> {
 /// The reference's answer.
 using ExpectedOutputs = PerOutput<std::vector<double>>;
 
+/// How a kernel is run.
+struct RunOptions {
+  Relaying relaying;
+  emulator::Options emulator;
+};
+
 /// What launches the kernel under test with arguments that miss only the workspace. A forward kernel takes the KernelArgs
 /// that are in them.
-using LaunchKernel = std::function<void(const BackwardArgs&, const Workload&, const emulator::Options&)>;
+using LaunchKernel = std::function<void(const BackwardArgs&, const Workload&, const RunOptions&)>;
 
 /// The inputs of a case, rounded to their dtypes: a function of its seed.
 ReferenceInput make_inputs(const Problem& problem, const KernelCase& kernel_case);

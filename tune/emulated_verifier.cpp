@@ -31,7 +31,8 @@ KernelCase kernel_case_of(const VerificationCase& spec, std::uint64_t seed, std:
                  .gradients = spec.gradients,
                  .in_place = spec.in_place,
                  .padded = spec.padded,
-                 .nan_gate = spec.nan_gate};
+                 .nan_gate = spec.nan_gate,
+                 .legs = spec.legs};
   if (spec.scale != 0) one.scale = spec.scale;
   one.options = {static_cast<emulator::Order>((seed + index) % kOrders), random_bits(seed, index)};
   return one;

@@ -37,7 +37,12 @@ bool ProblemTuner::Record::complete() const {
 
 ProblemTuner::ProblemTuner(const TuningBench& bench, TuningTask task)
     : bench_(bench), task_(std::move(task)), space_(space(task_.problem, bench.architecture)) {
-  ranked_ = ranked(task_.problem, space_, task_.workloads, bench.architecture);
+  if (task_.variants.empty()) {
+    ranked_ = ranked(task_.problem, space_, task_.workloads, bench.architecture);
+  } else {
+    for (const Variant& variant : task_.variants)
+      if (std::find(space_.begin(), space_.end(), variant) != space_.end()) ranked_.push_back(variant);
+  }
   absorb_journal();
 }
 
@@ -102,7 +107,8 @@ Status ProblemTuner::run(double deadline, double run_deadline, const std::string
   compile_ahead();
   GLA_RETURN_IF_ERROR(explore(untried(kFirstVariants), start + kRankingShare * share));
   while (bench_.progress.elapsed() < start + kSearchShare * share) {
-    std::vector<Variant> candidates = winners_neighbours();
+    std::vector<Variant> candidates;
+    if (task_.variants.empty()) candidates = winners_neighbours();
     if (candidates.empty()) candidates = untried(kLaterVariants);
     if (candidates.empty()) break;
     bench_.pool.request(task_.problem, candidates, true);

@@ -31,7 +31,10 @@ Result<TunedTable> tune_tasks(const TuningBench& bench, const std::vector<Tuning
     tuners[i].compile_ahead();
     if (i + 1 < tuners.size()) tuners[i + 1].compile_ahead();
     const double now = bench.progress.elapsed();
-    const double deadline = now + (run_deadline - now) * weight(tasks[i]) / weights_left;
+    // A renewal leaves out nothing that its table has: what is left of the budget is each problem's.
+    const bool searches = tasks[i].variants.empty();
+    const double deadline =
+        searches ? now + (run_deadline - now) * weight(tasks[i]) / weights_left : run_deadline;
     weights_left -= weight(tasks[i]);
     const std::string label = fmt::format("[{}/{}] {}", i + 1, tuners.size(), to_string(tasks[i].problem));
     GLA_RETURN_IF_ERROR(tuners[i].run(deadline, run_deadline, label));

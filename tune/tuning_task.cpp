@@ -78,6 +78,23 @@ std::vector<TuningTask> tuning_tasks(const TaskSelection& selection) {
   return tasks;
 }
 
+std::vector<TuningTask> renewal_tasks(const Table& table, const std::vector<Operation>& operations) {
+  std::vector<TuningTask> tasks;
+  for (const TableProblem& one : table.problems) {
+    const auto is_one = [&](Operation operation) { return operation == one.problem.operation; };
+    if (!operations.empty() && std::none_of(operations.begin(), operations.end(), is_one)) continue;
+    std::set<Workload> workloads;
+    std::set<Variant> variants;
+    TuningTask task{one.problem, {}, {}};
+    for (const Point& point : one.points) {
+      if (workloads.insert(point.workload).second) task.workloads.push_back(point.workload);
+      if (variants.insert(point.variant).second) task.variants.push_back(point.variant);
+    }
+    if (!task.workloads.empty()) tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
 Result<HeadDims> parse_head_dims(std::string_view text) {
   const std::size_t cross = text.find('x');
   const auto k = parse_positive(text.substr(0, cross), "head dims", text, kMaxHeadDim);

@@ -7,12 +7,15 @@
 #include <vector>
 
 #include "gla/generator/problem.h"
+#include "gla/generator/variant.h"
+#include "table.h"
 
 namespace gla {
 
 struct TuningTask {
   Problem problem;
   std::vector<Workload> workloads;
+  std::vector<Variant> variants = {};  ///< the only ones that are tried; empty: the space is searched
 };
 
 struct HeadDims {
@@ -48,6 +51,9 @@ bool suits(Operation operation, const Workload& workload);
 
 /// What is given twice counts once.
 std::vector<TuningTask> tuning_tasks(const TaskSelection& selection);
+
+/// What a table was tuned for, and nothing but the variants that it recommends. `operations`: those wanted; empty: all.
+std::vector<TuningTask> renewal_tasks(const Table& table, const std::vector<Operation>& operations);
 
 /// "64" or "128x256" (K x V).
 Result<HeadDims> parse_head_dims(std::string_view text);

@@ -39,6 +39,14 @@ VerificationCase packed_case(const Problem& problem, Gates gates, bool int64) {
   return packed;
 }
 
+/// The same, of chunk operations with every walk that can be in legs.
+VerificationCase in_legs(VerificationCase whole) {
+  if (!is_chunk(whole.problem)) return whole;
+  whole.legs = 3;
+  whole.name += " in 3 legs";
+  return whole;
+}
+
 /// Cases in which only some gradients are wanted: what a kernel leaves behind for another must not need the others' memory. Of
 /// 16 bits, chunk_backward's dgk comes with dk (templates/backward_args.h).
 template <class Add>
@@ -77,7 +85,7 @@ std::vector<std::int64_t> VerificationCase::lengths() const {
 }
 
 std::vector<VerificationCase> quick_cases(const Problem& problem) {
-  return {dense_case(problem, Gates::sixteenth), dense_case(problem, Gates::one),
+  return {dense_case(problem, Gates::sixteenth), in_legs(dense_case(problem, Gates::one)),
           packed_case(problem, Gates::sixteenth, false)};
 }
 
@@ -89,6 +97,8 @@ std::vector<VerificationCase> full_cases(const Problem& problem) {
     return cases.back();
   };
   for (const Gates gates : kAllGates) add(dense_case(problem, gates));
+  if (is_chunk(problem))
+    for (const Gates gates : {Gates::sixteenth, Gates::resets}) add(in_legs(dense_case(problem, gates)));
   for (const Gates gates : {Gates::sixteenth, Gates::one, Gates::resets}) {
     add(packed_case(problem, gates, false));
     add(packed_case(problem, gates, true), " scaled").scale = 0.3f;
@@ -100,7 +110,7 @@ std::vector<VerificationCase> full_cases(const Problem& problem) {
   if (is_backward(problem.operation))
     add_partial_cases(problem, add);
   else
-    add(dense_case(problem, Gates::one), " in place").in_place = true;
+    add(in_legs(dense_case(problem, Gates::one)), " in place").in_place = true;
   if (problem.gate_k) add(packed_case(problem, Gates::one, false), " NaN gate").nan_gate = true;
 
   if (!is_chunk(problem)) {

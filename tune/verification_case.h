@@ -28,6 +28,7 @@ struct VerificationCase {
   bool padded = false;                 ///< NaN between rows and heads and behind the last row
   bool nan_gate =
       false;        ///< one sequence's first gate is NaN in head 0: it, and nothing else, must be NaN in o
+  int legs = 0;     ///< of every walk that can be cut into legs (generator/render.h, Relaying); 0: none is
   float scale = 0;  ///< 0: K^-0.5
 
   std::int64_t sequences() const;

@@ -48,7 +48,7 @@ Answer<Verification> Verifier::verify(const Variant& variant) {
 
 Status Verifier::run(const LoadedKernels& kernels, const Variant& variant, CaseInputs& inputs) {
   const VerificationCase& spec = inputs.spec();
-  const LaunchPlan launches = plan(spec.problem, variant, spec.workload());
+  const LaunchPlan launches = plan(spec.problem, variant, spec.workload(), {.legs = spec.legs});
   if (launches.workspace_bytes > workspace_.size()) {
     workspace_ = {};
     auto grown = DeviceBuffer::allocate(*gpu_, launches.workspace_bytes);

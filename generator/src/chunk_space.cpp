@@ -337,8 +337,10 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   plan.boxes = boxes_of(problem, shape);
   if (variant.family != Family::segmented) {
     plan.segments = variant[Parameter::segments];  // none where the family is fused
-    plan.launches.add({0, std::max<std::int64_t>(plan.segments, 1) * workload.sequences * output_tiles,
-                       shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
+    Launch walk{0, std::max<std::int64_t>(plan.segments, 1) * workload.sequences * output_tiles,
+                shapes[0].threads, shapes[0].shared_bytes, shape.cluster};
+    if (variant.family == Family::fused) walk.may_be_cut(WalkKind::inputs, shape.chunk, shapes[0].min_blocks);
+    plan.launches.add(walk);
     return plan;
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;

@@ -48,6 +48,10 @@ struct FamilyKernels {
 };
 const FamilyKernels& kernels_of(Family family);
 
+/// Cuts the walks of a plan that can be and where it pays, and appends what they need to the workspace (relay.cpp).
+void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& workload,
+                   const Relaying& relaying);
+
 // chunk_space.cpp
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family);
 const FamilyKernels& chunk_kernels();

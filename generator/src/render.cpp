@@ -130,8 +130,11 @@ Source render(const Problem& problem, const Variant& variant) {
   return kernels_of(variant.family).render(problem, variant);
 }
 
-LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload) {
-  return kernels_of(variant.family).plan(problem, variant, workload);
+LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,
+                const Relaying& relaying) {
+  LaunchPlan plan = kernels_of(variant.family).plan(problem, variant, workload);
+  cut_into_legs(plan, problem, workload, relaying);
+  return plan;
 }
 
 std::vector<EntryShape> entry_shapes(const Problem& problem, const Variant& variant) {

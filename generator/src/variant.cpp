@@ -10,9 +10,9 @@ namespace {
 constexpr std::array<std::string_view, 6> kFamilies = {"fused",  "overlapped", "segmented",
                                                        "decode", "walks",      "lines"};
 constexpr std::array<std::string_view, kParameterCount> kParameters = {
-    "chunk",       "tile_v",      "warps_v",    "warps_k",   "group_tile", "stages",     "segments",
-    "score_parts", "state_parts", "async_copy", "producers", "cluster",    "min_blocks", "lanes_k",
-    "rows_v",      "warps",       "tile_k",     "lanes",     "rows"};
+    "chunk",       "tile_v",      "warps_v",    "warps_k",     "group_tile", "stages",     "segments",
+    "score_parts", "state_parts", "async_copy", "producers",   "cluster",    "min_blocks", "lanes_k",
+    "rows_v",      "warps",       "tile_k",     "tile_k_back", "lanes",      "rows"};
 
 using enum Parameter;
 constexpr std::array kFusedParameters = {chunk,      tile_v,    warps_v,     warps_k,
@@ -22,8 +22,8 @@ constexpr std::array kSegmentedParameters = {segments,   chunk,   tile_v,      w
                                              group_tile, stages,  score_parts, state_parts, async_copy,
                                              producers,  cluster, min_blocks};
 constexpr std::array kDecodeParameters = {lanes_k, rows_v, warps, stages, min_blocks};
-constexpr std::array kWalksParameters = {segments, chunk,       tile_k,      tile_v,     warps,
-                                         stages,   score_parts, state_parts, async_copy, producers};
+constexpr std::array kWalksParameters = {segments, chunk,       tile_k,      tile_k_back, tile_v,   warps,
+                                         stages,   score_parts, state_parts, async_copy,  producers};
 constexpr std::array kLinesParameters = {lanes, rows, warps, chunk};
 
 /// Takes the text up to the next space off the front of `text`.
@@ -71,7 +71,8 @@ std::span<const Parameter> parameters_of(Family family) {
 std::string to_string(const Variant& variant) {
   std::string text(to_string(variant.family));
   for (Parameter parameter : parameters_of(variant.family))
-    text += fmt::format(" {}={}", to_string(parameter), variant[parameter]);
+    if (is_written(variant, parameter))
+      text += fmt::format(" {}={}", to_string(parameter), variant[parameter]);
   return text;
 }
 
@@ -106,7 +107,7 @@ Result<Variant> parse_variant(std::string_view text) {
     variant.set(*parameter, value);
   }
   for (Parameter parameter : own) {
-    if (!seen[static_cast<std::size_t>(parameter)])
+    if (!seen[static_cast<std::size_t>(parameter)] && !is_optional(parameter))
       return invalid_argument(fmt::format("variant '{}' lacks {}", original, to_string(parameter)));
   }
   return variant;

@@ -30,12 +30,14 @@ bool suits_warpgroups(const KeyWalkShape& shape) {
   return columns == 32 || columns == 64 || columns == 128 || columns == 256;
 }
 
-KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant) {
+/// Of the walk for dq, or for dk.
+KeyWalkShape key_shape_of(const Problem& problem, const Variant& variant, bool backward) {
   const ChunkShape chunks = shape_of(problem, variant);
+  const int tile_k_back = variant[Parameter::tile_k_back];
   KeyWalkShape shape{.head_dim_k = chunks.head_dim_k,
                      .head_dim_v = chunks.head_dim_v,
                      .chunk = chunks.chunk,
-                     .tile_k = variant[Parameter::tile_k],
+                     .tile_k = backward && tile_k_back != 0 ? tile_k_back : variant[Parameter::tile_k],
                      .warps = variant[Parameter::warps],
                      .stages = chunks.stages,
                      .score_parts = chunks.score_parts,
@@ -123,9 +125,22 @@ Status key_pipeline_constraints(const KeyWalkShape& s) {
   return {};
 }
 
+/// A smaller tile of dk's walk is for warpgroups, as all its others are. dq's leaves room for dv beside it where it has few blocks,
+/// and dk's has the multiprocessors to itself.
+Status check_tile_back(const KeyWalkShape& keys, const KeyWalkShape& back, int tile_k_back) {
+  if (tile_k_back == 0) return {};
+  if (tile_k_back >= keys.tile_k || !keys.producers || !back.producers) {
+    return invalid_argument(fmt::format(
+        "tile_k_back={} with tile_k={}; accepted: 0, and with producers that both have, fewer channels",
+        tile_k_back, keys.tile_k));
+  }
+  return key_pipeline_constraints(back);
+}
+
 Status walks_constraints(const Problem& problem, const Architecture& architecture, const Variant& variant) {
   // Gates' gradients in fp32 take a little less, but what is legal must be so for all that share points.
-  const KeyWalkShape keys = key_shape_of(tuning_key(problem), variant);
+  const KeyWalkShape keys = key_shape_of(tuning_key(problem), variant, false),
+                     back = key_shape_of(tuning_key(problem), variant, true);
   const int warps = keys.warps, tile_v = variant[Parameter::tile_v];
   if (Status status = check_tile("tile_k", keys.tile_k, "head_dim_k", keys.head_dim_k); !status.ok())
     return status;
@@ -159,6 +174,8 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
   }
   if (keys.producers)
     if (Status status = key_pipeline_constraints(keys); !status.ok()) return status;
+  if (Status status = check_tile_back(keys, back, variant[Parameter::tile_k_back]); !status.ok())
+    return status;
   if (values.padded_k() % (16 * values.warps_k) != 0) {
     return invalid_argument(
         fmt::format("head_dim_k={}, padded to {}, is not a multiple of 16*warps/(tile_v/16)={}",
@@ -184,8 +201,8 @@ Status walks_constraints(const Problem& problem, const Architecture& architectur
     return invalid_argument(fmt::format("stages={} without producers of key channels; accepted: up to {}",
                                         keys.stages, kMostKeyStages));
   }
-  const std::size_t shared =
-      std::max(key_shared_bytes(keys, true), static_cast<std::size_t>(shared_bytes(values)));
+  const std::size_t shared = std::max({key_shared_bytes(keys, false), key_shared_bytes(back, true),
+                                       static_cast<std::size_t>(shared_bytes(values))});
   if (shared > architecture.shared_memory_per_block) {
     return invalid_argument(fmt::format("needs {} bytes of shared memory; a block has {}", shared,
                                         architecture.shared_memory_per_block));
@@ -202,14 +219,14 @@ bool is_hopeless_walk(const Variant& variant, Parameter parameter) {
   return parameter == Parameter::warps && variant[Parameter::tile_k] > 16 * variant[Parameter::warps];
 }
 
-std::string key_shape_text(const KeyWalkShape& s) {
+std::string key_shape_text(std::string_view name, const KeyWalkShape& s) {
   return fmt::format(
-      R"(  static constexpr KeyWalkShape key_walk = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_k = {},
+      R"(  static constexpr KeyWalkShape {} = {{.head_dim_k = {}, .head_dim_v = {}, .chunk = {}, .tile_k = {},
                                              .warps = {}, .stages = {}, .score_parts = {}, .state_parts = {},
                                              .element_bytes = {}, .element_is_bf16 = {}, .gate_bytes = {},
                                              .async_copy = {}, .producers = {}{}}};
 )",
-      s.head_dim_k, s.head_dim_v, s.chunk, s.tile_k, s.warps, s.stages, s.score_parts, s.state_parts,
+      name, s.head_dim_k, s.head_dim_v, s.chunk, s.tile_k, s.warps, s.stages, s.score_parts, s.state_parts,
       s.element_bytes, s.element_is_bf16, s.gate_bytes, s.async_copy, s.producers,
       s.fp32_gate_gradients ? ", .fp32_gate_gradients = true" : "");
 }
@@ -225,6 +242,7 @@ FamilySpace walks_family(const Problem& problem, const Architecture& architectur
           {{Parameter::segments, {1, 2, 4, 8, 16}},
            {Parameter::chunk, {16, 32, 64}},
            {Parameter::tile_k, {16, 32, 64, 128}},
+           {Parameter::tile_k_back, architecture.has_wgmma() ? Values{0, 64} : Values{0}},
            {Parameter::tile_v, {16, 32, 64, 128, 256}},
            {Parameter::warps, {1, 2, 4, 8}},
            {Parameter::stages, {1, 2, kMostPipelineStages}},
@@ -286,16 +304,18 @@ std::span<const WalkEntry> entries_of(const Variant& variant) {
 }
 
 std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant& variant) {
-  const KeyWalkShape keys = key_shape_of(problem, variant);
   const ChunkShape values = value_shape_of(problem, variant);
   std::vector<EntryShape> shapes;
   for (const WalkEntry& entry : entries_of(variant)) {
     switch (entry.kind) {
       case WalkEntry::keys_forward:
-      case WalkEntry::keys_backward:
-        shapes.push_back({keys.threads(), key_shared_bytes(keys, entry.kind == WalkEntry::keys_backward),
+      case WalkEntry::keys_backward: {
+        const bool backward = entry.kind == WalkEntry::keys_backward;
+        const KeyWalkShape keys = key_shape_of(problem, variant, backward);
+        shapes.push_back({keys.threads(), key_shared_bytes(keys, backward),
                           keys.producers ? blocks_of_pipeline(keys) : 1});
         break;
+      }
       case WalkEntry::scan:
         shapes.push_back({kScanThreads, 0, 1});
         break;
@@ -309,9 +329,10 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
 
 Source render_walks(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
-  const KeyWalkShape keys = key_shape_of(problem, variant);
+  const KeyWalkShape keys = key_shape_of(problem, variant, false);
   std::vector<std::string_view> headers{"chunk_backward.cuh"};
-  std::string config = shape_text(values) + key_shape_text(keys);
+  std::string config = shape_text(values) + key_shape_text("key_walk", keys);
+  config += key_shape_text("key_walk_back", key_shape_of(problem, variant, true));
   if (values.producers) {
     if (keys.producers) headers.push_back("key_pipeline.cuh");
     headers.push_back("value_pipeline.cuh");
@@ -338,12 +359,18 @@ Source render_walks(const Problem& problem, const Variant& variant) {
   return source;
 }
 
+WalkKind walk_kind(const WalkEntry& entry) {
+  return entry.kind == WalkEntry::keys_forward ? WalkKind::inputs
+         : entry.kind == WalkEntry::values     ? WalkKind::values
+                                               : WalkKind::keys;
+}
+
 LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
   LaunchPlan plan;
   const ChunkShape values = value_shape_of(problem, variant);
   plan.boxes = boxes_of(problem, values);
   if (values.producers) {
-    const KeyWalkShape keys = key_shape_of(problem, variant);
+    const KeyWalkShape keys = key_shape_of(problem, variant, false);
     plan.boxes.rows = box_rows(keys, values);
     plan.boxes.gate_gradient_bytes = keys.gate_gradient_bytes();
   }
@@ -358,17 +385,24 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
   const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
   for (const WalkEntry& entry : entries_of(variant)) {
     const bool scans = entry.kind == WalkEntry::scan, of_values = entry.kind == WalkEntry::values;
-    const std::int64_t tiles = divided_up(of_values ? problem.head_dim_v : problem.head_dim_k,
-                                          variant[of_values ? Parameter::tile_v : Parameter::tile_k]);
+    const std::int64_t tiles =
+        of_values ? divided_up(problem.head_dim_v, variant[Parameter::tile_v])
+                  : divided_up(problem.head_dim_k,
+                               key_shape_of(problem, variant, entry.kind == WalkEntry::keys_backward).tile_k);
     const auto index = plan.launches.size();
     const int cluster = of_values ? values.cluster : 1;
-    plan.launches.add(
-        {.entry = static_cast<int>(index),
-         .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
-         .threads = shapes[index].threads,
-         .shared_bytes = shapes[index].shared_bytes,
-         .cluster = cluster,
-         .needs = entry.gradients});
+    Launch launch{.entry = static_cast<int>(index),
+                  .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
+                  .threads = shapes[index].threads,
+                  .shared_bytes = shapes[index].shared_bytes,
+                  .cluster = cluster,
+                  .needs = entry.gradients};
+    if (plan.segment_tokens == 0)
+      launch.may_be_cut(walk_kind(entry), of_values ? values.chunk : variant[Parameter::chunk],
+                        shapes[index].min_blocks);
+    launch.may_run_aside =
+        plan.segment_tokens == 0 && of_values && key_shape_of(problem, variant, false).producers;
+    plan.launches.add(launch);
   }
   const auto reserve = [&](std::int64_t floats) {
     const std::size_t offset = plan.workspace_bytes;
@@ -388,7 +422,7 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
 
 int estimated_walks_registers(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
-  return std::max(key_registers(key_shape_of(problem, variant)),
+  return std::max(key_registers(key_shape_of(problem, variant, false)),
                   values.producers ? 0 : value_registers(values));
 }
 
@@ -429,7 +463,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
     const bool by_warpgroups =
-        of_values ? variant[Parameter::producers] != 0 : key_shape_of(problem, variant).producers != 0;
+        of_values ? variant[Parameter::producers] != 0 : key_shape_of(problem, variant, false).producers != 0;
     const double share = by_warpgroups ? kShareOfWarpgroups : 1.0;
     const double walk =
         share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);

@@ -116,7 +116,11 @@ struct Context::Impl {
         device(std::move(on)),
         primary(std::move(held)),
         log(options.log),
-        cache(options.cache_dir.empty() ? CubinCache::default_folder() : options.cache_dir) {}
+        cache(options.cache_dir.empty() ? CubinCache::default_folder() : options.cache_dir) {
+    relaying.multiprocessors = device.architecture.multiprocessors;
+    if (options.max_multiprocessors > 0)
+      relaying.multiprocessors = std::min(relaying.multiprocessors, options.max_multiprocessors);
+  }
 
   ~Impl() {
     const driver::PrimaryContext::Scope current(primary);
@@ -190,7 +194,7 @@ struct Context::Impl {
       if (!made.ok()) return made.status();
       prepared = *made;
     }
-    const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload);
+    const LaunchPlan& plan = recent_plan(prepared->id, problem, prepared->variant, workload, relaying);
     const bool in_place = is_in_place(args.initial_state, args.final_state);
     if (Status status = check_workspace(workspace, all_workspace_bytes(request, plan, in_place));
         !status.ok())
@@ -210,6 +214,7 @@ struct Context::Impl {
   driver::PrimaryContext primary;
   LogCallback log;
   CubinCache cache;
+  Relaying relaying;
   std::unique_ptr<Registry> registry;
 };
 
@@ -252,12 +257,12 @@ Result<std::size_t> Context::workspace_bytes(Operation operation, const ForwardC
   if (workload.sequences == 0 || workload.tokens == 0) return std::size_t{0};
   const bool in_place = is_in_place(call.initial_state, call.final_state);
   if (const Prepared* prepared = impl_->registry->find(problem, workload, accuracy)) {
-    return all_workspace_bytes(*request, recent_plan(prepared->id, problem, prepared->variant, workload),
-                               in_place);
+    return all_workspace_bytes(
+        *request, recent_plan(prepared->id, problem, prepared->variant, workload, impl_->relaying), in_place);
   }
   const Result<Choice> choice = choose(problem, workload, accuracy);
   if (!choice.ok()) return choice.status();
-  return all_workspace_bytes(*request, plan(problem, choice->variant, workload), in_place);
+  return all_workspace_bytes(*request, plan(problem, choice->variant, workload, impl_->relaying), in_place);
 }
 
 Status Context::forward(Operation operation, const ForwardCall& call, void* workspace,

@@ -27,6 +27,7 @@ struct Api {
   X(cuMemsetD8Async) X(cuMemsetD32Async)                                                            \
   X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuPointerGetAttribute)          \
   X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamWaitValue32)                \
+  X(cuStreamWaitEvent) X(cuCtxGetStreamPriorityRange)                                               \
   X(cuStreamGetCtx) X(cuStreamIsCapturing) X(cuStreamBeginCapture) X(cuStreamEndCapture)            \
   X(cuThreadExchangeStreamCaptureMode)                                                              \
   X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)           \

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "args.h"
@@ -9,6 +10,7 @@
 #include "compiler.h"
 #include "driver.h"
 #include "gla/generator/render.h"
+#include "side_streams.h"
 
 namespace gla {
 
@@ -26,7 +28,7 @@ class LoadedKernels {
   /// Enqueues every launch of the plan with the same arguments.
   template <class Args>
   Status launch(const LaunchPlan& plan, const Args& args, CUstream stream) const {
-    return launch_raw(plan.launches, ~0u, &args, stream);
+    return launch_raw(plan, ~0u, &args, nullptr, stream);
   }
   /// Those that the call needs; where the plan has boxes, with the maps of encode_maps(), whose errors it passes on before
   /// anything is enqueued.
@@ -36,10 +38,19 @@ class LoadedKernels {
   CUfunction function(int entry) const { return functions_[static_cast<std::size_t>(entry)]; }
 
  private:
-  Status launch_raw(const Launches& launches, unsigned needed, const void* args, CUstream stream) const;
+  /// `counters`: of the plan, null without.
+  Status launch_raw(const LaunchPlan& plan, unsigned needed, const void* args, const void* counters,
+                    CUstream stream) const;
+  struct Manner {
+    bool early, high_priority;
+  };
+  Status launch_one(const Launch& launch, void** parameters, const Manner& manner, CUstream stream) const;
+
   const driver::Api* api_ = nullptr;
   std::vector<CUmodule> modules_;
   std::vector<CUfunction> functions_;
+  std::unique_ptr<SideStreams> side_streams_;
+  int high_priority_ = 0;
   /// Before the kernel ahead has ended, for which they wait by themselves (templates/device/launch.cuh).
   bool start_early_ = false;
 };
@@ -53,16 +64,38 @@ inline bool needs_state_copy(const LaunchPlan& plan, bool in_place) {
   return in_place && plan.segment_tokens == 0 && plan.segments > 1;
 }
 
+/// The Relay of a kind of walk in the workspace.
+inline Relay relay_in(void* workspace, const LaunchPlan& plan, WalkKind kind) {
+  const RelayPlan& relay = plan.relays[static_cast<std::size_t>(kind)];
+  if (relay.legs == 0) return {};
+  char* const base = static_cast<char*>(workspace);
+  return {relay.legs, relay.leg_tokens, reinterpret_cast<float*>(base + relay.states_offset),
+          reinterpret_cast<float*>(base + relay.flows_offset),
+          reinterpret_cast<unsigned int*>(base + relay.counters_offset)};
+}
+
 /// The segments of those families that have some, and their place in the workspace. A call that needs a copy of its initial state has
 /// that by now, or its sequences are walked as one.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
   const bool in_place = is_in_place(args.initial_state, args.final_state);
   args.segments = needs_state_copy(plan, in_place) ? 1 : plan.segments;
+  args.relay = relay_in(workspace, plan, WalkKind::inputs);
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
   args.segments_chain = plan.may_chain && !in_place ? 1 : 0;
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);
+}
+
+/// The plan's counters, of arguments that have their place in the workspace.
+inline const void* counters_of(const KernelArgs& args) {
+  return args.relay.counters;
+}
+inline const void* counters_of(const BackwardArgs& args) {
+  // In the order of the launches.
+  for (const Relay* relay : {&args.relay, &args.value_relay, &args.key_relay})
+    if (relay->counters != nullptr) return relay->counters;
+  return nullptr;
 }
 
 /// The gradients that have memory: bits of Gradient.
@@ -92,6 +125,10 @@ inline void place_workspace(BackwardArgs& args, const LaunchPlan& plan, void* wo
     return reinterpret_cast<float*>(static_cast<char*>(workspace) + offset);
   };
   args.flows = at(plan.flows_offset);
+  args.value_relay = relay_in(workspace, plan, WalkKind::values);
+  args.key_relay = relay_in(workspace, plan, WalkKind::keys);
+  for (const Launch& launch : plan.launches)
+    if (launch.aside) args.values_aside = 1;
   if (plan.segment_tokens == 0) return;
   args.segment_gradients = at(plan.gradients_offset);
   args.segment_gradient_decays = at(plan.gradient_decays_offset);

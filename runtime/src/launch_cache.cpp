@@ -25,11 +25,11 @@ std::size_t slot_of(std::uint64_t id, const Workload& workload) {
 }  // namespace
 
 const LaunchPlan& recent_plan(std::uint64_t id, const Problem& problem, const Variant& variant,
-                              const Workload& workload) {
+                              const Workload& workload, const Relaying& relaying) {
   static thread_local std::array<Slot, kSlots> slots;
   Slot& slot = slots[slot_of(id, workload)];
   if (slot.id == id && slot.workload == workload) return slot.plan;
-  slot = {id, workload, plan(problem, variant, workload)};
+  slot = {id, workload, plan(problem, variant, workload, relaying)};
   return slot.plan;
 }
 

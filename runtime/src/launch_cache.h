@@ -11,9 +11,9 @@
 namespace gla {
 
 /// The plan of a variant for a workload. `id` names (problem, variant) uniquely in the process
-/// (next_plan_id). The reference is good until this thread's next call.
+/// (next_plan_id); `relaying` is that of the process's device. The reference is good until this thread's next call.
 const LaunchPlan& recent_plan(std::uint64_t id, const Problem& problem, const Variant& variant,
-                              const Workload& workload);
+                              const Workload& workload, const Relaying& relaying);
 
 std::uint64_t next_plan_id();
 

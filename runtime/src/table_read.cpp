@@ -226,11 +226,14 @@ Variant read_variant(const YAML::Node& node, const Problem& problem, const Archi
     variant.set(parameter, value);
   }
   const std::span<const Parameter> parameters = parameters_of(variant.family);
+  std::size_t own = 1;  // the family
   for (const Parameter parameter : parameters) {
-    if (!seen.contains(std::string(to_string(parameter))))
+    const bool given = seen.contains(std::string(to_string(parameter)));
+    if (!given && !is_optional(parameter))
       fail(node, fmt::format("variant lacks the key '{}'", to_string(parameter)));
+    own += given ? 1 : 0;
   }
-  if (seen.size() != parameters.size() + 1)
+  if (seen.size() != own)
     fail(node, fmt::format("variant has a parameter that {} does not have", to_string(variant.family)));
   if (const Status status = check(problem, architecture, variant); !status.ok())
     fail(node, fmt::format("variant is outside the space: {}", status.message()));

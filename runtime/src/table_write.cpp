@@ -32,7 +32,8 @@ std::string number(double value) {
 std::string variant_map(const Variant& variant) {
   std::string out = fmt::format("{{family: {}", to_string(variant.family));
   for (const Parameter parameter : parameters_of(variant.family))
-    out += fmt::format(", {}: {}", to_string(parameter), variant[parameter]);
+    if (is_written(variant, parameter))
+      out += fmt::format(", {}: {}", to_string(parameter), variant[parameter]);
   return out += "}";
 }
 

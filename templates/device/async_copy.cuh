@@ -36,7 +36,7 @@ GLA_DEVICE void copy_async_commit() {
 }
 
 /// Waits until at most `Pending` of this thread's groups are unfinished. Other threads see the data after a
-/// block_sync.
+/// barrier, those of its warp after a warp_sync.
 template <int Pending>
 GLA_DEVICE void copy_async_wait() {
 #if defined(GLA_EMULATOR)

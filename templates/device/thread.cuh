@@ -47,6 +47,16 @@ GLA_DEVICE unsigned int opaque(unsigned int value) {
   return value;
 }
 
+/// The same value, which all 32 lanes of the warp have, and the compiler knows to be one then: addresses that come from it lie in
+/// uniform registers.
+GLA_DEVICE unsigned int uniform(unsigned int value) {
+#if defined(GLA_EMULATOR)
+  return value;
+#else
+  return __reduce_or_sync(0xffffffffu, value);
+#endif
+}
+
 /// The block's dynamic shared memory; its addresses there, which warpgroup.cuh swizzles by, are multiples of 1024.
 GLA_DEVICE unsigned char* shared_memory() {
 #if defined(GLA_EMULATOR)

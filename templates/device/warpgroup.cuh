@@ -58,7 +58,8 @@ enum class Contraction { along_rows, across_rows };
 
 // The instruction names each of its sums, N / 2 a thread: operands 0.. of the asm statement, whose further operands the
 // macros take by number, `accumulate` first.
-#define GLA_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define GLA_NAMES_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define GLA_NAMES_16 GLA_NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define GLA_NAMES_32 \
   GLA_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define GLA_NAMES_64                                                                                  \
@@ -72,7 +73,8 @@ enum class Contraction { along_rows, across_rows };
   "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "  \
   "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define GLA_SUMS_4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
-#define GLA_SUMS_16(j) GLA_SUMS_4(j), GLA_SUMS_4(j + 1), GLA_SUMS_4(j + 2), GLA_SUMS_4(j + 3)
+#define GLA_SUMS_8(j) GLA_SUMS_4(j), GLA_SUMS_4(j + 1)
+#define GLA_SUMS_16(j) GLA_SUMS_8(j), GLA_SUMS_8(j + 2)
 #define GLA_SUMS_32(j) GLA_SUMS_16(j), GLA_SUMS_16(j + 4)
 #define GLA_SUMS_64(j) GLA_SUMS_32(j), GLA_SUMS_32(j + 8)
 #define GLA_SUMS_128(j) GLA_SUMS_64(j), GLA_SUMS_64(j + 16)
@@ -92,17 +94,19 @@ enum class Contraction { along_rows, across_rows };
               "n"(B == Contraction::across_rows ? 1 : 0))
 
 /// d (64 x N) = a * b, `accumulate`: d += a * b. d[j] is the D tile of mma.cuh for columns 8 * j..; warp w of the
-/// warpgroup has rows 16 * w... N: 32, 64, 128 or 256.
+/// warpgroup has rows 16 * w... N: 16, 32, 64, 128 or 256.
 template <int N, Contraction A, Contraction B>
 GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], MatrixDescriptor a, MatrixDescriptor b,
                                    bool accumulate) {
-  static_assert(N == 32 || N == 64 || N == 128 || N == 256);
+  static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
   using Operand = emulator::SharedOperand;
   emulator::wgmma_m64k16_bf16(d[0], N, Operand{a, A == Contraction::across_rows},
                               Operand{b, B == Contraction::across_rows}, accumulate);
 #else
-  if constexpr (N == 32) {
+  if constexpr (N == 16) {
+    GLA_PRODUCT_OF_TILES(16, 8, 9, 10, 11, 12);
+  } else if constexpr (N == 32) {
     GLA_PRODUCT_OF_TILES(32, 16, 17, 18, 19, 20);
   } else if constexpr (N == 64) {
     GLA_PRODUCT_OF_TILES(64, 32, 33, 34, 35, 36);
@@ -118,12 +122,14 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], MatrixDescriptor a, Mat
 template <int N, Contraction B>
 GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], const Bits32 (&a)[4], MatrixDescriptor b,
                                    bool accumulate) {
-  static_assert(N == 32 || N == 64 || N == 128 || N == 256);
+  static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
   emulator::wgmma_m64k16_bf16(d[0], N, a, emulator::SharedOperand{b, B == Contraction::across_rows},
                               accumulate);
 #else
-  if constexpr (N == 32) {
+  if constexpr (N == 16) {
+    GLA_PRODUCT_OF_REGISTERS(16, 8, 9, 10, 11, 12, 13, 14);
+  } else if constexpr (N == 32) {
     GLA_PRODUCT_OF_REGISTERS(32, 16, 17, 18, 19, 20, 21, 22);
   } else if constexpr (N == 64) {
     GLA_PRODUCT_OF_REGISTERS(64, 32, 33, 34, 35, 36, 37, 38);
@@ -142,11 +148,13 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], const Bits32 (&a)[4], M
 #undef GLA_SUMS_64
 #undef GLA_SUMS_32
 #undef GLA_SUMS_16
+#undef GLA_SUMS_8
 #undef GLA_SUMS_4
 #undef GLA_NAMES_128
 #undef GLA_NAMES_64
 #undef GLA_NAMES_32
 #undef GLA_NAMES_16
+#undef GLA_NAMES_8
 
 /// Orders this warp's uses of registers before the products that follow.
 GLA_DEVICE void warpgroup_fence() {

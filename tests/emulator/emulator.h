@@ -85,6 +85,10 @@ void cluster_sync();
 void send(void* slot, const float (&values)[4], unsigned long long* arriving, int block);
 
 void atomic_add(unsigned long long* address, unsigned long long value);
+/// What was there before.
+unsigned int atomic_increment(unsigned int* address);
+/// Ends the kernel with a Fault unless the count is reached: no other block runs that could still reach it.
+void expect_count(const unsigned int* count, unsigned int least);
 
 inline float bits_to_float(unsigned int bits) {
   return std::bit_cast<float>(bits);

@@ -196,6 +196,15 @@ long long shuffle_xor(long long value, int mask) {
 void atomic_add(unsigned long long* address, unsigned long long value) {
   __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
+unsigned int atomic_increment(unsigned int* address) {
+  return __atomic_fetch_add(address, 1u, __ATOMIC_RELAXED);
+}
+void expect_count(const unsigned int* count, unsigned int least) {
+  if (*count >= least) return;
+  current_block()->fail("a wait for a count of " + std::to_string(least) + ", which is " +
+                            std::to_string(*count) + " and stays that",
+                        __builtin_return_address(0));
+}
 
 void mma_m16n8k16_bf16(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1) {
   Mma operand{d, a, {b0, b1}};

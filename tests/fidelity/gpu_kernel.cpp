@@ -90,9 +90,9 @@ LaunchKernel GpuUnderTest::kernel_of(const Problem& problem, const Variant& vari
   const auto kernels = std::make_shared<LoadedKernels>(
       must(load_variant(machine_->cache, machine_->gpu->architecture(), problem, variant)));
   return [machine = machine_, kernels, problem, variant](const KernelArgs& args, const Workload& workload,
-                                                         const emulator::Options&) {
+                                                         const RunOptions& options) {
     const Gpu& gpu = *machine->gpu;
-    const LaunchPlan launches = plan(problem, variant, workload);
+    const LaunchPlan launches = plan(problem, variant, workload, options.relaying);
     const std::vector<unsigned char> poison(launches.workspace_bytes, 0xff);
     const DeviceBuffer workspace = must(uploaded(gpu, poison));
     Mirror mirror(gpu);

@@ -1,6 +1,7 @@
 // Launch plans: how many launches, how many blocks, how much workspace, and that all of it is what the kernels rely on.
 #include <algorithm>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -439,4 +440,64 @@ TEST_CASE("a pipeline's launches say which boxes its tensor copies move") {
     if (one[Parameter::producers] != 0) expected = {one[Parameter::chunk], 64, 128, 2, 2, 2};
     if (boxes != expected) FAIL_CHECK(to_string(one));
   }
+}
+
+TEST_CASE("walks of a few more blocks than there is room for are cut into legs, others are not") {
+  const Problem problem = chunk_of(128, 128);
+  const Variant fused = variant(
+      "fused chunk=64 tile_v=128 warps_v=8 warps_k=1 group_tile=1 stages=2 score_parts=2 state_parts=1 "
+      "async_copy=1 producers=8 cluster=1 min_blocks=1");
+  REQUIRE(check(problem, *parse_architecture("sm_90a"), fused).ok());
+  const Relaying device{.multiprocessors = 132};
+  for (const std::int64_t heads : {96, 132, 256, 264}) {
+    INFO(heads);
+    CHECK(plan(problem, fused, {1, heads, 8192, false}, device) ==
+          plan(problem, fused, {1, heads, 8192, false}));
+  }
+  const LaunchPlan whole = plan(problem, fused, {2, 80, 8000, false}),
+                   cut = plan(problem, fused, {2, 80, 8000, false}, device);
+  const RelayPlan& relay = cut.relays[0];
+  CHECK(relay.legs > 1);
+  CHECK(relay.leg_tokens % 64 == 0);
+  CHECK(relay.legs * relay.leg_tokens >= 8000);
+  CHECK((relay.legs - 1) * relay.leg_tokens < 8000);  // none is empty
+  CHECK(cut.launches[0].grid == whole.launches[0].grid * relay.legs);
+  // States, and behind them a counter for blocks that have started and one for each walk.
+  CHECK(relay.states_offset == 0);
+  CHECK(cut.counters_offset == std::size_t{160} * 128 * 128 * 4);
+  CHECK(relay.counters_offset == cut.counters_offset);
+  CHECK(cut.counters_bytes >= (1 + 160) * 4);
+  CHECK(cut.workspace_bytes == cut.counters_offset + cut.counters_bytes);
+  // Sequences of unlike lengths, and too few chunks for a leg to be worth while.
+  CHECK(plan(problem, fused, {160, 1, 8000, true}, device) == plan(problem, fused, {160, 1, 8000, true}));
+  CHECK(plan(problem, fused, {2, 80, 256, false}, device) == plan(problem, fused, {2, 80, 256, false}));
+}
+
+TEST_CASE("the walk for dv runs aside, in legs, where that for dq leaves multiprocessors idle") {
+  const Problem problem = backward_of(128, 128);
+  const Variant walks = variant(
+      "walks segments=1 chunk=64 tile_k=128 tile_v=128 warps=8 stages=2 score_parts=2 state_parts=2 "
+      "async_copy=1 producers=8");
+  const auto planned = [&](std::int64_t heads, std::int64_t tokens) {
+    return plan(problem, walks, {1, heads, tokens, false}, {.multiprocessors = 132});
+  };
+  const LaunchPlan few = planned(96, 8192);
+  REQUIRE(few.launches.size() == 3);
+  CHECK_FALSE(few.launches[0].aside);
+  CHECK(few.launches[1].aside);
+  CHECK_FALSE(few.launches[2].aside);
+  CHECK(few.relays[static_cast<std::size_t>(WalkKind::inputs)].legs == 0);
+  CHECK(few.relays[static_cast<std::size_t>(WalkKind::values)].legs == 8);
+  CHECK(few.relays[static_cast<std::size_t>(WalkKind::keys)].legs == 0);
+  for (const LaunchPlan& other : {planned(128, 8192), planned(96, 1024), planned(160, 8192)})
+    for (const Launch& launch : other.launches) CHECK_FALSE(launch.aside);
+  // Every walk that is cut has a place of its own.
+  const LaunchPlan all = plan(problem, walks, {1, 3, 1024, false}, {.legs = 4});
+  std::set<std::size_t> places{all.flows_offset};
+  for (const RelayPlan& relay : all.relays) {
+    CHECK(relay.legs == 4);
+    CHECK(places.insert(relay.states_offset).second);
+    CHECK(places.insert(relay.counters_offset).second);
+  }
+  CHECK(all.counters_bytes == 3 * 256);
 }

@@ -109,6 +109,11 @@ using LaunchObserver = std::atomic<void (*)(const void*)>;
 inline LaunchObserver& launch_observer() {
   return *static_cast<LaunchObserver*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_launch_observer"));
 }
+using StreamObserver = std::atomic<void (*)(const char*, const void*, const void*, int)>;
+/// What happens on streams from here on: fake_driver.cpp.
+inline StreamObserver& stream_observer() {
+  return *static_cast<StreamObserver*>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_stream_observer"));
+}
 
 /// Of one entry, which the fake driver takes for a kernel. Its context must be current.
 inline LoadedKernels made_up_kernels() {

@@ -47,6 +47,9 @@ std::atomic<long> fake_launches = 0;
 std::atomic<long> fake_loads = 0;
 /// Sees the only parameter of each launch.
 std::atomic<void (*)(const void*)> fake_launch_observer = nullptr;
+/// Sees what happens on a stream: "launch" with the launch's priority, "record" and "wait" with an event.
+std::atomic<void (*)(const char* what, const void* stream, const void* event, int priority)>
+    fake_stream_observer = nullptr;
 
 int cuInit(unsigned) {
   return 0;
@@ -135,6 +138,45 @@ int cuLaunchKernelEx(const unsigned (*config)[7], void*, void** parameters, void
   if (contexts.empty() || x == 0 || threads == 0 || parameters == nullptr) return kInvalidValue;
   ++fake_launches;
   if (const auto observer = fake_launch_observer.load()) observer(parameters[0]);
+  if (const auto observer = fake_stream_observer.load()) {
+    struct Attribute {
+      int id;
+      char padding[4];
+      int value[16];
+    };
+    struct Rest {
+      void* stream;
+      const Attribute* attributes;
+      unsigned count;
+    };
+    // Behind seven words and four bytes of padding.
+    const auto* rest = reinterpret_cast<const Rest*>(reinterpret_cast<const char*>(config) + 32);
+    int priority = 0;
+    for (unsigned i = 0; i < rest->count; ++i)
+      if (rest->attributes[i].id == 8) priority = rest->attributes[i].value[0];
+    observer("launch", rest->stream, nullptr, priority);
+  }
+  return 0;
+}
+int cuEventCreate(void** event, unsigned) {
+  *event = new char;
+  return 0;
+}
+int cuEventDestroy_v2(void* event) {
+  delete static_cast<char*>(event);
+  return 0;
+}
+int cuEventRecord(void* event, void* stream) {
+  if (const auto observer = fake_stream_observer.load()) observer("record", stream, event, 0);
+  return 0;
+}
+int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+  if (const auto observer = fake_stream_observer.load()) observer("wait", stream, event, 0);
+  return 0;
+}
+int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = -5;
   return 0;
 }
 int cuTensorMapEncodeTiled(void* map, int, unsigned, void* address, const std::uint64_t*,
@@ -189,10 +231,7 @@ int cuThreadExchangeStreamCaptureMode(int*) {
   }
 GLA_NOT_FAKED(cuCtxSetCurrent)
 GLA_NOT_FAKED(cuCtxSynchronize)
-GLA_NOT_FAKED(cuEventCreate)
-GLA_NOT_FAKED(cuEventDestroy_v2)
 GLA_NOT_FAKED(cuEventElapsedTime)
-GLA_NOT_FAKED(cuEventRecord)
 GLA_NOT_FAKED(cuEventSynchronize)
 GLA_NOT_FAKED(cuGetExportTable)  // NVRTC asks for it
 GLA_NOT_FAKED(cuGraphDestroy)

@@ -113,3 +113,81 @@ TEST_CASE("of a backward plan, the launches are made that a wanted gradient need
   CHECK(launches(kEveryGradient) == 3);
   launch_observer() = nullptr;
 }
+
+TEST_CASE("a launch aside is on another stream, between what its call found and what comes after it") {
+  if (cannot_run()) return;
+  struct Event {
+    std::string what;
+    const void *stream, *event;
+    int priority;
+  };
+  static std::vector<Event> seen;
+  const Fixture fixture;
+  const LoadedKernels kernels = made_up_kernels();
+  LaunchPlan plan;
+  plan.launches.add({.grid = 2, .threads = 128, .needs = kGradientQ});
+  plan.launches.add({.grid = 3, .threads = 128, .needs = kGradientV, .aside = true});
+  plan.launches.add({.grid = 4, .threads = 128, .needs = kGradientK});
+  const auto launched = [&](unsigned wanted) {
+    BackwardArgs args = backward_args(backward_call(wanted));
+    place_workspace(args, plan, workspace);
+    seen.clear();
+    stream_observer() = [](const char* what, const void* stream, const void* event, int priority) {
+      seen.push_back({what, stream, event, priority});
+    };
+    REQUIRE(kernels.launch(plan, args, fixture.stream).ok());
+    stream_observer() = nullptr;
+  };
+  launched(kGradientQ | kGradientK | kGradientV);
+  REQUIRE(seen.size() == 7);
+  const std::vector<std::string> expected{"record", "wait", "launch", "launch", "launch", "record", "wait"};
+  for (std::size_t i = 0; i < seen.size(); ++i) CHECK(seen[i].what == expected[i]);
+  const void *const own = fixture.stream, *const side = seen[1].stream;
+  CHECK(side != own);
+  CHECK(seen[0].stream == own);
+  CHECK(seen[1].event == seen[0].event);
+  CHECK(seen[2].stream == own);
+  CHECK(seen[3].stream == side);
+  CHECK(seen[4].stream == own);
+  CHECK(seen[5].stream == side);
+  CHECK(seen[6].stream == own);
+  CHECK(seen[6].event == seen[5].event);
+  CHECK(seen[5].event != seen[0].event);
+  CHECK(seen[2].priority == -5);
+  CHECK(seen[3].priority == 0);
+  CHECK(seen[4].priority == -5);
+
+  // Alone it has nothing to run beside, and the others nothing aside.
+  launched(kGradientV);
+  REQUIRE(seen.size() == 1);
+  CHECK(seen[0].stream == own);
+  launched(kGradientQ | kGradientK);
+  REQUIRE(seen.size() == 2);
+  CHECK(seen[0].stream == own);
+  CHECK(seen[1].stream == own);
+  CHECK(seen[1].priority == 0);
+}
+
+TEST_CASE("the counters of walks in legs are zero before the first launch, whatever the workspace held") {
+  if (cannot_run()) return;
+  const Fixture fixture;
+  const LoadedKernels kernels = made_up_kernels();
+  std::vector<unsigned char> memory(4096, 0xff);
+  LaunchPlan plan;
+  plan.launches.add({.grid = 2, .threads = 128});
+  plan.workspace_bytes = memory.size();
+  plan.counters_offset = 1024;
+  plan.counters_bytes = 512;
+  plan.relays[1] = {.legs = 3, .leg_tokens = 64, .states_offset = 256, .counters_offset = 1024};
+  plan.relays[2] = {.legs = 2, .leg_tokens = 96, .flows_offset = 512, .counters_offset = 1280};
+  BackwardArgs args = backward_args(backward_call(kEveryGradient));
+  place_workspace(args, plan, memory.data());
+  CHECK(args.relay.legs == 0);
+  CHECK(args.value_relay.legs == 3);
+  CHECK(args.value_relay.leg_tokens == 64);
+  CHECK(static_cast<void*>(args.value_relay.states) == memory.data() + 256);
+  CHECK(static_cast<void*>(args.key_relay.flows) == memory.data() + 512);
+  CHECK(static_cast<void*>(args.key_relay.counters) == memory.data() + 1280);
+  REQUIRE(kernels.launch(plan, args, fixture.stream).ok());
+  for (std::size_t i = 0; i < memory.size(); ++i) CHECK(memory[i] == (i >= 1024 && i < 1536 ? 0 : 0xff));
+}

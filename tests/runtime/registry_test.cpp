@@ -190,7 +190,7 @@ TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
     const Prepared* found =
         fixture.registry.find(problem_of(Operation::chunk_forward, call), workload, call.accuracy);
     KernelArgs args = kernel_args(call);
-    const LaunchPlan& plan = recent_plan(found->id, problem, found->variant, workload);
+    const LaunchPlan& plan = recent_plan(found->id, problem, found->variant, workload, {});
     place_workspace(args, plan, nullptr);
     return plan.launches.size();
   };
@@ -218,7 +218,7 @@ TEST_CASE("a plan kept from an earlier call is the generator's plan") {
       for (const Variant& variant : {variants(problem).front(), variants(problem).back()}) {
         const std::uint64_t own = id + (variant == variants(problem).back() ? 1000000 : 0);
         for (int call = 0; call < 2; ++call)
-          CHECK(recent_plan(own, problem, variant, workload) == plan(problem, variant, workload));
+          CHECK(recent_plan(own, problem, variant, workload, {}) == plan(problem, variant, workload));
       }
     }
   }

@@ -34,7 +34,7 @@ class RightAnswer {
       : inputs_(make_inputs(problem, c)), expected_(expected_outputs(inputs_, make_loss(inputs_, c))) {}
 
   LaunchKernel then(const std::function<void(const BackwardArgs&)>& deed) const {
-    return [this, deed](const BackwardArgs& args, const Workload&, const emulator::Options&) {
+    return [this, deed](const BackwardArgs& args, const Workload&, const RunOptions&) {
       write(args.dq, Output::dq);
       write(args.dk, Output::dk);
       write(args.dv, Output::dv);
@@ -122,7 +122,7 @@ TEST_CASE("the reference's gradients, rounded, are within every bar, and those o
 
 TEST_CASE("a gradient that is not written is noticed, one that was not asked for has no memory") {
   const Problem problem = small_problem(DType::fp32);
-  const auto idle = [](const BackwardArgs&, const Workload&, const emulator::Options&) {};
+  const auto idle = [](const BackwardArgs&, const Workload&, const RunOptions&) {};
   const KernelOutcome unwritten = run_case(problem, kPacked, idle);
   for (const Output output : outputs_of(problem)) CHECK(unwritten[output].nan_mismatches > 0);
   CHECK(unwritten.untouched);

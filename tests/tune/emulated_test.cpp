@@ -33,7 +33,7 @@ VerificationCase small_case() {
 /// Runs the small variant, then does something to its arguments' memory.
 LaunchKernel followed_by(const std::function<void(const KernelArgs&)>& deed) {
   const LaunchKernel kernel = kernel_of(small_problem(), small_variant());
-  return [=](const BackwardArgs& args, const Workload& workload, const emulator::Options& options) {
+  return [=](const BackwardArgs& args, const Workload& workload, const RunOptions& options) {
     kernel(args, workload, options);
     deed(args);
   };

@@ -217,6 +217,12 @@ CUresult cuStreamSynchronize(CUstream) {
 CUresult cuStreamWaitValue32(CUstream, CUdeviceptr, cuuint32_t, unsigned) {
   return CUDA_SUCCESS;
 }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) {
+  return CUDA_SUCCESS;
+}
+CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  return *least = 0, *greatest = -5, CUDA_SUCCESS;
+}
 CUresult cuStreamGetCtx(CUstream, CUcontext* context) {
   return *context = reinterpret_cast<CUcontext>(&object), CUDA_SUCCESS;
 }

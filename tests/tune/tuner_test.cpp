@@ -77,7 +77,12 @@ struct Run {
   InventedLaboratory laboratory;
 };
 
-void tune(Run& run, const std::string& journal_path, double budget = 1e6) {
+const std::vector<TuningTask> kTasks{
+    {small_problem(),
+     {{.sequences = 1, .heads = 32, .tokens = 1}, {.sequences = 64, .heads = 32, .tokens = 1}}}};
+
+void tune(Run& run, const std::string& journal_path, double budget = 1e6,
+          const std::vector<TuningTask>& tasks = kTasks) {
   auto journal = Journal::open(journal_path, kIdentity);
   REQUIRE(journal.ok());
   const Architecture architecture = *parse_architecture("sm_90a");
@@ -87,9 +92,6 @@ void tune(Run& run, const std::string& journal_path, double budget = 1e6) {
   });
   Progress progress(true);
   const TuningBench bench{run.laboratory, pool, *journal, progress, architecture, 3e12};
-  const std::vector<TuningTask> tasks{
-      {small_problem(),
-       {{.sequences = 1, .heads = 32, .tokens = 1}, {.sequences = 64, .heads = 32, .tokens = 1}}}};
   run.tuned = tune_tasks(bench, tasks, budget);
 }
 
@@ -165,6 +167,29 @@ TEST_CASE("a run that ended early is resumed: nothing that is known is asked aga
   CHECK(point_of(*second.tuned, 64, Accuracy::standard).variant ==
         point_of(*whole.tuned, 64, Accuracy::standard).variant);
   CHECK(second.tuned->table.problems[0].tally.refused == whole.tuned->table.problems[0].tally.refused);
+}
+
+TEST_CASE("a renewal tries what the table recommends, for all of its workloads, and nothing else") {
+  const TemporaryFolder folder;
+  Run first;
+  tune(first, folder / "first");
+  REQUIRE(first.tuned.ok());
+  CHECK(renewal_tasks(first.tuned->table, {Operation::chunk_forward}).empty());
+  const std::vector<TuningTask> tasks =
+      renewal_tasks(first.tuned->table, {Operation::recurrent_forward, Operation::chunk_forward});
+  REQUIRE(tasks.size() == 1);
+  CHECK((tasks[0].problem == small_problem()));
+  CHECK((tasks[0].workloads == kTasks[0].workloads));
+  CHECK(tasks[0].variants.size() < first.laboratory.verified.size());
+
+  Run again;
+  tune(again, folder / "again", 1e6, tasks);
+  REQUIRE(again.tuned.ok());
+  CHECK(again.laboratory.verifications == static_cast<int>(tasks[0].variants.size()));
+  for (const Point& point : first.tuned->table.problems.at(0).points) {
+    const Point& renewed = point_of(*again.tuned, point.workload.sequences, point.accuracy);
+    CHECK(to_string(renewed.variant) == to_string(point.variant));
+  }
 }
 
 TEST_CASE("a finished problem is taken from the journal as it is") {

@@ -173,9 +173,21 @@ Result<TunedTable> tune_by_model(const TuneOptions& options, const Target& targe
   return tuned;
 }
 
+Result<std::vector<TuningTask>> tasks_of(const TuneOptions& options) {
+  if (options.renew.empty()) return options.problems.tasks(options.workloads);
+  const auto selection = options.problems.selection();
+  if (!selection.ok()) return selection.status();
+  const auto table = read_table(options.renew);
+  if (!table.ok()) return table.status();
+  std::vector<TuningTask> tasks = renewal_tasks(*table, selection->operations);
+  if (tasks.empty())
+    return invalid_argument(fmt::format("--renew {} has no problem of these operations", options.renew));
+  return tasks;
+}
+
 Status tune(const TuneOptions& options) {
   if (!options.merge.empty()) return merge(options);
-  auto tasks = options.problems.tasks(options.workloads);
+  auto tasks = tasks_of(options);
   if (!tasks.ok()) return tasks.status();
   const std::size_t problems = tasks->size();
   *tasks = share_of(*std::move(tasks), options.share.index, options.share.count);
@@ -184,6 +196,8 @@ Status tune(const TuneOptions& options) {
                                         options.share.count, problems));
   const auto target = resolve(options.target);
   if (!target.ok()) return target.status();
+  if (!options.renew.empty() && !target->device)
+    return {StatusCode::cuda, "--renew measures, which takes a GPU: " + target->reason};
   const std::string path = output_path(options, *target);
   const auto nvrtc = nvrtc_version();
   if (!nvrtc.ok()) return {StatusCode::compile, nvrtc.status().message()};
@@ -234,6 +248,7 @@ void add_tune_command(CLI::App& app, int& exit_code) {
           "Examples:\n"
           "  gla-tune tune\n"
           "  gla-tune tune --head-dims 128 --dtype bf16,fp16 --workload B4,T4096,H16 --budget 90s\n"
+          "  gla-tune tune --renew old.yaml -o new.yaml\n"
           "  gla-tune tune --arch sm_90a -o sm_90a.yaml\n"
           "  gla-tune tune --device 1 --share 2/2 -o b.yaml && gla-tune tune --merge a.yaml b.yaml -o "
           "all.yaml");

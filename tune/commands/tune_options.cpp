@@ -67,6 +67,11 @@ void TuneOptions::add_to(CLI::App& command) {
                                            "tune every n-th problem only, for example 1/2 (see --merge)");
   command.add_option("--merge", merge, "no tuning: merge these tables into --output")
       ->needs(command.get_option("--output"));
+  CLI::Option* const renewed = command.add_option(
+      "--renew", renew, "no search: verify and measure again what this table recommends, as after an update");
+  for (const char* other :
+       {"--dtype", "--gate-dtype", "--head-dims", "--group", "--gv", "--workload", "--share", "--arch"})
+    renewed->excludes(command.get_option(other));
   command.add_flag("--keep-journal", keep_journal, "keep the journal of a finished run");
   command.add_flag("-q,--quiet", quiet, "no progress line");
 }

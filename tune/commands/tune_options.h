@@ -38,7 +38,7 @@ struct TuneOptions {
   int compile_top = 4;
   Share share;
   std::vector<std::string> merge;
-  std::string output, cache;
+  std::string output, cache, renew;
   unsigned jobs = 0;
   bool no_verify = false, keep_journal = false, quiet = false;
 

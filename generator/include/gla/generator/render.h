@@ -55,6 +55,10 @@ enum Gradient : unsigned {
 /// Of a forward call, beside those: a scan over segments, which do not chain themselves (LaunchPlan::may_chain).
 constexpr unsigned kSegmentScan = 64;
 
+/// Walks of whole sequences that may be cut into legs (templates/args.h, Relay); others are `none`.
+enum class WalkKind { inputs, values, keys, none };
+inline constexpr std::size_t kRelayedWalks = 3;
+
 /// One launch: entry `entry` of the source; its only parameter is a KernelArgs (templates/args.h), with boxes in the plan
 /// a TensorArgs, of a backward operation a BackwardArgs (templates/backward_args.h).
 struct Launch {
@@ -65,7 +69,15 @@ struct Launch {
   int cluster = 1;  ///< blocks of a cluster, which `grid` is a multiple of
   unsigned needs =
       0;  ///< bits of Gradient, or kSegmentScan: left out of calls that need none; 0: in all of them
+  WalkKind walk = WalkKind::none;
+  int chunk = 0;               ///< what legs of the walk are multiples of, in tokens
+  int resident = 1;            ///< blocks of it that a multiprocessor has room for
+  bool may_run_aside = false;  ///< nothing else in the plan needs it, nor it anything
+  bool aside = false;          ///< beside all others, where they leave room
 
+  /// Says that the launch is a walk over whole sequences by chunks of so many tokens, with room for `min_blocks` blocks on a
+  /// multiprocessor at the least.
+  void may_be_cut(WalkKind kind, int tokens, int min_blocks);
   bool is_for(unsigned needed) const { return needs == 0 || (needs & needed) != 0; }
   bool operator==(const Launch&) const = default;
 };
@@ -80,6 +92,8 @@ class Launches {
   const Launch& operator[](std::size_t i) const { return storage_[i]; }
   const Launch* begin() const { return storage_.data(); }
   const Launch* end() const { return storage_.data() + count_; }
+  Launch* begin() { return storage_.data(); }
+  Launch* end() { return storage_.data() + count_; }
   bool operator==(const Launches&) const = default;
 
  private:
@@ -99,6 +113,14 @@ struct TensorBoxes {
   bool operator==(const TensorBoxes&) const = default;
 };
 
+/// Of a walk in legs: a Relay of templates/args.h.
+struct RelayPlan {
+  std::int64_t legs = 0, leg_tokens = 0;
+  std::size_t states_offset = 0, flows_offset = 0, counters_offset = 0;
+
+  bool operator==(const RelayPlan&) const = default;
+};
+
 /// The launches of one call, in order on one stream, the workspace they share and the tensor maps that they need.
 struct LaunchPlan {
   Launches launches;
@@ -109,13 +131,23 @@ struct LaunchPlan {
   bool may_chain = false;  ///< KernelArgs.segments_chain, if no final state takes the initial one's place
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
-  std::size_t gradients_offset = 0;        ///< of BackwardArgs.segment_gradients
-  std::size_t gradient_decays_offset = 0;  ///< of BackwardArgs.segment_gradient_decays
+  std::size_t gradients_offset = 0;                     ///< of BackwardArgs.segment_gradients
+  std::size_t gradient_decays_offset = 0;               ///< of BackwardArgs.segment_gradient_decays
+  std::array<RelayPlan, kRelayedWalks> relays;          ///< by WalkKind
+  std::size_t counters_offset = 0, counters_bytes = 0;  ///< of all relays, to be zero before the first launch
   TensorBoxes boxes;
 
   bool operator==(const LaunchPlan&) const = default;
 };
-LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload);
+
+/// Where walks of whole sequences may be cut into legs: the last wave of a launch's blocks has next to nothing to do where they are
+/// not far above a multiple of what there is room for.
+struct Relaying {
+  int multiprocessors = 0;  ///< of the device; 0: walks are not cut
+  int legs = 0;             ///< for tests, of every walk that can be cut; 0: as many as seem best
+};
+LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,
+                const Relaying& relaying = {});
 
 /// Threads and dynamic shared memory of an entry, which do not depend on the workload.
 struct EntryShape {

@@ -41,8 +41,9 @@ enum class Parameter : std::uint8_t {
   rows_v,      ///< value channels per thread (decode)
   warps,       ///< warps per block (decode, walks, lines)
   tile_k,  ///< key channels per block (walks); of fewer than 16 a warp, several share some, each with its value channels
-  lanes,  ///< lanes of a warp that share a row or column of a state (lines)
-  rows,   ///< rows or columns of a state per thread (lines)
+  tile_k_back,  ///< the same of dk's walk, by warpgroups (walks, optional); 0: as tile_k
+  lanes,        ///< lanes of a warp that share a row or column of a state (lines)
+  rows,         ///< rows or columns of a state per thread (lines)
   count_
 };
 inline constexpr std::size_t kParameterCount = static_cast<std::size_t>(Parameter::count_);
@@ -66,6 +67,14 @@ Result<Parameter> parse_parameter(std::string_view text);
 
 /// The parameters of a family, in the order in which they are written.
 std::span<const Parameter> parameters_of(Family family);
+/// Whether a parameter that is 0 is not written, so that what was written before there was one is still read.
+constexpr bool is_optional(Parameter parameter) {
+  return parameter == Parameter::tile_k_back;
+}
+/// Those that are written of a variant.
+inline bool is_written(const Variant& variant, Parameter parameter) {
+  return !is_optional(parameter) || variant[parameter] != 0;
+}
 
 /// "fused chunk=64 tile_v=128 warps_v=8 ..."; parse_variant reads it back and refuses a missing, repeated or
 /// foreign parameter. Whether the variant is legal for a problem is for Space to say.
