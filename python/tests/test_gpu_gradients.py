@@ -161,6 +161,46 @@ def test_the_error_does_not_grow_with_the_length(tokens, gates, resets):
     check(Case(), dict(zip("qkvg", found)), chunked_gradients(q, k, v, g, d_o))
 
 
+@pytest.mark.parametrize("share, tokens", [(0.7, 2048), (1.25, 1024)])
+def test_walks_aside_and_in_legs(share, tokens):
+    """Where heads are fewer than multiprocessors, dv's walk has a stream of its own; where they are a few more, walks are cut."""
+    heads = round(share * torch.cuda.get_device_properties(0).multi_processor_count)
+    generator = torch.Generator("cuda").manual_seed(5)
+
+    def rand():
+        return torch.randn(1, tokens, heads, 128, generator=generator, device="cuda")
+
+    g = torch.nn.functional.logsigmoid(rand()) / 4
+    q, k, v, g, d_o = (x.bfloat16() for x in (rand(), rand(), rand(), g, rand()))
+    leaves = [x.requires_grad_() for x in (q, k, v, g)]
+
+    def call():
+        return dict(zip("qkvg", torch.autograd.grad(gla_tune.chunk_gla(*leaves)[0], leaves, d_o)))
+
+    found = call()
+    some = [x.detach()[:, :, [0, heads // 2, heads - 1]] for x in (*leaves, d_o)]
+    check(Case(), {name: x[:, :, [0, heads // 2, heads - 1]] for name, x in found.items()}, chunked_gradients(*some))
+
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    for _ in range(3):
+        beside = []
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                beside.append(call())
+        torch.cuda.synchronize()
+        for other in beside:
+            assert_same_bits(other, found)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for _ in range(2):
+        for gradient in captured.values():
+            gradient.zero_()
+        graph.replay()
+        assert_same_bits(captured, found)
+
+
 def test_little_memory_is_needed_beside_inputs_outputs_and_gradients():
     rows = (8, 2048, 4)
     q, k, g = (torch.randn(*rows, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
