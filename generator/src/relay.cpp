@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kMostLegs = 16, kLeastChunks = 4;  // chunks of a leg
 // What a leg costs beside its chunks, in chunks: a state is written and read, and its first loads are waited for. A block of more
 // than 256 threads has a multiprocessor's registers to itself, and a smaller one leaves room for another by 128 a thread.
-constexpr double kHandOverChunks = 1.5, kLeastGain = 0.05;
+constexpr double kHandOverChunks = 2.5, kLeastGain = 0.05;
 // A walk runs aside where an eighth of the multiprocessors or more would have nothing to do, if it is long enough for two streams
 // to be worth while; in more legs than turns would ask for, since nobody knows when there is room for it.
 constexpr std::int64_t kLeastRoomShare = 8, kAsideLegs = 4, kLeastAsideChunks = 8;

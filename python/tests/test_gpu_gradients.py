@@ -163,7 +163,7 @@ def test_the_error_does_not_grow_with_the_length(tokens, gates, resets):
 
 @pytest.mark.parametrize("share, tokens", [(0.7, 2048), (1.25, 1024)])
 def test_walks_aside_and_in_legs(share, tokens):
-    """Where heads are fewer than multiprocessors, dv's walk has a stream of its own; where they are a few more, walks are cut."""
+    """With fewer heads than multiprocessors dv's walk has a stream of its own; with a few more, walks are cut."""
     heads = round(share * torch.cuda.get_device_properties(0).multi_processor_count)
     generator = torch.Generator("cuda").manual_seed(5)
 

@@ -37,7 +37,7 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
   const Shell shell;
   for (const char* arguments :
        {"", "frobnicate", "list --frobnicate", "list --dtype fp8", "list --head-dims 1000", "list --op chunk",
-        "tune --budget soon", "tune --share 3/2", "tune --workload B4,X1", "generate", "list --arch sm_12",
+        "tune --budget soon", "tune --share 3/2", "tune --renew a.yaml --head-dims 64", "tune --workload B4,X1", "generate", "list --arch sm_12",
         "verify --arch sm_90a", "verify --emulate --arch sm_12", "verify --emulate --device 0",
         "bench --shape B1,T1", "bench --seconds -1", "bench --seconds 0"}) {
     const Outcome outcome = shell.run(arguments);
@@ -152,6 +152,11 @@ TEST_CASE("an offline run writes a valid table that says it was not measured") {
   CHECK(parse_json(shell.run("show --json " + path).output).ok());
   CHECK(shell.run(fmt::format("tune --merge {0} {0} -o {1}", path, shell.path("merged.yaml"))).code == 0);
   CHECK(read_table(shell.path("merged.yaml")).ok());
+  if (has_gpu()) return;
+  const Outcome renewal = shell.run(fmt::format("tune --renew {} -o {}", path, shell.path("renewed.yaml")));
+  CHECK(renewal.code == 3);
+  CHECK(contains(renewal.errors, "--renew measures, which takes a GPU"));
+  CHECK_FALSE(std::filesystem::exists(shell.path("renewed.yaml")));
 }
 
 TEST_CASE(

@@ -66,6 +66,13 @@ TEST_CASE("tune writes a measured table, removes its journal, and the runtime fi
   CHECK(table->problems[0].points.size() == 4);
   CHECK(table->problems[0].tally.measured > 1);
   CHECK_FALSE(std::filesystem::exists(path + ".journal"));
+  const std::string renewed_path = machine.path("renewed.yaml");
+  REQUIRE(machine.run(fmt::format("tune --renew {} --budget 60s -o {}", path, renewed_path)) == 0);
+  const auto renewed = read_table(renewed_path);
+  REQUIRE(renewed.ok());
+  REQUIRE(renewed->problems.size() == 1);
+  CHECK(renewed->problems[0].points.size() == 4);
+  CHECK(renewed->problems[0].tally.measured <= 4);
   REQUIRE(machine.run("info") == 0);
   CHECK(machine.output().find("in use: " + path) != std::string::npos);
   REQUIRE(machine.run("bench --shape B4,T1,H2,D16 --check --seconds 0.01 --json") == 0);
