@@ -83,9 +83,9 @@ bool has_call(const std::string& line) {
 /// All sites but in the primitives' own files. Fails where it does not know how to delete a call.
 std::vector<Site> sites() {
   static const std::regex primitive(fmt::format("{}", fmt::join(kPrimitives, "|")));
-  static const std::set<fs::path> own{"device/thread.cuh",    "device/async_copy.cuh",
-                                      "device/warpgroup.cuh", "device/tensor_copy.cuh",
-                                      "device/cluster.cuh",   "device/launch.cuh"};
+  static const std::set<fs::path> own{
+      "device/thread.cuh",  "device/async_copy.cuh", "device/warpgroup.cuh", "device/tensor_copy.cuh",
+      "device/cluster.cuh", "device/launch.cuh",     "device/relay.cuh"};
   std::vector<Site> found;
   for (const auto& entry : fs::recursive_directory_iterator(GLA_TEMPLATES_FOLDER)) {
     const fs::path file = fs::relative(entry.path(), GLA_TEMPLATES_FOLDER);

@@ -97,8 +97,9 @@ Source primitive_source() {
 }
 
 Source warpgroup_source() {
-  return source_of("warpgroup_primitives.cu", {GLA_PRIMITIVES, GLA_WARPGROUP_PRIMITIVES},
-                   {"products_32", "products_64", "products_128", "products_256", "store_tile"});
+  return source_of(
+      "warpgroup_primitives.cu", {GLA_PRIMITIVES, GLA_WARPGROUP_PRIMITIVES},
+      {"products_16", "products_32", "products_64", "products_128", "products_256", "store_tile"});
 }
 
 Source send_source() {

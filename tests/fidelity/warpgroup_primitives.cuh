@@ -86,6 +86,9 @@ GLA_DEVICE void products(const PrimitiveArgs& args) {
   product_of_registers<N, across_rows>(out + 5 * N / 2, registers, b);
 }
 
+GLA_DEVICE void products_16(const PrimitiveArgs& args) {
+  products<16>(args);
+}
 GLA_DEVICE void products_32(const PrimitiveArgs& args) {
   products<32>(args);
 }

@@ -37,9 +37,10 @@ TEST_CASE("a wrong command line is exit code 2 and says what was wrong") {
   const Shell shell;
   for (const char* arguments :
        {"", "frobnicate", "list --frobnicate", "list --dtype fp8", "list --head-dims 1000", "list --op chunk",
-        "tune --budget soon", "tune --share 3/2", "tune --renew a.yaml --head-dims 64", "tune --workload B4,X1", "generate", "list --arch sm_12",
-        "verify --arch sm_90a", "verify --emulate --arch sm_12", "verify --emulate --device 0",
-        "bench --shape B1,T1", "bench --seconds -1", "bench --seconds 0"}) {
+        "tune --budget soon", "tune --share 3/2", "tune --renew a.yaml --head-dims 64",
+        "tune --workload B4,X1", "generate", "list --arch sm_12", "verify --arch sm_90a",
+        "verify --emulate --arch sm_12", "verify --emulate --device 0", "bench --shape B1,T1",
+        "bench --seconds -1", "bench --seconds 0"}) {
     const Outcome outcome = shell.run(arguments);
     INFO(arguments);
     CHECK(outcome.code == 2);
