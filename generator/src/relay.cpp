@@ -16,6 +16,8 @@ constexpr double kHandOverChunks = 2.5, kLeastGain = 0.05;
 // A walk runs aside where an eighth of the multiprocessors or more would have nothing to do, if it is long enough for two streams
 // to be worth while; in more legs than turns would ask for, since nobody knows when there is room for it.
 constexpr std::int64_t kLeastRoomShare = 8, kAsideLegs = 4, kLeastAsideChunks = 8;
+// Of q, k, gates, v, o and all their gradients, the share that states on their way may take at the most, of three walks.
+constexpr double kMostExtraMemory = 0.1;
 constexpr std::size_t kSharedBytes = 227 * 1024, kBlockBytes = 1024;
 constexpr int kRegisters = 65536, kLeastRegisters = 128;
 
@@ -30,10 +32,18 @@ double chunks_until_end(std::int64_t blocks, std::int64_t room, std::int64_t chu
 bool runs_aside(const LaunchPlan& plan, const Launch& values, int multiprocessors, std::int64_t tokens) {
   const auto inputs = std::find_if(plan.launches.begin(), plan.launches.end(),
                                    [](const Launch& launch) { return launch.walk == WalkKind::inputs; });
-  if (!values.may_run_aside || inputs == plan.launches.end()) return false;
+  if (!values.may_run_aside || values.walk != WalkKind::values || inputs == plan.launches.end()) return false;
   const std::int64_t taken = divided_up(inputs->grid, inputs->resident);
   return taken + divided_up(multiprocessors, kLeastRoomShare) <= multiprocessors &&
          tokens >= kAsideLegs * kLeastAsideChunks * values.chunk;
+}
+
+/// Short sequences have less to read and write than a few states take.
+bool has_memory_for_states(const Problem& problem, std::int64_t tokens) {
+  const double k = problem.head_dim_k, v = problem.head_dim_v;
+  const double states = static_cast<double>(kRelayedWalks * sizeof(float)) * k * v;
+  const double tensors = static_cast<double>(size_of(problem.dtype)) * (6 * k + 4 * v);
+  return states <= kMostExtraMemory * static_cast<double>(tokens) * tensors;
 }
 
 std::int64_t best_legs(std::int64_t blocks, std::int64_t room, std::int64_t chunks) {
@@ -62,7 +72,8 @@ void Launch::may_be_cut(WalkKind kind, int tokens, int min_blocks) {
 
 void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& workload,
                    const Relaying& relaying) {
-  if (workload.packed || (relaying.multiprocessors == 0 && relaying.legs == 0)) return;
+  const bool may_pay = relaying.multiprocessors > 0 && has_memory_for_states(problem, workload.tokens);
+  if (workload.packed || (relaying.legs == 0 && !may_pay)) return;
   const std::int64_t states = workload.sequences * workload.heads;
   std::size_t counters = 0;
   const auto reserve = [&](std::int64_t floats) {
@@ -70,7 +81,7 @@ void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& wor
     plan.workspace_bytes += round_up_256(static_cast<std::size_t>(floats) * sizeof(float));
     return offset;
   };
-  if (relaying.multiprocessors > 0) {
+  if (relaying.legs == 0) {
     for (Launch& launch : plan.launches)
       launch.aside = runs_aside(plan, launch, relaying.multiprocessors, workload.tokens);
   }

@@ -471,6 +471,13 @@ TEST_CASE("walks of a few more blocks than there is room for are cut into legs, 
   // Sequences of unlike lengths, and too few chunks for a leg to be worth while.
   CHECK(plan(problem, fused, {160, 1, 8000, true}, device) == plan(problem, fused, {160, 1, 8000, true}));
   CHECK(plan(problem, fused, {2, 80, 256, false}, device) == plan(problem, fused, {2, 80, 256, false}));
+  // Three states of 64 KB a head are a tenth of ten tensors of 768 tokens.
+  Variant small_chunks = fused;
+  small_chunks.set(Parameter::chunk, 32);
+  REQUIRE(check(problem, *parse_architecture("sm_90a"), small_chunks).ok());
+  CHECK(plan(problem, small_chunks, {2, 80, 832, false}, device).relays[0].legs > 1);
+  CHECK(plan(problem, small_chunks, {2, 80, 704, false}, device) ==
+        plan(problem, small_chunks, {2, 80, 704, false}));
 }
 
 TEST_CASE("the walk for dv runs aside, in legs, where that for dq leaves multiprocessors idle") {
@@ -491,6 +498,13 @@ TEST_CASE("the walk for dv runs aside, in legs, where that for dq leaves multipr
   CHECK(few.relays[static_cast<std::size_t>(WalkKind::keys)].legs == 0);
   for (const LaunchPlan& other : {planned(128, 8192), planned(96, 1024), planned(160, 8192)})
     for (const Launch& launch : other.launches) CHECK_FALSE(launch.aside);
+  // Walks in clusters are not cut, and whole ones would keep others waiting.
+  const Problem wide = backward_of(256, 256);
+  const Variant clustered = variant(
+      "walks segments=1 chunk=32 tile_k=128 tile_v=128 warps=8 stages=2 score_parts=2 state_parts=2 "
+      "async_copy=1 producers=8");
+  CHECK(plan(wide, clustered, {1, 4, 8192, false}, {.multiprocessors = 132}).launches[1] ==
+        plan(wide, clustered, {1, 4, 8192, false}).launches[1]);
   // Every walk that is cut has a place of its own.
   const LaunchPlan all = plan(problem, walks, {1, 3, 1024, false}, {.legs = 4});
   std::set<std::size_t> places{all.flows_offset};
