@@ -60,6 +60,13 @@ inline std::size_t round_up_256(std::size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+/// Appends room for so many floats to a plan's workspace, and returns where it lies.
+inline std::size_t reserve_floats(LaunchPlan& plan, std::int64_t floats) {
+  const std::size_t offset = plan.workspace_bytes;
+  plan.workspace_bytes += round_up_256(static_cast<std::size_t>(floats) * sizeof(float));
+  return offset;
+}
+
 /// How a workload's sequences are cut into segments.
 struct Segments {
   std::int64_t tokens;  ///< of a segment, a multiple of the chunk

@@ -76,11 +76,6 @@ void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& wor
   if (workload.packed || (relaying.legs == 0 && !may_pay)) return;
   const std::int64_t states = workload.sequences * workload.heads;
   std::size_t counters = 0;
-  const auto reserve = [&](std::int64_t floats) {
-    const std::size_t offset = plan.workspace_bytes;
-    plan.workspace_bytes += round_up_256(static_cast<std::size_t>(floats) * sizeof(float));
-    return offset;
-  };
   if (relaying.legs == 0) {
     for (Launch& launch : plan.launches)
       launch.aside = runs_aside(plan, launch, relaying.multiprocessors, workload.tokens);
@@ -96,8 +91,8 @@ void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& wor
     RelayPlan& relay = plan.relays[static_cast<std::size_t>(launch.walk)];
     relay.leg_tokens = divided_up(chunks, legs) * launch.chunk;
     relay.legs = divided_up(workload.tokens, relay.leg_tokens);
-    relay.states_offset = reserve(states * problem.head_dim_k * problem.head_dim_v);
-    if (launch.walk == WalkKind::keys) relay.flows_offset = reserve(states * problem.head_dim_k);
+    relay.states_offset = reserve_floats(plan, states * problem.head_dim_k * problem.head_dim_v);
+    if (launch.walk == WalkKind::keys) relay.flows_offset = reserve_floats(plan, states * problem.head_dim_k);
     relay.counters_offset = counters;
     counters += round_up_256(static_cast<std::size_t>(1 + launch.grid) * sizeof(std::uint32_t));
     launch.grid *= relay.legs;

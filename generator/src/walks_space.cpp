@@ -404,19 +404,14 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
         plan.segment_tokens == 0 && of_values && key_shape_of(problem, variant, false).producers;
     plan.launches.add(launch);
   }
-  const auto reserve = [&](std::int64_t floats) {
-    const std::size_t offset = plan.workspace_bytes;
-    plan.workspace_bytes += round_up_256(static_cast<std::size_t>(floats) * sizeof(float));
-    return offset;
-  };
   const std::int64_t vectors = slots * workload.heads * problem.head_dim_k;
   if (plan.segment_tokens != 0) {
-    reserve(vectors * problem.head_dim_v);  // segment_states
-    plan.decays_offset = reserve(vectors);
-    plan.gradients_offset = reserve(vectors * problem.head_dim_v);
-    plan.gradient_decays_offset = reserve(vectors);
+    reserve_floats(plan, vectors * problem.head_dim_v);  // segment_states
+    plan.decays_offset = reserve_floats(plan, vectors);
+    plan.gradients_offset = reserve_floats(plan, vectors * problem.head_dim_v);
+    plan.gradient_decays_offset = reserve_floats(plan, vectors);
   }
-  if (problem.gate_k) plan.flows_offset = reserve(vectors);
+  if (problem.gate_k) plan.flows_offset = reserve_floats(plan, vectors);
   return plan;
 }
 
