@@ -30,6 +30,25 @@ struct Relay {
   unsigned int* counters = nullptr;
 };
 
+/// What a block of a segmented walk works on: one of the segments of a sequence, or all of it.
+struct alignas(16) Piece {
+  int n = -1;     ///< the sequence; negative: there is nothing for the block
+  int index = 0;  ///< of the segment
+  int first_slot =
+      -1;          ///< of the sequence's slots for states of segments; negative: it has none, and is not cut
+  int pieces = 1;  ///< that the sequence is cut into
+};
+
+/// What the blocks of a call with packed sequences work on, by schedule.cuh.
+struct Schedule {
+  Piece* walks =
+      nullptr;  ///< [N + segments]: all there is, what has most tokens first; null: sequences as they come, not cut
+  Piece* states = nullptr;  ///< [segments]: those that have another one behind them
+  Piece* cut = nullptr;     ///< [segments / 2]: the first one of each sequence that is cut
+  Index segments = 0;  ///< the most that all sequences have together, beside the last of each that is cut
+  Index share = 0;     ///< of all tokens, what each block that there is room for has to walk; 0: not known
+};
+
 /// Arguments of every forward kernel. q, o: HQ = G*H heads; query head h*G + i belongs to key/value head h.
 struct KernelArgs {
   Tensor q, k, v, gk, gv, o;
@@ -42,14 +61,17 @@ struct KernelArgs {
   int cu_seqlens_is_int64 = 0;
   float scale = 1.0f;
 
-  Index segments = 0;  ///< the most that one sequence can have; family `overlapped`: that each has
-  // Of segments that have states in memory (segmented, walks, lines): sequence n owns slots from cu_seqlens[n] / segment_tokens + n (DESIGN section 5).
-  Index segment_tokens = 0;  ///< tokens per segment, a multiple of the chunk
+  Index segments = 0;  ///< that each sequence is cut into; of packed ones for overlapping segments only
+  // Of segments that have states in memory (segmented, walks, lines). Sequence n of a batch owns the slots from n * segments on, and
+  // a packed one those from its pieces' first_slot on; those of lines are line_walk_layout.h's.
+  Index segment_tokens =
+      0;  ///< tokens per segment, a multiple of the chunk; packed sequences of up to twice as many are not cut
   float* segment_states =
       nullptr;  ///< [slots, H, K, V]: a segment's own state; a scan makes it the state before it
   float* segment_decays = nullptr;  ///< [slots, H, K]: log2 of a segment's total decay
   int segments_chain = 0;  ///< no scan: each finds the state before it from the own states of all before it
 
+  Schedule schedule;
   Relay relay;  ///< of a backward operation, of the walk for dq
 
   /// Null, or kPathCounters counters: chunks with one pivot, and blocks of 16 tokens of those without.

@@ -15,7 +15,7 @@ struct BackwardArgs : KernelArgs {
   const float* d_final_state = nullptr;  ///< the layout of initial_state, fp32; null: zero
   float* d_initial_state = nullptr;      ///< the same; null: not wanted
   float* flows =
-      nullptr;  ///< [slots, H, K], one slot a sequence if not segmented: sum over V of S (.) dS behind the walk
+      nullptr;  ///< [N + slots, H, K]: sum over V of S (.) dS behind a walk, over a sequence, or behind those over a segment
 
   // Of segments (KernelArgs): their own gradients of the state before them, then that of the state behind them.
   float* segment_gradients = nullptr;        ///< [slots, H, K, V]

@@ -33,6 +33,7 @@ struct ChunkWork {
 
   const KernelArgs& args;
   Sequence sequence{};
+  Piece piece{};  ///< of segments that have states of their own
   int n = 0, head = 0, segment = 0;
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
   int lead = 0;  ///< the walk's first chunks, for the state alone; of overlapping segments only
@@ -59,9 +60,10 @@ struct ChunkWork {
     head = static_cast<int>(block % args.heads);
     block /= args.heads;
     if constexpr (kKeepsStates) {
-      const Segment found = segment_of(args, block);
-      n = found.n;
-      segment = found.index;
+      piece = piece_of<kPass == Pass::segment_states, kShape.value_gradients>(args, block);
+      if (piece.n < 0) return false;
+      n = piece.n;
+      segment = piece.index;
     } else if constexpr (kLeads) {
       n = static_cast<int>(block % args.sequences);
       segment = static_cast<int>(block / args.sequences);
@@ -75,8 +77,7 @@ struct ChunkWork {
     bool is_last_segment = true;
     if constexpr (kKeepsStates) {
       first = Index{segment} * args.segment_tokens;
-      is_last_segment = first + args.segment_tokens >= sequence.length;
-      if (segment > 0 && first >= sequence.length) return false;
+      is_last_segment = is_last(piece);
       if (kPass == Pass::segment_states && is_last_segment) return false;  // nothing follows it
       tokens = is_last_segment ? sequence.length - first : args.segment_tokens;
     }
@@ -119,7 +120,7 @@ struct ChunkWork {
     const bool chains = kPass == Pass::segment_outputs && !kShape.value_gradients && args.segments_chain != 0;
     const float* source = nullptr;
     StateStrides strides = kOwnStrides;
-    if (kPass == Pass::segment_outputs && !chains) {
+    if (kPass == Pass::segment_outputs && !chains && has_slots(piece)) {
       source = segment_state(segment);
     } else if (kRelays && leg().index > 0) {
       wait_for_hand_over(args.relay, leg(), kShape.warps());
@@ -211,7 +212,7 @@ struct ChunkWork {
   }
   /// (slot of a segment of the block's sequence, head)
   GLA_DEVICE Index slot(int of_segment) const {
-    return (first_segment_slot(args, n) + of_segment) * args.heads + head;
+    return (Index{piece.first_slot} + of_segment) * args.heads + head;
   }
 };
 

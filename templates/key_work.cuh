@@ -42,6 +42,7 @@ struct KeyWork {
   const BackwardArgs& args;
   unsigned char* const shared = shared_memory();
   Sequence sequence{};
+  Piece piece{};               ///< of segments
   Index n = 0, walk_slot = 0;  ///< of the states between passes
   int head = 0, tile = 0;
   Index first = 0, tokens = 0;  ///< of the walk, in tokens of the sequence
@@ -71,9 +72,12 @@ struct KeyWork {
     block /= kTiles;
     head = static_cast<int>(block % args.heads);
     block /= args.heads;
-    Segment segment{static_cast<int>(block), 0};
-    if constexpr (kPass != Pass::whole) segment = segment_of(args, block);
-    n = segment.n;
+    n = block;
+    if constexpr (kPass != Pass::whole) {
+      piece = piece_of<!kOutputs, !kForward>(args, block);
+      if (piece.n < 0) return false;
+      n = piece.n;
+    }
     sequence = sequence_of(args, n);
     tokens = sequence.length;
     walk_slot = n;
@@ -83,12 +87,11 @@ struct KeyWork {
       }
     }
     if constexpr (kPass != Pass::whole) {
-      walk_slot = first_segment_slot(args, n) + segment.index;
-      first = Index{segment.index} * args.segment_tokens;
-      is_last = first + args.segment_tokens >= sequence.length;
-      if (segment.index > 0 && first >= sequence.length) return false;
+      walk_slot = Index{piece.first_slot} + piece.index;
+      first = Index{piece.index} * args.segment_tokens;
+      is_last = gla::is_last(piece);
       // Nothing follows what the walk would leave behind.
-      if (!kOutputs && (kForward ? is_last : segment.index == 0)) return false;
+      if (!kOutputs && (kForward ? is_last : piece.index == 0)) return false;
       tokens = is_last ? sequence.length - first : args.segment_tokens;
     }
     return true;
@@ -136,6 +139,13 @@ struct KeyWork {
   GLA_DEVICE StatePart callers(const void* states) const {
     return part_of(states, n, state_strides(kK, kV, Config::state_v_first));
   }
+  /// Of those ahead of the walk in time (states), or behind it (gradients).
+  GLA_DEVICE StatePart beside(bool ahead) const {
+    if (is_segment()) return segments_own(ahead ? args.segment_states : args.segment_gradients);
+    return callers(ahead ? args.initial_state : args.d_final_state);
+  }
+  /// Whether the walk is one of several of its sequence, with states between passes.
+  GLA_DEVICE bool is_segment() const { return kPass != Pass::whole && has_slots(piece); }
   /// Of those between passes.
   GLA_DEVICE StatePart segments_own(float* states) const {
     return part_of(states, walk_slot, state_strides(kK, kV, false));
@@ -150,17 +160,17 @@ struct KeyWork {
   /// What the walk begins with, and what it leaves behind.
   GLA_DEVICE void begin() {
     StatePart from{nullptr, {}};
-    if constexpr (kPass == Pass::whole) from = callers(kForward ? args.initial_state : args.d_final_state);
+    if constexpr (kPass == Pass::whole) from = beside(kForward);
     if (takes_over()) {
       wait_for_hand_over(relay(), leg(), kShape.warps);
       from = segments_own(relay().states);
     }
-    if constexpr (kPass == Pass::segment_outputs)
-      from = segments_own(kForward ? args.segment_states : args.segment_gradients);
+    if constexpr (kPass == Pass::segment_outputs) from = beside(kForward);
     state.load(from.first, from.strides, valid_rows(), valid_columns());
     if constexpr (!kForward && kOutputs) {
       if (takes_over() ? !wants_flows() : !has_flow()) return;
-      const float* const flows = channels_of(takes_over() ? relay().flows : args.flows);
+      const float* const flows =
+          takes_over() ? channels_of(relay().flows, walk_slot) : channels_of(args.flows, flow_slot());
       GLA_UNROLL
       for (int c = 0; c < 2; ++c)
         if (lane_channel(c) < valid_rows()) flow[c] = flows[lane_channel(c)];
@@ -172,34 +182,35 @@ struct KeyWork {
     if (kRelays && leg().index + 1 < relay().legs) {
       const StatePart to = segments_own(relay().states);
       state.store(to.first, to.strides, valid_rows(), valid_columns());
-      if (!kForward && wants_flows() && leads()) store_channels(relay().flows, flow);
+      if (!kForward && wants_flows() && leads()) store_channels(channels_of(relay().flows, walk_slot), flow);
       hand_on(relay(), leg());
     } else if constexpr (!kOutputs) {
       const StatePart to = segments_own(kForward ? args.segment_states : args.segment_gradients);
       state.store(to.first, to.strides, valid_rows(), valid_columns());
-      if (leads()) store_channels(kForward ? args.segment_decays : args.segment_gradient_decays, decay);
+      float* const decays = kForward ? args.segment_decays : args.segment_gradient_decays;
+      if (leads()) store_channels(channels_of(decays, walk_slot), decay);
     } else if constexpr (kForward) {
       if (!has_flow()) return;
-      const StatePart behind =
-          kPass == Pass::whole ? callers(args.d_final_state) : segments_own(args.segment_gradients);
+      const StatePart behind = beside(false);
       float lane_sums[2] = {}, sums[1][4] = {};
       state.add_products(lane_sums, behind.first, behind.strides, valid_rows(), valid_columns());
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) sums[0][c] = sum_quad(lane_sums[c]);
       add_up(sums);
-      if (leads()) store_channels(args.flows, {sums[0][0], sums[0][1]});
+      if (leads()) store_channels(channels_of(args.flows, flow_slot()), {sums[0][0], sums[0][1]});
     }
   }
   /// The lane's channels of a vector [slots, H, K].
-  GLA_DEVICE float* channels_of(float* vectors) const {
-    return vectors + (walk_slot * args.heads + head) * kK + first_row();
+  GLA_DEVICE float* channels_of(float* vectors, Index slot) const {
+    return vectors + (slot * args.heads + head) * kK + first_row();
   }
-  GLA_DEVICE void store_channels(float* vectors, const float (&values)[2]) const {
+  GLA_DEVICE void store_channels(float* channels, const float (&values)[2]) const {
     GLA_UNROLL
     for (int c = 0; c < 2; ++c)
-      if (lane_index() % 4 == 0 && lane_channel(c) < valid_rows())
-        channels_of(vectors)[lane_channel(c)] = values[c];
+      if (lane_index() % 4 == 0 && lane_channel(c) < valid_rows()) channels[lane_channel(c)] = values[c];
   }
+  /// Each sequence has one, and behind those each segment that has a state.
+  GLA_DEVICE Index flow_slot() const { return is_segment() ? args.sequences + walk_slot : n; }
 
   GLA_DEVICE const Relay& relay() const {
     if constexpr (kForward) return args.relay;
@@ -217,7 +228,7 @@ struct KeyWork {
   GLA_DEVICE bool leaves_low_flows() const { return kForward && kSplitsFlows && wants_flows(); }
   /// Whether there is a D behind the walk: not where no gradient of the final state is given.
   GLA_DEVICE bool has_flow() const {
-    return wants_flows() && (kPass != Pass::whole || args.d_final_state != nullptr);
+    return wants_flows() && (is_segment() || args.d_final_state != nullptr);
   }
 };
 

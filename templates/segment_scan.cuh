@@ -4,50 +4,61 @@
 #include "args.h"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
+#include "segment_layout.h"
 #include "sequence.cuh"
 
 namespace gla {
 
 /// Chains the segments of each sequence: slot s held segment s's own state L_s and receives the state before it,
-/// S_0 = initial_state, S_{s+1} = exp2(decay_s) (.) S_s + L_s; `kBack`, from the last segment to the first. One thread per
-/// state element; what some segments have is under way before the first of them is stored.
+/// S_0 = initial_state, S_{s+1} = exp2(decay_s) (.) S_s + L_s; `kBack`, from the last segment to the first. What some segments have
+/// is under way before the first of them is stored.
 template <class Config, int Threads, bool kBack = false>
 GLA_DEVICE void segment_scan(const KernelArgs& args) {
-  constexpr Index kK = Config::shape.head_dim_k, kV = Config::shape.head_dim_v;
-  constexpr Index kBlocks = (kK * kV + Threads - 1) / Threads;
+  constexpr int kK = Config::shape.head_dim_k, kV = Config::shape.head_dim_v, kWidth = scan_width(kV);
+  constexpr Index kElements = Index{kK} * kV;
+  constexpr Index kBlocks = (kElements / kWidth + Threads - 1) / Threads;
   constexpr int kAtOnce = 8;
-  const Index element = block_index() % kBlocks * Threads + thread_index();
+  using Elements = Vector<float, kWidth>;
+  const Index element = (block_index() % kBlocks * Threads + thread_index()) * kWidth;
   const Index head = block_index() / kBlocks % args.heads;
-  const Index n = block_index() / kBlocks / args.heads;
-  if (element >= kK * kV) return;
-  const Sequence sequence = sequence_of(args, n);
-  const Index k = element / kV;
-  const Index v = element % kV;
-  const Index first_slot = first_segment_slot(args, n);
-  const Index filled = (sequence.length + args.segment_tokens - 1) / args.segment_tokens;
-  const Index segments = filled > 0 ? filled : 1;
-  const auto slot = [&](Index step) {
-    return (first_slot + (kBack ? segments - 1 - step : step)) * args.heads + head;
+  const Index place = block_index() / kBlocks / args.heads;
+  if (element >= kElements) return;
+  const Piece piece =
+      args.cu_seqlens != nullptr ? args.schedule.cut[place] : piece_of<false, false>(args, place);
+  if (piece.n < 0) return;
+  const int segments = piece.pieces;
+  const Index k = element / kV, v = element % kV;
+  const auto slot = [&](int step) {
+    return (Index{piece.first_slot} + (kBack ? segments - 1 - step : step)) * args.heads + head;
   };
-  float value = 0;
+  const auto state = [&](int step) {
+    return reinterpret_cast<Elements*>(args.segment_states + slot(step) * kElements + element);
+  };
+  Elements value{};
   if (args.initial_state != nullptr) {
     const StateStrides strides = state_strides(kK, kV, Config::state_v_first);
-    value = static_cast<const float*>(
-        args.initial_state)[(n * args.heads + head) * kK * kV + k * strides.k + v * strides.v];
+    const float* const from = static_cast<const float*>(args.initial_state) +
+                              (Index{piece.n} * args.heads + head) * kElements + k * strides.k +
+                              v * strides.v;
+    GLA_UNROLL
+    for (int e = 0; e < kWidth; ++e) value.item[e] = from[e * strides.v];
   }
-  for (Index first = 0; first < segments; first += kAtOnce) {
-    float own[kAtOnce] = {}, decay[kAtOnce] = {};
+  for (int first = 0; first < segments; first += kAtOnce) {
+    Elements own[kAtOnce] = {};
+    float decay[kAtOnce] = {};
     GLA_UNROLL
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i + 1 >= segments) break;  // the last one's own state is for nobody
-      own[i] = args.segment_states[slot(first + i) * kK * kV + element];
+      own[i] = *state(first + i);
       decay[i] = args.segment_decays[slot(first + i) * kK + k];
     }
     GLA_UNROLL
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i >= segments) break;
-      args.segment_states[slot(first + i) * kK * kV + element] = value;
-      value = exp2_fast(decay[i]) * value + own[i];
+      *state(first + i) = value;
+      const float factor = exp2_fast(decay[i]);
+      GLA_UNROLL
+      for (int e = 0; e < kWidth; ++e) value.item[e] = factor * value.item[e] + own[i].item[e];
     }
   }
 }

@@ -26,35 +26,25 @@ GLA_DEVICE Sequence sequence_of(const Args& args, Index n) {
   return {0, begin, cumulative_length(args.cu_seqlens, args.cu_seqlens_is_int64, n + 1) - begin};
 }
 
-/// The first of sequence n's slots for states of segments: the next sequence's lies behind all segments that it has.
-template <class Args>
-GLA_DEVICE Index first_segment_slot(const Args& args, Index n) {
-  if (args.cu_seqlens == nullptr) return n * args.segments;
-  return cumulative_length(args.cu_seqlens, args.cu_seqlens_is_int64, n) / args.segment_tokens + n;
+GLA_DEVICE bool has_slots(const Piece& piece) {
+  return piece.first_slot >= 0;
+}
+GLA_DEVICE bool is_last(const Piece& piece) {
+  return piece.index + 1 == piece.pieces;
 }
 
-/// A segment of a sequence.
-struct Segment {
-  int n = 0, index = 0;
-};
-
-/// The segment of a block, in some order. Of packed sequences it is that of a slot, so that a long one gets as many blocks as
-/// it has segments and a short one no more; its owner is the last n whose first slot is not behind it. Every thread looks for
-/// itself: what lanes do together is not uniform to the compiler, and would take registers of the walk.
-template <class Args>
-GLA_DEVICE Segment segment_of(const Args& args, Index slot) {
-  if (args.cu_seqlens == nullptr)
-    return {static_cast<int>(slot % args.sequences), static_cast<int>(slot / args.sequences)};
-  int n = 0;
-  for (int end = static_cast<int>(args.sequences); end - n > 1;) {
-    const int middle = n + (end - n) / 2;
-    if (first_segment_slot(args, middle) <= slot) {
-      n = middle;
-    } else {
-      end = middle;
-    }
+/// The piece of a block of a segmented walk. Of those for states alone (`kStates`) packed sequences have none for a segment that
+/// nothing follows in the walk, forward or `kBack`.
+template <bool kStates, bool kBack, class Args>
+GLA_DEVICE Piece piece_of(const Args& args, Index block) {
+  if (args.cu_seqlens == nullptr) {
+    const int segments = static_cast<int>(args.segments), n = static_cast<int>(block % args.sequences);
+    return {n, static_cast<int>(block / args.sequences), n * segments, segments};
   }
-  return {n, static_cast<int>(slot - first_segment_slot(args, n))};
+  if (args.schedule.walks == nullptr) return {.n = static_cast<int>(block)};
+  Piece piece = (kStates ? args.schedule.states : args.schedule.walks)[block];
+  if (kStates && kBack) ++piece.index;
+  return piece;
 }
 
 /// Address of the first channel of token `token` of a sequence.

@@ -179,7 +179,10 @@ TEST_CASE("each segment finds its sequence among many packed ones, short, empty 
   KernelCase c{.cu_seqlens = {0}};
   for (int n = 0; n < 75; ++n) c.cu_seqlens.push_back(c.cu_seqlens.back() + (n == 40 ? 300 : n * 7 % 23));
   c.tokens = c.cu_seqlens.back();
-  expect_right(problem, c, kernel_of(problem, chunk_variant(problem, choice)));
+  const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
+  expect_right(problem, c, kernel);
+  c.in_place = true;
+  expect_right(problem, c, kernel);
 }
 
 TEST_CASE("overlapping segments do what one walk does, to the bit") {

@@ -56,12 +56,12 @@ constexpr const char* kPrimitives[] = {"block_sync_and",
                                        "bulk_wait_read",
                                        "wait_for_earlier_kernels"};
 
-/// With the call deleted; of a vote the thread's own value is left, which is a name, of a barrier of a cluster the block's.
+/// With the call deleted; of a vote the thread's own value is left, a name or a call without arguments, of a barrier of a cluster the block's.
 /// Calls with arguments are of one line.
 std::string without_synchronisation(const std::string& line) {
   static const std::regex statement(fmt::format(
       R"(({})(<[^;]*>)?\(\);|(barrier_\w+|part_sync<[^;]*>)\([^;]*\);)", fmt::join(kPrimitives, "|")));
-  static const std::regex vote(R"((?:block_sync_and\(|part_sync_and<[^;]*>\([^,;]*, )(\w+)\))");
+  static const std::regex vote(R"((?:block_sync_and\(|part_sync_and<[^;]*>\([^,;]*, )(\w+(?:\(\))?)\))");
   static const std::regex of_cluster(R"(cluster_sync\(\);)");
   if (std::regex_search(line, of_cluster)) return std::regex_replace(line, of_cluster, "block_sync();");
   return std::regex_replace(std::regex_replace(line, statement, ";"), vote, "$1");
@@ -176,6 +176,13 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
       const KernelCase c{.tokens = 150, .gates = gates};
       if (std::string found = objection_to_run(problem, make_inputs(problem, c), c, kernel); !found.empty())
+        return found;
+    }
+    // Some sequences are cut, and some not.
+    const KernelCase packed{.tokens = 340, .cu_seqlens = {0, 10, 170, 180, 340}, .gates = Gates::sixteenth};
+    if (choice.family.starts_with("segmented")) {
+      if (std::string found = objection_to_run(problem, make_inputs(problem, packed), packed, kernel);
+          !found.empty())
         return found;
     }
     if (choice.producers == 0) continue;

@@ -103,6 +103,18 @@ TEST_CASE("two threads that write the same place are reported") {
   reports("", "values[i / 2] = 1;\n", "values[i] = 1;\n", "", {"writes shared memory byte", "wrote"});
 }
 
+TEST_CASE("atomic additions need no barrier among themselves, but before and after") {
+  const std::string count = "unsigned int* counts = reinterpret_cast<unsigned int*>(values);\n";
+  const std::string add = "atomic_add(counts + i % 2, 1u);\n", again = "atomic_add(counts + next % 2, 1u);\n";
+  reports(count + kZero + add + again, "", "block_sync();\n", "args.out[i] = values[i % 2];\n",
+          {"shared memory byte", "and no barrier has followed"});
+  reports(count + kZero + add + again, "", "block_sync();\n", "if (i < 2) values[i] = 0;\n",
+          {"shared memory byte", "and no barrier has followed"});
+  reports(count + kZero + "if (i < 2) values[i] = 0;\n", "", "block_sync();\n", add,
+          {"shared memory byte", "and no barrier has followed"});
+  reports(count, "", kZero, add, {"which nothing has written"});
+}
+
 TEST_CASE("lanes of one warp need a barrier too") {
   reports(kZero + "values[i] = 1;\n", "", "block_sync();\n", "args.out[i] = values[i ^ 1];\n",
           {"no barrier has followed"});

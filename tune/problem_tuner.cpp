@@ -41,7 +41,7 @@ ProblemTuner::ProblemTuner(const TuningBench& bench, TuningTask task)
     ranked_ = ranked(task_.problem, space_, task_.workloads, bench.architecture);
   } else {
     for (const Variant& variant : task_.variants)
-      if (std::find(space_.begin(), space_.end(), variant) != space_.end()) ranked_.push_back(variant);
+      if (is_legal(variant)) ranked_.push_back(variant);
   }
   absorb_journal();
 }
@@ -116,6 +116,8 @@ Status ProblemTuner::run(double deadline, double run_deadline, const std::string
   }
   bench_.pool.cancel(task_.problem);
   GLA_RETURN_IF_ERROR(race(deadline));
+  GLA_RETURN_IF_ERROR(check_packed_forms());
+  if (!task_.variants.empty()) GLA_RETURN_IF_ERROR(check_renewed());
   return bench_.journal.finish(task_.problem);
 }
 
@@ -138,16 +140,19 @@ Status ProblemTuner::explore(std::vector<Variant> candidates, double until) {
 Status ProblemTuner::try_variant(const Variant& variant) {
   Record& record = record_of(variant);
   if (record.complete()) return {};
+  GLA_RETURN_IF_ERROR(verify(variant, record));
+  return record.refusal ? Status{} : time_variant(variant, record);
+}
+
+Status ProblemTuner::verify(const Variant& variant, Record& record) {
+  if (record.verdict || record.refusal) return {};
   const auto compiled = bench_.pool.outcome(task_.problem, variant);
   if (!compiled.ok()) return refuse(variant, record, {"compile", compiled.status().message()});
-  if (!record.verdict) {
-    const auto answer = bench_.laboratory.verify(task_.problem, variant);
-    if (answer.refused()) return refuse(variant, record, answer.refusal);
-    if (!answer.value.fast) return refuse(variant, record, {"wrong", answer.value.detail});
-    record.verdict = answer.value;
-    GLA_RETURN_IF_ERROR(bench_.journal.add(task_.problem, variant, answer.value));
-  }
-  return time_variant(variant, record);
+  const auto answer = bench_.laboratory.verify(task_.problem, variant);
+  if (answer.refused()) return refuse(variant, record, answer.refusal);
+  if (!answer.value.fast) return refuse(variant, record, {"wrong", answer.value.detail});
+  record.verdict = answer.value;
+  return bench_.journal.add(task_.problem, variant, answer.value);
 }
 
 Status ProblemTuner::refuse(const Variant& variant, Record& record, Refusal refusal) {
@@ -211,6 +216,82 @@ Status ProblemTuner::race(double deadline) {
     }
   }
   return {};
+}
+
+Status ProblemTuner::check_packed_forms() {
+  // Refusing one makes another one the winner.
+  for (std::size_t refused = 1; refused > 0;) {
+    std::vector<std::pair<Variant, Variant>> unchecked;
+    std::vector<Variant> forms;
+    for (const Variant& winner : all_winners()) {
+      const Variant form = packed_form(winner);
+      if (form == winner || !is_legal(form)) continue;
+      unchecked.emplace_back(winner, form);
+      if (!record_of(form).verdict && !record_of(form).refusal) forms.push_back(form);
+    }
+    bench_.pool.request(task_.problem, forms, true);
+    refused = 0;
+    for (const auto& [winner, form] : unchecked) {
+      GLA_RETURN_IF_ERROR(check_packed_form(winner, form));
+      if (record_of(winner).refusal) ++refused;
+    }
+  }
+  return {};
+}
+
+Status ProblemTuner::check_packed_form(const Variant& winner, const Variant& form) {
+  constexpr double kProgressSeconds = 0.5;
+  Record& record = record_of(form);
+  if (!record.verdict && !record.refusal) {
+    while (!bench_.pool.first_ready(task_.problem, std::span(&form, 1), kProgressSeconds)) show_progress();
+    GLA_RETURN_IF_ERROR(verify(form, record));
+  }
+  Record& winners = record_of(winner);
+  const std::string what = fmt::format("packed sequences, which it serves as '{}': ", to_string(form));
+  // One may be right, and refused for want of memory for a batch.
+  if (!record.verdict)
+    return refuse(winner, winners, {record.refusal->reason, what + record.refusal->detail});
+  if (winners.verdict->standard && !record.verdict->standard)
+    return refuse(winner, winners, {"wrong", what + record.verdict->detail});
+  return {};
+}
+
+Status ProblemTuner::check_renewed() const {
+  std::size_t missing = 0;
+  for (const Variant& variant : task_.variants) {
+    if (!is_legal(variant))
+      bench_.progress.note(fmt::format("left out: {}: {}: not legal on this GPU", to_string(task_.problem),
+                                       to_string(variant)));
+    else if (!known(variant))
+      ++missing;
+  }
+  if (missing > 0)
+    return invalid_argument(
+        fmt::format("--budget ended before {} of {} variants of the table to renew were measured for {}; "
+                    "what was measured is kept: the same command goes on from there",
+                    missing, task_.variants.size(), to_string(task_.problem)));
+  if (!every_point_served())
+    return {StatusCode::unsupported,
+            fmt::format("of the table to renew no variant is right for some points of {}; search for others: "
+                        "gla-tune tune --op {} --head-dims {}x{}",
+                        to_string(task_.problem), to_string(task_.problem.operation),
+                        task_.problem.head_dim_k, task_.problem.head_dim_v)};
+  return {};
+}
+
+bool ProblemTuner::is_legal(const Variant& variant) const {
+  return std::find(space_.begin(), space_.end(), variant) != space_.end();
+}
+
+std::vector<Variant> ProblemTuner::all_winners() const {
+  std::vector<Variant> winners;
+  for (std::size_t w = 0; w < task_.workloads.size(); ++w)
+    for (const Accuracy accuracy : kAllAccuracies)
+      if (const Best winner = best(w, accuracy);
+          winner.variant != nullptr &&
+          std::find(winners.begin(), winners.end(), *winner.variant) == winners.end())
+        winners.push_back(*winner.variant);
+  return winners;
 }
 
 ProblemTuner::Best ProblemTuner::best(std::size_t workload, Accuracy accuracy) const {

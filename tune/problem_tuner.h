@@ -65,9 +65,18 @@ class ProblemTuner {
   std::vector<Variant> winners_neighbours() const;
   Status explore(std::vector<Variant> candidates, double until);
   Status try_variant(const Variant& variant);
+  /// Of a variant that is compiled or refused.
+  Status verify(const Variant& variant, Record& record);
   Status refuse(const Variant& variant, Record& record, Refusal refusal);
   Status time_variant(const Variant& variant, Record& record);
   Status race(double deadline);
+  /// Refuses winners whose form for packed sequences, which serves those calls, is not right.
+  Status check_packed_forms();
+  Status check_packed_form(const Variant& winner, const Variant& form);
+  std::vector<Variant> all_winners() const;
+  /// An error if a renewal would leave out something that its table has.
+  Status check_renewed() const;
+  bool is_legal(const Variant& variant) const;
   Best best(std::size_t workload, Accuracy accuracy) const;
   bool every_point_served() const;
   bool finished() const;

@@ -82,7 +82,7 @@ double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, in
 double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                const Architecture& architecture) {
   const ChunkShape s = shape_of(problem, variant);
-  const LaunchPlan launches = plan_chunk(problem, variant, workload);
+  const LaunchPlan launches = plan_chunk(problem, variant, workload, 0);
   const bool segmented = variant.family == Family::segmented;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);

@@ -11,6 +11,7 @@
 #include "gla/generator/render.h"
 #include "gla/generator/status.h"
 #include "gla/generator/variant.h"
+#include "segment_layout.h"
 
 namespace gla {
 
@@ -67,31 +68,43 @@ inline std::size_t reserve_floats(LaunchPlan& plan, std::int64_t floats) {
   return offset;
 }
 
-/// How a workload's sequences are cut into segments.
+/// What a workload's sequences are cut into, and how many blocks of each head and tile that takes.
 struct Segments {
-  std::int64_t tokens;  ///< of a segment, a multiple of the chunk
-  std::int64_t most;    ///< that one sequence can have
-  std::int64_t slots;   ///< for all
+  std::int64_t tokens = 0;    ///< of a segment, a multiple of the chunk
+  std::int64_t segments = 0;  ///< of each sequence; of packed ones all together, beside the last of each
+  std::int64_t slots = 0;     ///< that have states in memory
+  std::int64_t states = 0;    ///< walks for states
+  std::int64_t walks = 0;     ///< walks for outputs
+  std::int64_t scans = 0;     ///< sequences that are cut
+  bool scheduled = false;     ///< by templates/schedule.cuh
+  std::int64_t share = 0;     ///< Schedule.share
 };
+/// `sequence_blocks`: that walk a sequence, of all heads. `room`: for blocks, on the device; 0: not known.
+Segments cut_into_segments(const Problem& problem, const Variant& variant, const Workload& workload,
+                           std::int64_t chunk, std::int64_t sequence_blocks, std::int64_t room);
+/// Blocks that the device has room for.
+std::int64_t room_for(const EntryShape& shape, int multiprocessors);
+/// How short sequences may be for states of theirs to be small beside them.
+std::int64_t least_tokens_for_states(const Problem& problem);
 
-/// Packed sequences have as many segments on average as dense ones, and may each have one more slot than segments.
-inline Segments cut_into_segments(const Variant& variant, const Workload& workload, std::int64_t chunk) {
-  const std::int64_t parts = variant[Parameter::segments] * (workload.packed ? workload.sequences : 1);
-  const std::int64_t tokens =
-      divided_up(divided_up(std::max<std::int64_t>(workload.tokens, 1), parts), chunk) * chunk;
-  const std::int64_t most = std::max<std::int64_t>(1, divided_up(workload.tokens, tokens));
-  return {tokens, most,
-          workload.packed ? workload.tokens / tokens + workload.sequences : workload.sequences * most};
+inline constexpr int kScheduleThreads = 512;
+inline EntryShape schedule_shape() {
+  return {kScheduleThreads, kScheduleCounters * sizeof(std::uint32_t), 1};
 }
+/// The kernel behind all others of a source.
+void add_schedule_entry(Source& source);
+/// Launches it, if the sequences are scheduled, and appends its lists to the workspace.
+void add_schedule(LaunchPlan& plan, const Segments& cut, int entry);
 
 inline constexpr int kScanThreads = 256;
-inline std::int64_t scan_grid(const Problem& problem, const Workload& workload) {
+inline std::int64_t scan_grid(const Problem& problem, const Workload& workload, const Segments& cut) {
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
-  return workload.sequences * workload.heads * divided_up(elements, kScanThreads);
+  return cut.scans * workload.heads * divided_up(elements / scan_width(problem.head_dim_v), kScanThreads);
 }
 
 // What chunk_cost.cpp and chunk_space.cpp know of each other.
-LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload);
+LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload,
+                      int multiprocessors);
 int estimated_chunk_registers(const Problem& problem, const Variant& variant);
 double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                const Architecture& architecture);

@@ -13,8 +13,9 @@ constexpr int kLeastWarps = 4, kMostWarps = 8;  // a multiprocessor has four sch
 constexpr int kLeastThreadState = 8, kMostThreadState = 128;
 constexpr int kLeastTileV = 64;  // where V is that wide: each tile makes the operands of q, k and gk anew
 constexpr int kMostStages = 2;   // of copies without producers: they are not what the kernel waits for
-constexpr int kMostChained =
-    8;  // segments whose states each finds by itself: a chain of reads, not short if they are many
+// Segments whose states each finds by itself: a chain of reads, not short if they are many. Of packed sequences few are cut, and
+// the scan costs those their time too that are not; verification, which is for no device in particular, has it.
+constexpr int kMostChained = 8, kMostPackedChained = 16;
 constexpr int kMostOutputs = 128;  // tokens times 16-row blocks of O^T that a warp accumulates
 
 /// Warps that the state of a tile can be dealt to, 16 x 16 channels at the least.
@@ -281,7 +282,8 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
   const int blocks = variant[Parameter::min_blocks];
   const std::string_view walk = shape.producers ? "chunk_pipeline" : "chunk_forward";
   std::vector<std::string_view> headers{shape.producers ? "chunk_pipeline.cuh" : "chunk_forward.cuh"};
-  if (variant.family == Family::segmented) headers.push_back("segment_scan.cuh");
+  if (variant.family == Family::segmented)
+    headers.insert(headers.end(), {"schedule.cuh", "segment_scan.cuh"});
   Source source{"chunk_forward.cu", config_text(problem, headers, shape_text(shape)), {}};
   const auto add_pass = [&](std::string_view entry, std::string_view pass) {
     const bool has_maps = shape.producers != 0;
@@ -302,6 +304,7 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
     add_entry(source, {"chunk_segment_scan", kScanThreads, 1,
                        fmt::format("segment_scan<gla::Config, {}>(args)", kScanThreads)});
     add_pass("chunk_segment_outputs", "segment_outputs");
+    add_schedule_entry(source);
   }
   return source;
 }
@@ -313,7 +316,7 @@ std::vector<EntryShape> chunk_entry_shapes(const Problem& problem, const Variant
   if (variant.family != Family::segmented) return {walk};
   EntryShape states = walk;
   states.shared_bytes = static_cast<std::size_t>(shared_bytes(without_queries(shape)));
-  return {states, EntryShape{kScanThreads, 0, 1}, walk};
+  return {states, EntryShape{kScanThreads, 0, 1}, walk, schedule_shape()};
 }
 
 }  // namespace
@@ -328,7 +331,8 @@ TensorBoxes boxes_of(const Problem& problem, const ChunkShape& shape) {
           .gate_bytes = shape.gate_bytes};
 }
 
-LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload) {
+LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Workload& workload,
+                      int multiprocessors) {
   const ChunkShape shape = shape_of(problem, variant);
   const std::vector<EntryShape> shapes = chunk_entry_shapes(problem, variant);
   const std::int64_t state_tiles = workload.heads * state_blocks(shape);  // of a sequence
@@ -337,6 +341,7 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   plan.boxes = boxes_of(problem, shape);
   if (variant.family != Family::segmented) {
     plan.segments = variant[Parameter::segments];  // none where the family is fused
+    plan.reads_late = plan.segments > 1;
     Launch walk{0, std::max<std::int64_t>(plan.segments, 1) * workload.sequences * output_tiles,
                 shapes[0].threads, shapes[0].shared_bytes, shape.cluster};
     if (variant.family == Family::fused) walk.may_be_cut(WalkKind::inputs, shape.chunk, shapes[0].min_blocks);
@@ -345,20 +350,24 @@ LaunchPlan plan_chunk(const Problem& problem, const Variant& variant, const Work
   }
   const std::int64_t elements = std::int64_t{problem.head_dim_k} * problem.head_dim_v;
   const Segments cut =
-      cut_into_segments(variant, workload, std::max(shape.chunk, without_queries(shape).chunk));
+      cut_into_segments(problem, variant, workload, std::max(shape.chunk, without_queries(shape).chunk),
+                        output_tiles, room_for(shapes[2], multiprocessors));
   plan.segment_tokens = cut.tokens;
-  plan.segments = cut.most;
-  plan.may_chain = !workload.packed && cut.most <= kMostChained;
-  const std::int64_t slots = cut.slots;
-  const std::int64_t scan_blocks = scan_grid(problem, workload);
-  plan.launches.add({0, slots * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
-  plan.launches.add({.entry = 1, .grid = scan_blocks, .threads = shapes[1].threads, .needs = kSegmentScan});
-  plan.launches.add({2, slots * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
-  plan.decays_offset =
-      round_up_256(static_cast<std::size_t>(slots * workload.heads * elements) * sizeof(float));
-  plan.workspace_bytes =
-      plan.decays_offset +
-      round_up_256(static_cast<std::size_t>(slots * workload.heads * problem.head_dim_k) * sizeof(float));
+  plan.segments = cut.segments;
+  plan.may_chain = divided_up(workload.tokens, cut.tokens) <= (!workload.packed      ? kMostChained
+                                                               : multiprocessors > 0 ? kMostPackedChained
+                                                                                     : 0);
+  // The sequences that are not cut have their states from the caller, in each block of a group.
+  plan.reads_late = workload.packed && shape.group_tile != problem.group;
+  (void)reserve_floats(plan, cut.slots * workload.heads * elements);  // segment_states
+  plan.decays_offset = reserve_floats(plan, cut.slots * workload.heads * problem.head_dim_k);
+  add_schedule(plan, cut, 3);
+  plan.launches.add({0, cut.states * state_tiles, shapes[0].threads, shapes[0].shared_bytes, shape.cluster});
+  plan.launches.add({.entry = 1,
+                     .grid = scan_grid(problem, workload, cut),
+                     .threads = shapes[1].threads,
+                     .needs = kSegmentScan});
+  plan.launches.add({2, cut.walks * output_tiles, shapes[2].threads, shapes[2].shared_bytes, shape.cluster});
   return plan;
 }
 

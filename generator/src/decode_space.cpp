@@ -88,7 +88,8 @@ std::vector<EntryShape> decode_entry_shapes(const Problem&, const Variant& varia
   return {{threads_of(variant), 0, variant[Parameter::min_blocks]}};
 }
 
-LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Workload& workload) {
+LaunchPlan plan_decode(const Problem& problem, const Variant& variant, const Workload& workload,
+                       int /*multiprocessors*/) {
   const std::int64_t warps = workload.sequences * workload.heads * tiles_v(problem, variant);
   const int per_block = variant[Parameter::warps];
   LaunchPlan plan;
@@ -101,7 +102,7 @@ double predicted_decode_seconds(const Problem& problem, const Variant& variant, 
   const int threads = threads_of(variant);
   const int resident =
       std::max(1, occupancy(architecture, threads, estimated_decode_registers(problem, variant), 0));
-  const double blocks = static_cast<double>(plan_decode(problem, variant, workload).launches[0].grid);
+  const double blocks = static_cast<double>(plan_decode(problem, variant, workload, 0).launches[0].grid);
   const double slots = static_cast<double>(architecture.multiprocessors) * resident;
   const double waves = std::ceil(blocks / slots);
 

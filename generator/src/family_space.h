@@ -41,7 +41,8 @@ bool copies_async(const Problem& problem);
 /// How the variants of a family become kernels, are launched and ranked.
 struct FamilyKernels {
   Source (*render)(const Problem&, const Variant&);
-  LaunchPlan (*plan)(const Problem&, const Variant&, const Workload&);
+  /// `multiprocessors`: of the device; 0: not known.
+  LaunchPlan (*plan)(const Problem&, const Variant&, const Workload&, int multiprocessors);
   std::vector<EntryShape> (*entry_shapes)(const Problem&, const Variant&);
   int (*estimated_registers)(const Problem&, const Variant&);
   double (*predicted_seconds)(const Problem&, const Variant&, const Workload&, const Architecture&);

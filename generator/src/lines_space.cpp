@@ -139,7 +139,8 @@ std::vector<EntryShape> lines_entry_shapes(const Problem& problem, const Variant
   return shapes;
 }
 
-LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Workload& workload) {
+LaunchPlan plan_lines(const Problem& problem, const Variant& variant, const Workload& workload,
+                      int /*multiprocessors*/) {
   LaunchPlan plan;
   const int chunk = variant[Parameter::chunk];
   if (problem.gate_k || problem.gate_v) {
@@ -182,7 +183,7 @@ double predicted_lines_seconds(const Problem& problem, const Variant& variant, c
   const double tokens =
       static_cast<double>(workload.tokens) /
       static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
-  const LaunchPlan plan = plan_lines(problem, variant, workload);
+  const LaunchPlan plan = plan_lines(problem, variant, workload, 0);
   double seconds = 0;
   for (const Launch& launch : plan.launches) {
     const bool of_keys = launch.entry == 0;

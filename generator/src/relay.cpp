@@ -2,6 +2,7 @@
 // so of 133 sequences on 132 multiprocessors one keeps all but one multiprocessor waiting for as long as the others took. In
 // legs, which blocks take up in turns, all have something to do until about the end.
 #include <algorithm>
+#include <cmath>
 
 #include "chunk_shape.h"
 #include "family_space.h"
@@ -16,7 +17,8 @@ constexpr double kHandOverChunks = 2.5, kLeastGain = 0.05;
 // A walk runs aside where an eighth of the multiprocessors or more would have nothing to do, if it is long enough for two streams
 // to be worth while; in more legs than turns would ask for, since nobody knows when there is room for it.
 constexpr std::int64_t kLeastRoomShare = 8, kAsideLegs = 4, kLeastAsideChunks = 8;
-// Of q, k, gates, v, o and all their gradients, the share that states on their way may take at the most, of three walks.
+// Of q, k, gates, v, o and all their gradients, the share that states on their way may take at the most, of three walks; or those of
+// segments, of two, with those that they are cut from.
 constexpr double kMostExtraMemory = 0.1;
 constexpr std::size_t kSharedBytes = 227 * 1024, kBlockBytes = 1024;
 constexpr int kRegisters = 65536, kLeastRegisters = 128;
@@ -38,14 +40,6 @@ bool runs_aside(const LaunchPlan& plan, const Launch& values, int multiprocessor
          tokens >= kAsideLegs * kLeastAsideChunks * values.chunk;
 }
 
-/// Short sequences have less to read and write than a few states take.
-bool has_memory_for_states(const Problem& problem, std::int64_t tokens) {
-  const double k = problem.head_dim_k, v = problem.head_dim_v;
-  const double states = static_cast<double>(kRelayedWalks * sizeof(float)) * k * v;
-  const double tensors = static_cast<double>(size_of(problem.dtype)) * (6 * k + 4 * v);
-  return states <= kMostExtraMemory * static_cast<double>(tokens) * tensors;
-}
-
 std::int64_t best_legs(std::int64_t blocks, std::int64_t room, std::int64_t chunks) {
   const double whole = chunks_until_end(blocks, room, chunks, 1);
   double least = whole * (1 - kLeastGain);
@@ -61,6 +55,13 @@ std::int64_t best_legs(std::int64_t blocks, std::int64_t room, std::int64_t chun
 
 }  // namespace
 
+std::int64_t least_tokens_for_states(const Problem& problem) {
+  const double k = problem.head_dim_k, v = problem.head_dim_v;
+  const double states = static_cast<double>(kRelayedWalks * sizeof(float)) * k * v;
+  const double tensors = static_cast<double>(size_of(problem.dtype)) * (6 * k + 4 * v);
+  return static_cast<std::int64_t>(std::ceil(states / (kMostExtraMemory * tensors)));
+}
+
 void Launch::may_be_cut(WalkKind kind, int tokens, int min_blocks) {
   if (cluster != 1) return;
   walk = kind;
@@ -72,7 +73,7 @@ void Launch::may_be_cut(WalkKind kind, int tokens, int min_blocks) {
 
 void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& workload,
                    const Relaying& relaying) {
-  const bool may_pay = relaying.multiprocessors > 0 && has_memory_for_states(problem, workload.tokens);
+  const bool may_pay = relaying.multiprocessors > 0 && workload.tokens >= least_tokens_for_states(problem);
   if (workload.packed || (relaying.legs == 0 && !may_pay)) return;
   const std::int64_t states = workload.sequences * workload.heads;
   std::size_t counters = 0;

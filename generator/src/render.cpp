@@ -17,12 +17,13 @@ constexpr int kToolThreads = 128;  // templates/verification.cuh
 std::vector<std::string_view> headers_of(Operation operation) {
   switch (operation) {
     case Operation::chunk_forward:
-      return {"device/launch.cuh", "recurrent_forward.cuh", "chunk_forward.cuh", "chunk_pipeline.cuh",
-              "segment_scan.cuh"};
+      return {"device/launch.cuh",  "recurrent_forward.cuh", "chunk_forward.cuh",
+              "chunk_pipeline.cuh", "schedule.cuh",          "segment_scan.cuh"};
     case Operation::recurrent_forward:
       return {"device/launch.cuh", "recurrent_forward.cuh"};
     case Operation::chunk_backward:
-      return {"device/launch.cuh", "chunk_backward.cuh", "key_pipeline.cuh", "value_pipeline.cuh"};
+      return {"device/launch.cuh", "chunk_backward.cuh", "key_pipeline.cuh", "schedule.cuh",
+              "value_pipeline.cuh"};
     case Operation::recurrent_backward:
       return {"device/launch.cuh", "line_walk.cuh"};
   }
@@ -132,7 +133,7 @@ Source render(const Problem& problem, const Variant& variant) {
 
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,
                 const Relaying& relaying) {
-  LaunchPlan plan = kernels_of(variant.family).plan(problem, variant, workload);
+  LaunchPlan plan = kernels_of(variant.family).plan(problem, variant, workload, relaying.multiprocessors);
   cut_into_legs(plan, problem, workload, relaying);
   return plan;
 }

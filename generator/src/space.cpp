@@ -8,6 +8,9 @@
 namespace gla {
 namespace {
 
+// Packed sequences that are cut are cut into halves of what each block that there is room for has to walk.
+constexpr int kPackedSegments = 2;
+
 /// Appends every legal variant that agrees with `variant` on the parameters before `index`.
 void enumerate(const FamilySpace& family, std::size_t index, Variant& variant, std::vector<Variant>& found) {
   if (index == family.parameters.size()) {
@@ -82,6 +85,25 @@ std::vector<Variant> space(const Problem& problem, const Architecture& architect
     enumerate(family, 0, variant, found);
   }
   return found;
+}
+
+Variant packed_form(const Variant& variant) {
+  Variant form = variant;
+  switch (variant.family) {
+    case Family::fused:
+    case Family::overlapped:
+    case Family::segmented:
+      form.family = Family::segmented;
+      form.set(Parameter::segments, kPackedSegments);
+      return form;
+    case Family::walks:
+      form.set(Parameter::segments, kPackedSegments);
+      return form;
+    case Family::decode:
+    case Family::lines:
+      return form;
+  }
+  return form;
 }
 
 bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy) {

@@ -299,6 +299,11 @@ std::string call_of(const WalkEntry& entry, bool by_warpgroups, int threads) {
                      entry.kind == WalkEntry::scan ? std::to_string(threads) : std::string(entry.pass));
 }
 
+/// Of segments.
+bool for_states(const WalkEntry& entry) {
+  return entry.pass == "gla::Pass::segment_states";
+}
+
 std::span<const WalkEntry> entries_of(const Variant& variant) {
   return variant[Parameter::segments] > 1 ? std::span<const WalkEntry>(kSegmented) : kWhole;
 }
@@ -324,6 +329,7 @@ std::vector<EntryShape> walks_entry_shapes(const Problem& problem, const Variant
         break;
     }
   }
+  if (variant[Parameter::segments] > 1) shapes.push_back(schedule_shape());
   return shapes;
 }
 
@@ -331,6 +337,7 @@ Source render_walks(const Problem& problem, const Variant& variant) {
   const ChunkShape values = value_shape_of(problem, variant);
   const KeyWalkShape keys = key_shape_of(problem, variant, false);
   std::vector<std::string_view> headers{"chunk_backward.cuh"};
+  if (variant[Parameter::segments] > 1) headers.push_back("schedule.cuh");
   std::string config = shape_text(values) + key_shape_text("key_walk", keys);
   config += key_shape_text("key_walk_back", key_shape_of(problem, variant, true));
   if (values.producers) {
@@ -356,6 +363,7 @@ Source render_walks(const Problem& problem, const Variant& variant) {
                                 : has_beside  ? Start::waited
                                               : Start::early});
   }
+  if (variant[Parameter::segments] > 1) add_schedule_entry(source);
   return source;
 }
 
@@ -365,7 +373,8 @@ WalkKind walk_kind(const WalkEntry& entry) {
                                                : WalkKind::keys;
 }
 
-LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload) {
+LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Workload& workload,
+                      int multiprocessors) {
   LaunchPlan plan;
   const ChunkShape values = value_shape_of(problem, variant);
   plan.boxes = boxes_of(problem, values);
@@ -374,29 +383,39 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
     plan.boxes.rows = box_rows(keys, values);
     plan.boxes.gate_gradient_bytes = keys.gate_gradient_bytes();
   }
-  std::int64_t slots = workload.sequences;
+  const std::span<const WalkEntry> entries = entries_of(variant);
+  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
+  const auto tiles_of_keys = [&](bool backward) {
+    return divided_up(problem.head_dim_k, key_shape_of(problem, variant, backward).tile_k);
+  };
+  Segments cut{.walks = workload.sequences};
   if (variant[Parameter::segments] > 1) {
     const int chunk = std::max<int>(variant[Parameter::chunk], values.chunk);
-    const Segments cut = cut_into_segments(variant, workload, chunk);
+    cut = cut_into_segments(problem, variant, workload, chunk, workload.heads * tiles_of_keys(false),
+                            room_for(shapes.front(), multiprocessors));
     plan.segment_tokens = cut.tokens;
-    plan.segments = cut.most;
-    slots = cut.slots;
+    plan.segments = cut.segments;
+    const std::int64_t vectors = cut.slots * workload.heads * problem.head_dim_k;
+    (void)reserve_floats(plan, vectors * problem.head_dim_v);  // segment_states
+    plan.decays_offset = reserve_floats(plan, vectors);
+    plan.gradients_offset = reserve_floats(plan, vectors * problem.head_dim_v);
+    plan.gradient_decays_offset = reserve_floats(plan, vectors);
+    add_schedule(plan, cut, static_cast<int>(entries.size()));
   }
-  const std::vector<EntryShape> shapes = walks_entry_shapes(problem, variant);
-  for (const WalkEntry& entry : entries_of(variant)) {
+  for (std::size_t index = 0; index < entries.size(); ++index) {
+    const WalkEntry& entry = entries[index];
     const bool scans = entry.kind == WalkEntry::scan, of_values = entry.kind == WalkEntry::values;
-    const std::int64_t tiles =
-        of_values ? divided_up(problem.head_dim_v, variant[Parameter::tile_v])
-                  : divided_up(problem.head_dim_k,
-                               key_shape_of(problem, variant, entry.kind == WalkEntry::keys_backward).tile_k);
-    const auto index = plan.launches.size();
+    const std::int64_t tiles = of_values ? divided_up(problem.head_dim_v, variant[Parameter::tile_v])
+                                         : tiles_of_keys(entry.kind == WalkEntry::keys_backward);
     const int cluster = of_values ? values.cluster : 1;
-    Launch launch{.entry = static_cast<int>(index),
-                  .grid = scans ? scan_grid(problem, workload) : slots * workload.heads * tiles * cluster,
-                  .threads = shapes[index].threads,
-                  .shared_bytes = shapes[index].shared_bytes,
-                  .cluster = cluster,
-                  .needs = entry.gradients};
+    const std::int64_t walks = for_states(entry) ? cut.states : cut.walks;
+    Launch launch{
+        .entry = static_cast<int>(index),
+        .grid = scans ? scan_grid(problem, workload, cut) : walks * workload.heads * tiles * cluster,
+        .threads = shapes[index].threads,
+        .shared_bytes = shapes[index].shared_bytes,
+        .cluster = cluster,
+        .needs = entry.gradients};
     if (plan.segment_tokens == 0)
       launch.may_be_cut(walk_kind(entry), of_values ? values.chunk : variant[Parameter::chunk],
                         shapes[index].min_blocks);
@@ -404,14 +423,9 @@ LaunchPlan plan_walks(const Problem& problem, const Variant& variant, const Work
         plan.segment_tokens == 0 && of_values && key_shape_of(problem, variant, false).producers;
     plan.launches.add(launch);
   }
-  const std::int64_t vectors = slots * workload.heads * problem.head_dim_k;
-  if (plan.segment_tokens != 0) {
-    reserve_floats(plan, vectors * problem.head_dim_v);  // segment_states
-    plan.decays_offset = reserve_floats(plan, vectors);
-    plan.gradients_offset = reserve_floats(plan, vectors * problem.head_dim_v);
-    plan.gradient_decays_offset = reserve_floats(plan, vectors);
-  }
-  if (problem.gate_k) plan.flows_offset = reserve_floats(plan, vectors);
+  if (problem.gate_k)
+    plan.flows_offset =
+        reserve_floats(plan, (workload.sequences + cut.slots) * workload.heads * problem.head_dim_k);
   return plan;
 }
 
@@ -442,17 +456,18 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
       static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
   const double chunks = std::ceil(tokens / variant[Parameter::segments] / variant[Parameter::chunk]);
   double seconds = 0;
-  const LaunchPlan launches = plan_walks(problem, variant, workload);
+  const LaunchPlan launches = plan_walks(problem, variant, workload, 0);
   const std::span<const WalkEntry> entries = entries_of(variant);
   const int registers = estimated_walks_registers(problem, variant);
   for (const Launch& launch : launches.launches) {
-    const WalkEntry& entry = entries[static_cast<std::size_t>(launch.entry)];
+    const auto index = static_cast<std::size_t>(launch.entry);
+    if (index == entries.size()) continue;  // the schedule
+    const WalkEntry& entry = entries[index];
     if (entry.kind == WalkEntry::scan) {
       seconds += kScanSeconds;
       continue;
     }
     const bool of_values = entry.kind == WalkEntry::values;
-    const bool states_only = !of_values && entries.size() > 3 && launch.entry < 2;
     const int resident = std::max(1, occupancy(architecture, launch.threads, registers, launch.shared_bytes));
     const double waves = std::ceil(static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
@@ -463,7 +478,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     const double walk =
         share * (kChunkSeconds * group + products * kSecondsPerProduct * resident * 8 / per_scheduler / 4);
     const double stalls = variant[Parameter::stages] > 1 || resident > 1 ? 1.0 : 1.3;
-    seconds += waves * chunks * walk * stalls * (states_only ? kShareOfStates : 1.0);
+    seconds += waves * chunks * walk * stalls * (for_states(entry) ? kShareOfStates : 1.0);
   }
   return std::max(seconds, floor_bytes(problem, workload, false) / architecture.copy_bandwidth);
 }

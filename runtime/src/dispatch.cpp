@@ -92,12 +92,18 @@ Dispatcher::Dispatcher(driver::Device device, std::vector<TableCandidate> tables
 
 std::vector<Site> Dispatcher::legal_sites(const TableProblem& entry, const Problem& problem,
                                           Accuracy accuracy) const {
-  std::vector<Site> sites;
+  std::vector<Site> sites, forms;  // of equally near ones what was measured comes first
   for (const Point& point : entry.points) {
-    if (point.accuracy == accuracy && meant_for(problem, point.variant, accuracy) &&
-        check(problem, architecture_, point.variant).ok())
-      sites.push_back({coordinates(point.workload), point.variant});
+    if (point.accuracy != accuracy || !meant_for(problem, point.variant, accuracy) ||
+        !check(problem, architecture_, point.variant).ok())
+      continue;
+    const Coordinates at = coordinates(point.workload);
+    sites.push_back({at, point.variant});
+    if (const Variant form = packed_form(point.variant);
+        !at.packed && check(problem, architecture_, form).ok())
+      forms.push_back({{at.parallel, at.tokens, true}, form});
   }
+  sites.insert(sites.end(), forms.begin(), forms.end());
   if (sites.empty() && accuracy == Accuracy::fast) return legal_sites(entry, problem, Accuracy::standard);
   return sites;
 }
@@ -124,7 +130,10 @@ std::optional<Variant> Dispatcher::model_variant(const Problem& problem, const W
     const std::lock_guard lock(memo_->mutex);
     if (const auto found = memo_->choices.find(key); found != memo_->choices.end()) return found->second;
   }
-  const std::optional<Variant> chosen = model_choice(problem, workload, accuracy, architecture_);
+  std::optional<Variant> chosen = model_choice(problem, workload, accuracy, architecture_);
+  if (chosen && workload.packed) {
+    if (const Variant form = packed_form(*chosen); check(problem, architecture_, form).ok()) chosen = form;
+  }
   const std::lock_guard lock(memo_->mutex);
   return memo_->choices.emplace(key, chosen).first->second;
 }

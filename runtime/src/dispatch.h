@@ -50,6 +50,7 @@ class Dispatcher {
                         Accuracy accuracy) const;
 
  private:
+  /// Those of a batch serve packed sequences of the same average length too, in packed_form().
   std::vector<Site> legal_sites(const TableProblem& entry, const Problem& problem, Accuracy accuracy) const;
   std::optional<Variant> model_variant(const Problem& problem, const Workload& workload,
                                        Accuracy accuracy) const;

@@ -59,9 +59,9 @@ class LoadedKernels {
 inline bool is_in_place(const void* initial_state, const void* final_state) {
   return initial_state != nullptr && initial_state == final_state;
 }
-/// Whether the call needs a copy of its initial state: segments that need nothing of each other read it at any time.
+/// Whether the call needs a copy of its initial state, which blocks read at any time.
 inline bool needs_state_copy(const LaunchPlan& plan, bool in_place) {
-  return in_place && plan.segment_tokens == 0 && plan.segments > 1;
+  return in_place && plan.reads_late;
 }
 
 /// The Relay of a kind of walk in the workspace.
@@ -74,14 +74,22 @@ inline Relay relay_in(void* workspace, const LaunchPlan& plan, WalkKind kind) {
           reinterpret_cast<unsigned int*>(base + relay.counters_offset)};
 }
 
+/// The Schedule of packed sequences.
+inline Schedule schedule_in(void* workspace, const SchedulePlan& plan) {
+  if (plan.walks == 0) return {};
+  Piece* const walks = reinterpret_cast<Piece*>(static_cast<char*>(workspace) + plan.offset);
+  return {walks, walks + plan.walks, walks + plan.walks + plan.segments, plan.segments, plan.share};
+}
+
 /// The segments of those families that have some, and their place in the workspace. A call that needs a copy of its initial state has
-/// that by now, or its sequences are walked as one.
+/// that by now, or overlapping segments are one.
 inline void place_workspace(KernelArgs& args, const LaunchPlan& plan, void* workspace) {
   const bool in_place = is_in_place(args.initial_state, args.final_state);
   args.segments = needs_state_copy(plan, in_place) ? 1 : plan.segments;
   args.relay = relay_in(workspace, plan, WalkKind::inputs);
   if (plan.segment_tokens == 0) return;
   args.segment_tokens = plan.segment_tokens;
+  args.schedule = schedule_in(workspace, plan.schedule);
   args.segments_chain = plan.may_chain && !in_place ? 1 : 0;
   args.segment_states = static_cast<float*>(workspace);
   args.segment_decays = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan.decays_offset);

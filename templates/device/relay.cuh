@@ -9,13 +9,7 @@ namespace gla {
 
 /// Leaves in a word of shared memory, for all threads of the block, how many blocks have started before it.
 GLA_DEVICE void count_start(unsigned int* before, unsigned int* started) {
-  if (thread_index() == 0) {
-#if defined(GLA_EMULATOR)
-    *before = emulator::atomic_increment(started);
-#else
-    *before = atomicAdd(started, 1u);
-#endif
-  }
+  if (thread_index() == 0) *before = atomic_add(started, 1u);
   block_sync();
 }
 
@@ -24,7 +18,7 @@ GLA_DEVICE void hand_on(unsigned int* handed_on) {
   warp_sync();
   if (lane_index() != 0) return;
 #if defined(GLA_EMULATOR)
-  (void)emulator::atomic_increment(handed_on);
+  (void)atomic_add(handed_on, 1u);
 #else
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(handed_on) : "memory");
 #endif

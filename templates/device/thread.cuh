@@ -186,5 +186,13 @@ GLA_DEVICE void atomic_add(unsigned long long* address, unsigned long long value
   atomicAdd(address, value);
 #endif
 }
+/// Returns what was there before.
+GLA_DEVICE unsigned int atomic_add(unsigned int* address, unsigned int value) {
+#if defined(GLA_EMULATOR)
+  return emulator::atomic_add(address, value);
+#else
+  return atomicAdd(address, value);
+#endif
+}
 
 }  // namespace gla

@@ -86,7 +86,7 @@ void send(void* slot, const float (&values)[4], unsigned long long* arriving, in
 
 void atomic_add(unsigned long long* address, unsigned long long value);
 /// What was there before.
-unsigned int atomic_increment(unsigned int* address);
+unsigned int atomic_add(unsigned int* address, unsigned int value);
 /// Ends the kernel with a Fault unless the count is reached: no other block runs that could still reach it.
 void expect_count(const unsigned int* count, unsigned int least);
 

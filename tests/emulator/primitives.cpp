@@ -194,10 +194,12 @@ long long shuffle_xor(long long value, int mask) {
 }
 
 void atomic_add(unsigned long long* address, unsigned long long value) {
+  current_block()->note_access(AccessKind::atomic, address, sizeof *address, __builtin_return_address(0));
   __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
-unsigned int atomic_increment(unsigned int* address) {
-  return __atomic_fetch_add(address, 1u, __ATOMIC_RELAXED);
+unsigned int atomic_add(unsigned int* address, unsigned int value) {
+  current_block()->note_access(AccessKind::atomic, address, sizeof *address, __builtin_return_address(0));
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 void expect_count(const unsigned int* count, unsigned int least) {
   if (*count >= least) return;

@@ -190,11 +190,15 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
       return std::string(is_read ? "reads" : "writes") + " shared memory byte " +
              std::to_string(i * kCellBytes) + ", which " + fault;
     }
-    if (is_read) {
+    if (kind == AccessKind::atomic) {
+      cell.added = {collides(cell.added, thread) ? kSeveral : thread, now_, site};
+      cell.read = {};
+    } else if (is_read) {
       add_reader(cell, thread, site);
       if (kind == AccessKind::start_tensor_store) ++cell.stores;
     } else {
       cell.write = {thread, now_, site};
+      cell.added = {};
       cell.read = {};
       cell.sent = false;
       cell.copying = kind == AccessKind::start_copy          ? Copying::by_thread
@@ -304,13 +308,17 @@ std::string Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind)
   if (cell.copying != Copying::no) return still_copying(cell);
   if (cell.write.thread == kNobody) return "nothing has written";
   if (collides(cell.write, thread)) return wrote_unordered(cell);
+  if (collides(cell.added, thread)) return did_without(cell.added, "wrote", kNoBarrier);
   if (kind != AccessKind::read && !is_fenced(cell, thread)) return wrote_unfenced(cell);
   return {};
 }
 
 std::string Shadow::fault_of_write(const Cell& cell, int thread, AccessKind kind) const {
   if (cell.copying != Copying::no) return still_copying(cell);
+  const bool is_atomic = kind == AccessKind::atomic;
+  if (is_atomic && cell.write.thread == kNobody) return "nothing has written";
   if (collides(cell.write, thread)) return wrote_unordered(cell);
+  if (!is_atomic && collides(cell.added, thread)) return did_without(cell.added, "wrote", kNoBarrier);
   if (cell.stores > 0) return still_storing(cell);
   if (const Access* reader = colliding_reader(cell, thread)) return did_without(*reader, "read", kNoBarrier);
   if (kind == AccessKind::start_tensor_load && cell.write.thread != kNobody && !is_fenced(cell, thread))

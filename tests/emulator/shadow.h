@@ -20,6 +20,7 @@ enum class AccessKind {
   read,
   read_as_operand,  ///< by wgmma, which sees only what its writer has fenced
   write,
+  atomic,               ///< reads and writes, in some order with others of its kind
   start_copy,           ///< an asynchronous copy writes at some time from here
   finish_copy,          ///< to here, the wait for it
   start_tensor_load,    ///< the same for a tensor copy, which overwrites only what its writer has fenced
@@ -85,6 +86,7 @@ class Shadow {
   enum class Copying : unsigned char { no, by_thread, by_load };
   struct Cell {
     Access write, read;
+    Access added;      ///< atomically, since `write`
     int readers = -1;  ///< where readers of several warps are, with clocks; `read` is kSeveral then
     std::uint32_t reading_warps = 0;  ///< the same without, a bit for each
     Copying copying = Copying::no;

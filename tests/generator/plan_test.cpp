@@ -1,6 +1,5 @@
 // Launch plans: how many launches, how many blocks, how much workspace, and that all of it is what the kernels rely on.
 #include <algorithm>
-#include <random>
 #include <set>
 #include <string>
 #include <vector>
@@ -56,12 +55,6 @@ std::vector<Problem> several_problems() {
           backward_of(64, 100)};
 }
 
-/// First slot of sequence n as templates/sequence.cuh finds it.
-std::int64_t first_slot(const std::vector<std::int64_t>& cu_seqlens, std::size_t n,
-                        std::int64_t segment_tokens) {
-  return cu_seqlens[n] / segment_tokens + static_cast<std::int64_t>(n);
-}
-
 }  // namespace
 
 TEST_CASE("family fused is one launch of a block per sequence, head and value tile, without a workspace") {
@@ -106,7 +99,7 @@ TEST_CASE("family segmented is three launches: states, scan, outputs") {
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);
   CHECK(found.launches[0].grid == 3 * 5 * 4 * 8);
-  CHECK(found.launches[1].grid == 3 * 5 * 100);  // 128 * 200 state elements, 256 to a block
+  CHECK(found.launches[1].grid == 3 * 5 * 25);  // 128 * 200 state elements, 4 to a thread, 256 of those
   CHECK(found.launches[2].grid == 3 * 5 * 4 * 8);
 }
 
@@ -122,7 +115,10 @@ TEST_CASE("few segments of dense sequences chain themselves") {
   const Problem problem = chunk_of(128, 128);
   CHECK(plan(problem, segmented(8), {3, 5, 4096, false}).may_chain);
   CHECK_FALSE(plan(problem, segmented(16), {3, 5, 4096, false}).may_chain);
-  CHECK_FALSE(plan(problem, segmented(4), {3, 5, 4096, true}).may_chain);  // one may have all tokens
+  CHECK_FALSE(plan(problem, segmented(2), {3, 5, 4096, true}).may_chain);
+  CHECK(plan(problem, segmented(2), {3, 60, 40960, true}, {.multiprocessors = 132}).may_chain);
+  // One may have all tokens.
+  CHECK_FALSE(plan(problem, segmented(2), {3, 5, 40960, true}, {.multiprocessors = 132}).may_chain);
 }
 
 TEST_CASE("a cluster has as many blocks as its size where one block would be; the scan has no clusters") {
@@ -159,41 +155,67 @@ TEST_CASE("the workspace holds a state and K decays for each head and segment, b
   CHECK(found.workspace_bytes == found.decays_offset + (slots * 5 * 10 * 4 + 255) / 256 * 256);
 }
 
-TEST_CASE("packed sequences have a slot each beyond those that the packed tokens fill") {
+TEST_CASE("packed sequences have blocks and slots for as many segments as their tokens can fill") {
   const LaunchPlan found = plan(chunk_of(16, 16), segmented(4), {7, 1, 1000, true});
   CHECK(found.segment_tokens == 64);  // a quarter of a sequence of 143, in chunks of 32
-  CHECK(found.segments == 16);        // one sequence may have all the tokens
-  const std::size_t slots = 1000 / 64 + 7;
-  CHECK(found.decays_offset == slots * 16 * 16 * 4);
-  CHECK(found.launches[0].grid ==
-        static_cast<std::int64_t>(slots));  // and no block more, whatever the lengths
-  CHECK(found.launches[2].grid == static_cast<std::int64_t>(slots));
+  CHECK(found.segments == 15);
+  CHECK(found.decays_offset == (15 + 7) * 16 * 16 * 4);  // and one for the last segment of each that is cut
+  REQUIRE(found.launches.size() == 4);
+  CHECK(found.launches[0].entry == 3);  // the schedule comes first
+  CHECK(found.launches[0].grid == 1);
+  CHECK(found.launches[1].grid == 15);
+  CHECK(found.launches[2].grid == 7);  // sequences of more than two segments
+  CHECK(found.launches[3].grid == 7 + 15);
+  CHECK(found.schedule.walks == 7 + 15);
+  CHECK(found.schedule.segments == 15);
+  CHECK(found.schedule.offset + (22 + 15 + 7) * 16 <= found.workspace_bytes);
 }
 
-TEST_CASE("no two segments of packed sequences share a slot, and all slots lie in the workspace") {
-  std::mt19937 random(7);
-  const Problem problem = chunk_of(16, 16);
-  for (int round = 0; round < 2000; ++round) {
-    std::vector<std::int64_t> cu_seqlens{0};
-    for (int n = static_cast<int>(random() % 9 + 1); n > 0; --n)
-      cu_seqlens.push_back(cu_seqlens.back() +
-                           (random() % 3 == 0 ? 0 : static_cast<std::int64_t>(random() % 300)));
-    const auto sequences = static_cast<std::int64_t>(cu_seqlens.size()) - 1;
-    const LaunchPlan found =
-        plan(problem, segmented(2 << random() % 6), {sequences, 1, cu_seqlens.back(), true});
-    const std::int64_t slots = static_cast<std::int64_t>(found.decays_offset) / (16 * 16 * 4);
-    std::int64_t next_free = 0;
-    for (std::size_t n = 0; n + 1 < cu_seqlens.size(); ++n) {
-      const std::int64_t length = cu_seqlens[n + 1] - cu_seqlens[n];
-      const std::int64_t segments =
-          std::max<std::int64_t>(1, (length + found.segment_tokens - 1) / found.segment_tokens);
-      const std::int64_t first = first_slot(cu_seqlens, n, found.segment_tokens);
-      REQUIRE(first >= next_free);
-      REQUIRE(segments <= found.segments);
-      next_free = first + segments;
-    }
-    REQUIRE(next_free <= slots);
-  }
+TEST_CASE(
+    "packed sequences are cut by what there is for each multiprocessor to do, if they can be long beside "
+    "that") {
+  const Problem problem = chunk_of(128, 128);
+  const auto plan_on = [&](int multiprocessors, std::int64_t sequences, std::int64_t heads,
+                           std::int64_t tokens) {
+    return plan(problem,
+                variant("segmented segments=2 chunk=64 tile_v=128 warps_v=8 warps_k=1 group_tile=1 stages=2 "
+                        "score_parts=2 state_parts=1 async_copy=1 producers=8 cluster=1 min_blocks=1"),
+                {sequences, heads, tokens, true}, {.multiprocessors = multiprocessors});
+  };
+  const LaunchPlan many = plan_on(132, 64, 16, 64000);
+  CHECK(many.schedule.share == 7758);  // 64000 * 16 / 132
+  CHECK(many.segment_tokens == 3904);  // half of that, in chunks
+  CHECK(many.segments == 16);
+  CHECK(plan_on(66, 64, 16, 64000).schedule.share == 15516);
+  // States take up to a tenth of the memory.
+  CHECK(plan_on(132, 64, 1, 64000).segment_tokens == 768);
+  // Heads of one sequence fill the device: the longest begin first, and that is all.
+  const LaunchPlan full = plan_on(132, 64, 200, 64000);
+  REQUIRE(full.launches.size() == 4);
+  CHECK(full.launches[0].grid == 1);
+  CHECK(full.launches[1].grid == 0);
+  CHECK(full.launches[2].grid == 0);
+  CHECK(full.launches[3].grid == 64 * 200);
+  CHECK(full.schedule.segments == 0);
+  CHECK(full.decays_offset == 0);
+  // All begin at once.
+  const LaunchPlan few = plan_on(132, 4, 4, 1500);
+  REQUIRE(few.launches.size() == 3);
+  CHECK(few.schedule.walks == 0);
+  CHECK(few.launches[2].grid == 4 * 4);
+  // A batch has nothing of that.
+  CHECK(plan(problem, segmented(4), {64, 16, 1000, false}, {.multiprocessors = 132}).schedule ==
+        SchedulePlan{});
+}
+
+TEST_CASE(
+    "a group's blocks of a packed sequence may read its initial state late, and so may those of overlapping "
+    "segments") {
+  const Problem grouped = chunk_of(128, 128, DType::bf16, 4);
+  CHECK(plan(grouped, with(segmented(4), Parameter::group_tile, 2), {3, 2, 4096, true}).reads_late);
+  CHECK_FALSE(plan(grouped, with(segmented(4), Parameter::group_tile, 4), {3, 2, 4096, true}).reads_late);
+  CHECK_FALSE(plan(grouped, with(segmented(4), Parameter::group_tile, 2), {3, 2, 4096, false}).reads_late);
+  CHECK(plan(chunk_of(128, 128), overlapped(2), {3, 2, 4096, false}).reads_late);
 }
 
 TEST_CASE("segments are whole chunks, cover every token, and are at most as many as the variant says") {
@@ -236,14 +258,14 @@ TEST_CASE(
   CHECK(found.segment_tokens == 128);  // 125, rounded up to chunks of 32
   CHECK(found.segments == 8);
   for (const std::size_t walk : {0, 1, 4, 6}) CHECK(found.launches[walk].grid == 3 * 5 * 2 * 8);
-  for (const std::size_t scan : {2, 3}) CHECK(found.launches[scan].grid == 3 * 5 * 100);  // as of segmented
+  for (const std::size_t scan : {2, 3}) CHECK(found.launches[scan].grid == 3 * 5 * 25);  // as of segmented
   CHECK(found.launches[5].grid == 3 * 5 * 7 * 8);
   constexpr std::size_t kVectors = 3 * 5 * 8 * 128 * 4, kStates = kVectors * 200;
   CHECK(found.decays_offset == kStates);
   CHECK(found.gradients_offset == kStates + kVectors);
   CHECK(found.gradient_decays_offset == 2 * kStates + kVectors);
   CHECK(found.flows_offset == 2 * (kStates + kVectors));
-  CHECK(found.workspace_bytes == 2 * (kStates + kVectors) + kVectors);
+  CHECK(found.workspace_bytes == 2 * (kStates + kVectors) + kVectors + 3 * 5 * 128 * 4);
 }
 
 TEST_CASE("two blocks share out more key channels than one has by warpgroups, and all walks share boxes") {
@@ -352,23 +374,26 @@ TEST_CASE("family decode gives each warp some value channels of one state") {
 
 TEST_CASE("grids and workspaces of more than 2^32 are counted whole") {
   const LaunchPlan found = plan(chunk_of(512, 512), segmented(64), {4096, 64, 8192, false});
-  CHECK(found.launches[1].grid == std::int64_t{4096} * 64 * 1024);
+  CHECK(found.launches[1].grid == std::int64_t{4096} * 64 * 256);
   CHECK(found.decays_offset == std::size_t{4096} * 64 * 64 * 512 * 512 * 4);
   CHECK(found.launches[2].grid == std::int64_t{4096} * 64 * 8 * 64);
 }
 
-TEST_CASE("a plan launches every entry once with the threads and shared memory of its shape") {
+TEST_CASE(
+    "a plan launches every entry once, if sequences are packed, with the threads and shared memory of its "
+    "shape") {
   for (const Problem& problem : several_problems())
     for (const Variant& one : some_variants(problem, 211)) {
       INFO(to_string(problem) << ": " << to_string(one));
       const std::vector<EntryShape> shapes = entry_shapes(problem, one);
-      const LaunchPlan found = plan(problem, one, {2, 3, 700, false});
+      const LaunchPlan found = plan(problem, one, {2, 3, 700, true});
       CHECK(shapes.size() == render(problem, one).entries.size());
       REQUIRE(found.launches.size() == shapes.size());
+      const bool scheduled = found.schedule.walks > 0;
       for (std::size_t i = 0; i < shapes.size(); ++i) {
         const EntryShape& shape = shapes[static_cast<std::size_t>(found.launches[i].entry)];
-        CHECK(found.launches[i].entry == static_cast<int>(i));
-        CHECK(found.launches[i].grid > 0);
+        CHECK(found.launches[i].entry == static_cast<int>((i + shapes.size() - scheduled) % shapes.size()));
+        CHECK(found.launches[i].grid >= (scheduled ? 0 : 1));
         CHECK(found.launches[i].grid % found.launches[i].cluster == 0);
         CHECK(found.launches[i].threads == shape.threads);
         CHECK(found.launches[i].shared_bytes == shape.shared_bytes);
@@ -391,9 +416,10 @@ TEST_CASE("the chunk kernels get the shared memory of their layout, within what 
       CHECK(first.stages >= shape.stages);
       CHECK(shapes.front().shared_bytes == static_cast<std::size_t>(shared_bytes(first)));
       CHECK(shapes.front().shared_bytes <= bytes);
-      CHECK(shapes.back().shared_bytes == bytes);
+      const EntryShape& outputs = one.family == Family::segmented ? shapes[2] : shapes.back();
+      CHECK(outputs.shared_bytes == bytes);
+      CHECK(outputs.threads == shape.threads());
       CHECK(shapes.front().threads == shape.threads());
-      CHECK(shapes.back().threads == shape.threads());
       CHECK(bytes <= gpu.shared_memory_per_block);
       CHECK(occupancy(gpu, shape.threads(), 16, bytes) >= shapes.front().min_blocks);
     }

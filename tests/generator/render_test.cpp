@@ -132,12 +132,15 @@ TEST_CASE("problems that share a variant have different text") {
   }
 }
 
-TEST_CASE("the entries are the kernels of the source, in launch order and with their launch bounds") {
+TEST_CASE(
+    "the entries are the kernels of the source, in launch order but for the schedule, and with their launch "
+    "bounds") {
   const Problem problem = chunk_of(128, 128);
   const std::vector<Variant> variants = one_of_each_family(problem);
   CHECK(render(problem, variants[0]).entries == std::vector<std::string>{"chunk_fused"});
   CHECK(render(problem, variants[1]).entries ==
-        std::vector<std::string>{"chunk_segment_states", "chunk_segment_scan", "chunk_segment_outputs"});
+        std::vector<std::string>{"chunk_segment_states", "chunk_segment_scan", "chunk_segment_outputs",
+                                 "chunk_schedule"});
   CHECK(render(problem, variants[2]).entries == std::vector<std::string>{"recurrent_decode"});
   for (const Variant& one : variants) has_bounds(render(problem, one), entry_shapes(problem, one));
 
@@ -149,7 +152,7 @@ TEST_CASE("the entries are the kernels of the source, in launch order and with t
   CHECK(render(backward, segmented).entries ==
         std::vector<std::string>{"chunk_segment_states", "chunk_segment_state_gradients",
                                  "chunk_segment_scan", "chunk_segment_scan_back", "chunk_query_gradients",
-                                 "chunk_value_gradients", "chunk_key_gradients"});
+                                 "chunk_value_gradients", "chunk_key_gradients", "chunk_schedule"});
   for (const Variant& one : {whole, segmented})
     has_bounds(render(backward, one), entry_shapes(backward, one));
 }

@@ -189,7 +189,7 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
   if (cannot_run()) return;
   Fixture fixture;
   ForwardCall call = decode_call();
-  call.batch = 1 << 24;
+  call.batch = 1 << 26;
   call.initial_state = call.final_state = data(0x6000);  // so that there is a scan, which has the most blocks
   const Problem problem = problem_of(Operation::chunk_forward, call);
   pin_one(fixture, problem, Family::segmented);

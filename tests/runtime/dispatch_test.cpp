@@ -32,6 +32,29 @@ TEST_CASE("a point of this GPU serves its bucket exactly and the rest as the nea
   CHECK(near.reason.find("octaves away") != std::string::npos);
 }
 
+TEST_CASE(
+    "packed sequences get what is best for a batch of their average length, in the form that balances them") {
+  const Table table = sample_table();
+  const Dispatcher dispatcher(h100(), {candidate(table, TableFit::same_gpu)}, 0);
+  const Choice packed = choice(dispatcher, chunk_problem(), {2, 48, 16384, true});
+  CHECK(packed.match == Match::exact);
+  CHECK(packed.variant == packed_form(table.problems[0].points[0].variant));
+  CHECK(packed.variant.family == Family::segmented);
+  CHECK(check(chunk_problem(), hopper(), packed.variant).ok());
+  CHECK(packed_form(packed.variant) == packed.variant);
+  // A point of packed sequences is one as it is.
+  Table measured = table;
+  const Variant own = table.problems[0].points[0].variant;
+  measured.problems[0].points = {point({2, 48, 16384, true}, own)};
+  const Dispatcher by_points(h100(), {candidate(measured, TableFit::same_gpu)}, 0);
+  CHECK(choice(by_points, chunk_problem(), {2, 48, 16384, true}).variant == own);
+  CHECK(choice(Dispatcher(h100(), {}, 0), chunk_problem(), {2, 48, 16384, true}).variant.family ==
+        Family::segmented);
+  // Token by token there is nothing to balance.
+  const Variant decode = table.problems[1].points[0].variant;
+  CHECK(packed_form(decode) == decode);
+}
+
 TEST_CASE("a similar GPU's table serves, with its workloads scaled by the multiprocessors") {
   Table table = sample_table("NVIDIA H20", 66);
   table.problems[0].points = {point({1, 32, 2048, false}, variants(chunk_problem())[0]),

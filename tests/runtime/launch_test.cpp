@@ -70,14 +70,16 @@ TEST_CASE("segments that chain themselves need no scan, unless a final state tak
 TEST_CASE("overlapping segments are one if the final state takes the initial one's place") {
   LaunchPlan plan;
   plan.segments = 3;
+  plan.reads_late = true;
   KernelArgs args;
   place_workspace(args, plan, nullptr);
   CHECK(args.segments == 3);
   args.initial_state = args.final_state = data(0x7000);
   place_workspace(args, plan, nullptr);
   CHECK(args.segments == 1);
-  plan.segment_tokens =
-      64;  // those that keep states of their own read the initial one before any writes the final one
+  // Those that keep states of their own read the initial one before any writes the final one.
+  plan.segment_tokens = 64;
+  plan.reads_late = false;
   place_workspace(args, plan, workspace);
   CHECK(args.segments == 3);
 }

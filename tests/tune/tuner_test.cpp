@@ -169,6 +169,48 @@ TEST_CASE("a run that ended early is resumed: nothing that is known is asked aga
   CHECK(second.tuned->table.problems[0].tally.refused == whole.tuned->table.problems[0].tally.refused);
 }
 
+TEST_CASE("a variant whose form for packed sequences is wrong does not win") {
+  struct : InventedLaboratory {
+    Answer<Verdict> verify(const Problem&, const Variant& variant) override {
+      const bool wrong = variant.family == Family::segmented && variant[Parameter::chunk] == 32;
+      if (wrong) return {Verdict{.detail = "o is off by 0.5"}, {}};
+      return {Verdict{.standard = true, .fast = true}, {}};
+    }
+    Answer<std::vector<Timing>> measure(const Problem&, const Variant& variant,
+                                        std::span<const MeasureRequest>) override {
+      return {{{.seconds = variant.family != Family::fused   ? 3e-5
+                           : variant[Parameter::chunk] == 32 ? 1e-5
+                                                             : 2e-5,
+                .samples = 5}},
+              {}};
+    }
+    Answer<std::vector<Timing>> contest(const Problem& problem, const Workload&,
+                                        std::span<const Variant> finalists) override {
+      std::vector<Timing> timings;
+      for (const Variant& variant : finalists) timings.push_back(measure(problem, variant, {}).value[0]);
+      return {timings, {}};
+    }
+  } laboratory;
+  Problem problem;
+  problem.head_dim_k = problem.head_dim_v = 16;
+  const TemporaryFolder folder;
+  auto journal = Journal::open(folder / "journal", kIdentity);
+  REQUIRE(journal.ok());
+  const Architecture architecture = *parse_architecture("sm_80");
+  CompilePool pool(2, [](const Problem&, const Variant&) -> Result<Compiled> { return Compiled{}; });
+  Progress progress(true);
+  const TuningBench bench{laboratory, pool, *journal, progress, architecture, 3e12};
+  const Result<TunedTable> tuned = tune_tasks(bench, {{problem, {{1, 32, 2048, false}}}}, 1e6);
+  REQUIRE(tuned.ok());
+  const TableProblem& found = tuned->table.problems.at(0);
+  for (const Point& point : found.points) {
+    CHECK(point.variant.family == Family::fused);
+    CHECK(point.variant[Parameter::chunk] != 32);
+  }
+  CHECK(found.points.size() == 2);
+  CHECK(found.tally.refused.at("wrong") > 0);
+}
+
 TEST_CASE("a renewal tries what the table recommends, for all of its workloads, and nothing else") {
   const TemporaryFolder folder;
   Run first;
@@ -190,6 +232,28 @@ TEST_CASE("a renewal tries what the table recommends, for all of its workloads, 
     const Point& renewed = point_of(*again.tuned, point.workload.sequences, point.accuracy);
     CHECK(to_string(renewed.variant) == to_string(point.variant));
   }
+}
+
+TEST_CASE("a renewal that would leave out something that its table has is an error, and goes on from there") {
+  const TemporaryFolder folder;
+  Run first;
+  tune(first, folder / "first");
+  REQUIRE(first.tuned.ok());
+  std::vector<TuningTask> tasks = renewal_tasks(first.tuned->table, {Operation::recurrent_forward});
+  REQUIRE(tasks.at(0).variants.size() > 1);
+  Run cut_off;
+  tune(cut_off, folder / "again", 0, tasks);
+  REQUIRE_FALSE(cut_off.tuned.ok());
+  CHECK_THAT(cut_off.tuned.status().message(), contains_text("--budget ended before"));
+  Run rest;
+  tune(rest, folder / "again", 1e6, tasks);
+  REQUIRE(rest.tuned.ok());
+  // Of nothing that is right any more there is no table either.
+  for (Variant& variant : tasks[0].variants) variant.set(Parameter::stages, 1);
+  Run wrong;
+  tune(wrong, folder / "wrong", 1e6, tasks);
+  REQUIRE_FALSE(wrong.tuned.ok());
+  CHECK_THAT(wrong.tuned.status().message(), contains_text("no variant is right"));
 }
 
 TEST_CASE("a finished problem is taken from the journal as it is") {

@@ -97,7 +97,7 @@ class Launches {
   bool operator==(const Launches&) const = default;
 
  private:
-  std::array<Launch, 7> storage_{};
+  std::array<Launch, 8> storage_{};
   std::size_t count_ = 0;
 };
 
@@ -121,13 +121,25 @@ struct RelayPlan {
   bool operator==(const RelayPlan&) const = default;
 };
 
+/// Of packed sequences: a Schedule of templates/args.h.
+struct SchedulePlan {
+  std::int64_t walks = 0;     ///< 0: there is none
+  std::int64_t segments = 0;  ///< Schedule.segments
+  std::int64_t share = 0;     ///< Schedule.share
+  std::size_t offset = 0;     ///< in the workspace
+
+  bool operator==(const SchedulePlan&) const = default;
+};
+
 /// The launches of one call, in order on one stream, the workspace they share and the tensor maps that they need.
 struct LaunchPlan {
   Launches launches;
   std::size_t workspace_bytes = 0;  ///< 256-byte aligned, not initialised
   std::int64_t segment_tokens = 0;  ///< KernelArgs.segment_tokens; 0: segments have no states in memory
   std::int64_t segments =
-      0;  ///< KernelArgs.segments; overlapping ones are one if the final state takes the initial one's place
+      0;  ///< KernelArgs.segments, of packed sequences Schedule.segments; overlapping ones are one if reads_late and there is no copy
+  bool reads_late = false;  ///< initial states may be read when there are final ones already
+  SchedulePlan schedule;
   bool may_chain = false;  ///< KernelArgs.segments_chain, if no final state takes the initial one's place
   std::size_t decays_offset = 0;  ///< of KernelArgs.segment_decays in the workspace; segment_states lies at 0
   std::size_t flows_offset = 0;   ///< of BackwardArgs.flows in the workspace of a backward operation
@@ -140,10 +152,11 @@ struct LaunchPlan {
   bool operator==(const LaunchPlan&) const = default;
 };
 
-/// Where walks of whole sequences may be cut into legs: the last wave of a launch's blocks has next to nothing to do where they are
-/// not far above a multiple of what there is room for.
+/// What walks may be cut for. Whole sequences are cut into legs: the last wave of a launch's blocks has next to nothing to do where
+/// they are not far above a multiple of what there is room for. Packed ones are cut into segments where they are long beside what
+/// each multiprocessor has to do.
 struct Relaying {
-  int multiprocessors = 0;  ///< of the device; 0: walks are not cut
+  int multiprocessors = 0;  ///< of the device; 0: no legs, and packed sequences are cut as if all ran at once
   int legs = 0;             ///< for tests, of every walk that can be cut; 0: as many as seem best
 };
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,

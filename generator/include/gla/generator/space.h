@@ -17,6 +17,10 @@ Status check(const Problem& problem, const Architecture& architecture, const Var
 /// Every legal variant, in a fixed order. Never empty for a problem that check() accepts.
 std::vector<Variant> space(const Problem& problem, const Architecture& architecture);
 
+/// The variant that serves packed sequences where this one is best for a batch of their average length: the same kernels of a family
+/// that balances their lengths, if its operation has one.
+Variant packed_form(const Variant& variant);
+
 /// True if the variant's operand precision is meant for the accuracy class (the verification decides).
 bool meant_for(const Problem& problem, const Variant& variant, Accuracy accuracy);
 
