@@ -7,7 +7,7 @@ from itertools import product
 from typing import Sequence
 
 from .errors import UsageError
-from .lengths import LogUniform
+from .lengths import Lengths
 from .modes import PACKED, Mode
 from .operations import OPERATIONS, RECURRENT_DECODE, Operation, natural_operation
 from .shapes import Shape
@@ -62,7 +62,7 @@ class Selection:
     operations: Sequence[str] = ()
     shapes: Sequence[Shape] = ()
     modes: Sequence[str] = ()
-    lengths: LogUniform | None = None
+    lengths: Lengths | None = None
     dtypes: Sequence[str] = ()
     gates: Sequence[str] = ()
     seed: int = 7

@@ -20,6 +20,7 @@ examples:
   python -m gla_tune.bench --op chunk_forward --mode all --gates logsigmoid --gates '10*logsigmoid'
   python -m gla_tune.bench --shape B1_T8192_H96_D128 --shape B4_T2048_H8_G4_K128_V128
   python -m gla_tune.bench --op chunk_forward --lengths loguniform:64:16:4096
+  python -m gla_tune.bench --op chunk_forward --shape B1_T1_H4_D128 --lengths onelong:64:256:16384
   python -m gla_tune.bench --plot 2026-11-25-nvidia-h100-side-by-side.json
 
 exit codes: 0 all rows measured, 1 a row failed, 2 the command cannot do what it was asked for, 130 interrupted
@@ -53,8 +54,9 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     what.add_argument(
         "--lengths",
         type=_checked(parse_lengths),
-        metavar="loguniform:N:LEAST:MOST",
-        help="packed mode: N sequences of lengths drawn from --seed instead of B equal ones",
+        metavar="KIND:N:A:B",
+        help="packed mode: instead of B equal sequences, by --seed, loguniform: N of lengths drawn from A to B; "
+        "onelong: N of A tokens, and somewhere among them one of B",
     )
     what.add_argument(
         "--dtype", action="append", choices=list(DTYPES), help=f"of q, k, v, g; repeatable (default: {DEFAULT_DTYPE})"

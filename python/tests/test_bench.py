@@ -15,7 +15,7 @@ from gla_tune.bench.errors import UsageError
 from gla_tune.bench.fla_compiler import MOST_TOKENS, compile_ahead, share_of, short_case
 from gla_tune.bench.floor import floor_bytes
 from gla_tune.bench.journal import Journal, read_result, require_same_run, write_result
-from gla_tune.bench.lengths import LogUniform, parse_lengths
+from gla_tune.bench.lengths import LogUniform, OneLong, parse_lengths
 from gla_tune.bench.make_row import empty_row
 from gla_tune.bench.rounds import alternate
 from gla_tune.bench.row import Columns, row_from_json
@@ -83,7 +83,18 @@ def test_drawn_lengths_repeat_with_the_seed_and_stay_in_their_bounds():
     assert packed.mode.packed and packed.shape.batch == 1 and packed.shape.tokens == sum(packed.lengths)
 
 
-@pytest.mark.parametrize("text", ["loguniform:0:1:2", "loguniform:1:5:2", "uniform:1:2:3", "loguniform:1:2"])
+def test_one_long_sequence_stands_somewhere_among_the_short_ones():
+    lengths = parse_lengths("onelong:64:256:16384")
+    assert lengths == OneLong(64, 256, 16384) and parse_lengths(str(lengths)) == lengths
+    places = {lengths.draw(seed).index(16384) for seed in range(20)}
+    assert len(places) > 1
+    assert lengths.draw(1) == lengths.draw(1) and sorted(lengths.draw(1)) == [256] * 64 + [16384]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["onelong:64:256", "onelong:4:9:8", "loguniform:0:1:2", "loguniform:1:5:2", "uniform:1:2:3", "loguniform:1:2"],
+)
 def test_lengths_that_make_no_sense_are_refused(text):
     with pytest.raises(UsageError):
         parse_lengths(text)
