@@ -80,10 +80,7 @@ std::vector<Variant> ProblemTuner::untried(std::size_t most) const {
 
 std::vector<Variant> ProblemTuner::winners_neighbours() const {
   std::vector<std::vector<Variant>> lists;
-  for (std::size_t w = 0; w < task_.workloads.size(); ++w)
-    for (const Accuracy accuracy : kAllAccuracies)
-      if (const Best winner = best(w, accuracy); winner.variant != nullptr)
-        lists.push_back(neighbours(*winner.variant, space_));
+  for (const Variant& winner : all_winners()) lists.push_back(neighbours(winner, space_));
   std::vector<Variant> found = taken_in_turn(lists);
   std::erase_if(found, [this](const Variant& variant) { return known(variant); });
   return found;

@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import ClassVar
 
 from .errors import UsageError
 
 
+class Lengths:
+    """KIND:N:A:B, which parse_lengths() reads back."""
+
+    kind: ClassVar[str]
+
+    def draw(self, seed: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return ":".join(map(str, (self.kind, *astuple(self))))
+
+
 @dataclass(frozen=True)
-class LogUniform:
+class LogUniform(Lengths):
     """Lengths whose logarithms are spread evenly: many short sequences and a few long ones, as in training data."""
 
+    kind = "loguniform"
     sequences: int
     least: int
     most: int
@@ -23,14 +37,12 @@ class LogUniform:
         low, high = math.log(self.least), math.log(self.most)
         return tuple(round(math.exp(generator.uniform(low, high))) for _ in range(self.sequences))
 
-    def __str__(self) -> str:
-        return f"loguniform:{self.sequences}:{self.least}:{self.most}"
-
 
 @dataclass(frozen=True)
-class OneLong:
+class OneLong(Lengths):
     """Short sequences, and somewhere among them a long one, which is what all others would wait for."""
 
+    kind = "onelong"
     short_ones: int
     short: int
     long: int
@@ -40,16 +52,12 @@ class OneLong:
         lengths.insert(random.Random(seed).randint(0, self.short_ones), self.long)
         return tuple(lengths)
 
-    def __str__(self) -> str:
-        return f"onelong:{self.short_ones}:{self.short}:{self.long}"
 
-
-Lengths = LogUniform | OneLong
-_KINDS = {"loguniform": LogUniform, "onelong": OneLong}
+_KINDS = {kind.kind: kind for kind in (LogUniform, OneLong)}
 
 
 def parse_lengths(text: str) -> Lengths:
-    match = re.fullmatch("(loguniform|onelong):([1-9][0-9]*):([1-9][0-9]*):([1-9][0-9]*)", text)
+    match = re.fullmatch(f"({'|'.join(_KINDS)}):([1-9][0-9]*):([1-9][0-9]*):([1-9][0-9]*)", text)
     if not match or int(match[3]) > int(match[4]):
         raise UsageError(
             f'lengths "{text}": expected loguniform:SEQUENCES:LEAST:MOST or onelong:SHORT_ONES:SHORT:LONG, '

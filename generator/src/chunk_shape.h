@@ -82,7 +82,9 @@ struct Segments {
 /// `sequence_blocks`: that walk a sequence, of all heads. `room`: for blocks, on the device; 0: not known.
 Segments cut_into_segments(const Problem& problem, const Variant& variant, const Workload& workload,
                            std::int64_t chunk, std::int64_t sequence_blocks, std::int64_t room);
-/// Blocks that the device has room for.
+/// Blocks that a multiprocessor has room for.
+int resident_blocks(const EntryShape& shape);
+/// Those that the device has room for.
 std::int64_t room_for(const EntryShape& shape, int multiprocessors);
 /// How short sequences may be for states of theirs to be small beside them.
 std::int64_t least_tokens_for_states(const Problem& problem);

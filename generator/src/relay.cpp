@@ -62,13 +62,17 @@ std::int64_t least_tokens_for_states(const Problem& problem) {
   return static_cast<std::int64_t>(std::ceil(states / (kMostExtraMemory * tensors)));
 }
 
+int resident_blocks(const EntryShape& shape) {
+  return std::max<int>(shape.min_blocks, static_cast<int>(std::min<std::size_t>(
+                                             kSharedBytes / (shape.shared_bytes + kBlockBytes),
+                                             kRegisters / kLeastRegisters / shape.threads)));
+}
+
 void Launch::may_be_cut(WalkKind kind, int tokens, int min_blocks) {
   if (cluster != 1) return;
   walk = kind;
   chunk = tokens;
-  resident = std::max<int>(min_blocks,
-                           static_cast<int>(std::min<std::size_t>(kSharedBytes / (shared_bytes + kBlockBytes),
-                                                                  kRegisters / kLeastRegisters / threads)));
+  resident = resident_blocks({threads, shared_bytes, min_blocks});
 }
 
 void cut_into_legs(LaunchPlan& plan, const Problem& problem, const Workload& workload,

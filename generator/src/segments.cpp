@@ -45,9 +45,7 @@ Segments cut_into_segments(const Problem& problem, const Variant& variant, const
 }
 
 std::int64_t room_for(const EntryShape& shape, int multiprocessors) {
-  Launch launch{.threads = shape.threads, .shared_bytes = shape.shared_bytes};
-  launch.may_be_cut(WalkKind::none, 0, shape.min_blocks);
-  return std::int64_t{multiprocessors} * launch.resident;
+  return std::int64_t{multiprocessors} * resident_blocks(shape);
 }
 
 void add_schedule_entry(Source& source) {
