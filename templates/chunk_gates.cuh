@@ -2,6 +2,10 @@
 // inclusive sum of the gates in log2 units, m a pivot per channel and b_C the last sum,
 //   q^_i = scale q_i exp2(b_i - m)     k^_j = k_j exp2(m - b_j)     before = exp2(m)     after = exp2(b_C - m)
 // The pivot is b_C + n with an integer n: it lies mid-range and makes `after` an exact power of two.
+// Where outputs are multiplied by the scale (ChunkShape::scales_outputs()), q^ is not.
+// Where an operand has a second part for the scores' sake, it is what rounding to bf16 leaves, and the scores are the sum of three
+// products; or, by producers in chunks whose gates fall little, a rounding to fp16, four bits longer than the first part, and one
+// product of those is as good. HalvesCheck tells whether fp16's range has held what there was.
 // A warp takes 16 channels of all tokens, in the layout of chunk_sums.cuh, so that operands need nothing of other warps.
 #pragma once
 
@@ -15,6 +19,63 @@ namespace gla {
 
 /// exp2 of half this range, squared by a product, still leaves room for small gradients (DESIGN section 5).
 inline constexpr float kMaxRange = 140.0f;
+/// In more than this range roundings to fp16 are not tried.
+inline constexpr float kMaxHalvesRange = 8.0f;
+
+/// What the second part of an operand is: what the first one leaves; a rounding of the operand to fp16; or not there.
+enum class Second { rest, half, none };
+
+/// Whether roundings to fp16 are as good as parts in bf16, for what a warp has rounded: 16 channels or more, tokens in the layout of
+/// chunk_sums.cuh. Magnitudes have to be below 2^15. A denormal's error of 2^-25 meets a factor of the other operand of up to
+/// 2^(kMaxHalvesRange / 2): beside a row of 2^-10 of q or k, without its factor, the two are 2^-11. One operand's rows may be weighed
+/// by anything (k^'s by values, in the walk back q^'s by dO): each of them needs such an element. The other one's, of each query head,
+/// are rows of the result, of which a tiny one is not told from those around it: it needs one in any row.
+template <int Heads, int Octets>
+class HalvesCheck {
+ public:
+  /// For the lane's channels, whose sums have this range in log2 units: 2^-10 at the greatest factor.
+  GLA_DEVICE static Bits32 least(float range) {
+    const float magnitude = exp2_fast(0.5f * range - 10.0f);
+    return pack<fp16>(magnitude, magnitude);
+  }
+  GLA_DEVICE explicit HalvesCheck(Bits32 least_of_lane) : least_(least_of_lane) {}
+
+  /// An octet of the operand whose rows are weighed, two channels of the lane.
+  GLA_DEVICE void add_weighed(int octet, Bits32 first, Bits32 second) {
+    const Bits32 of_both = greater_magnitude(first, second);
+    kept_ |= mask_at_least(of_both, least_) & kBothTokens << octet;
+    most_ = greater_magnitude(most_, of_both);
+  }
+  GLA_DEVICE void add_other(int head, Bits32 first, Bits32 second) {
+    others_[head] = greater_magnitude(greater_magnitude(others_[head], first), second);
+  }
+  /// All lanes agree. Padding, which is zero in all rows, is kept.
+  GLA_DEVICE bool holds() const {
+    Bits32 rows = kept_;
+    GLA_UNROLL
+    for (int mask = 4; mask < kWarpSize; mask *= 2) rows |= shuffle_xor(rows, mask);
+    const bool every_row = rows == ((1u << Octets) - 1) * kBothTokens;
+    bool below = greater_of(most_) < kTooMuch;
+    bool all = !warp_any(!every_row) || !warp_any(most_ != 0);
+    GLA_UNROLL
+    for (const Bits32 other : others_) {
+      below &= greater_of(other) < kTooMuch;
+      all &= warp_any(mask_at_least(other, least_) != 0) || !warp_any(other != 0);
+    }
+    return !warp_any(!below) && all;
+  }
+
+ private:
+  static_assert(Octets <= 16);
+  static constexpr Bits32 kTooMuch = 0x7800u, kBothTokens = 0x00010001u;
+  Bits32 least_, kept_ = 0, most_ = 0, others_[Heads] = {};  ///< kept: a bit a row, of both tokens of a word
+
+  /// Of a pair of magnitudes, as bits.
+  GLA_DEVICE static Bits32 greater_of(Bits32 pair) {
+    const Bits32 low = pair & 0xffffu, high = pair >> 16;
+    return low > high ? low : high;
+  }
+};
 
 /// By the warps of `Team` (team.cuh).
 template <class Config, class Tiles, class Team>
@@ -26,6 +87,11 @@ struct ChunkGates {
 
   Tiles tiles;
   float scale;
+  static constexpr bool kScalesQueries = !kShape.scales_outputs();
+  /// A walk back takes the factors of a chunk in the other order.
+  static constexpr bool kBack = kShape.value_gradients;
+  template <int Tokens>
+  using Check = HalvesCheck<kShape.group_tile ? kShape.group_tile : 1, Tokens / 8>;
 
   static constexpr int kParts = kShape.operand_parts();
   /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
@@ -102,7 +168,23 @@ struct ChunkGates {
   /// What a lane has of 16 channels of a chunk.
   using OfChunk = LaneValues<kShape.chunk>;
 
+  /// An octet pair of an operand.
+  template <Second kSecond>
+  GLA_DEVICE static void convert(Words<kParts>& words, const float (&x)[2][2][2]) {
+    if constexpr (kSecond == Second::half) {
+      static_assert(kParts == 2);
+      GLA_UNROLL
+      for (int word = 0; word < 4; ++word) {
+        const float(&two)[2] = x[word / 2][word % 2];
+        words[0][word] = pack_bf16(two[0], two[1]);
+        words[1][word] = pack<fp16>(two[0], two[1]);
+      }
+    } else {
+      split<kParts>(words, x);
+    }
+  }
   /// An octet pair of k^ and of q^; `relative` is b - m.
+  template <Second kSecond = Second::rest>
   GLA_DEVICE void make_k(Words<kParts>& words, int channel, int pair, const OfChunk& relative) const {
     float x[2][2][2];
     load_octets<kShape.chunk>(x, tiles.raw_k(), 0, channel, pair);
@@ -110,22 +192,29 @@ struct ChunkGates {
     for (int i = 0; i < 8; ++i)
       if constexpr (kGated)
         x[i / 4][i / 2 % 2][i % 2] *= exp2_fast(-relative[2 * pair + i / 4][i / 2 % 2][i % 2]);
-    split<kParts>(words, x);
+    convert<kSecond>(words, x);
   }
+  template <Second kSecond = Second::rest>
   GLA_DEVICE void make_q(Words<kParts>& words, int head, int channel, int pair,
                          const OfChunk& relative) const {
     float x[2][2][2];
     load_octets<kShape.chunk>(x, tiles.raw_q(head), 0, channel, pair);
     GLA_UNROLL
-    for (int i = 0; i < 8; ++i)
-      x[i / 4][i / 2 % 2][i % 2] *=
-          kGated ? scale * exp2_fast(relative[2 * pair + i / 4][i / 2 % 2][i % 2]) : scale;
-    split<kParts>(words, x);
+    for (int i = 0; i < 8; ++i) {
+      if constexpr (kGated) {
+        const float factor = exp2_fast(relative[2 * pair + i / 4][i / 2 % 2][i % 2]);
+        x[i / 4][i / 2 % 2][i % 2] *= kScalesQueries ? scale * factor : factor;
+      } else if constexpr (kScalesQueries) {
+        x[i / 4][i / 2 % 2][i % 2] *= scale;
+      }
+    }
+    convert<kSecond>(words, x);
   }
 
+  template <Second kSecond = Second::rest>
   GLA_DEVICE void store_k(const Words<kParts>& words, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = 0; part < kParts; ++part)
+    for (int part = 0; part < (kSecond == Second::none ? 1 : kParts); ++part)
       store_octets<kShape.chunk>(words[part], tiles.k(part), channel, pair);
   }
   GLA_DEVICE void store_q(const Words<kParts>& words, int head, int channel, int pair) const {
@@ -140,7 +229,9 @@ struct ChunkGates {
     static constexpr int kTokens = kShape.chunk;
     int first;  ///< channel block of this warp
     Pivots pivots[Blocks];
-    OfChunk sums[Blocks];
+    TokenSums<kTokens> sums[Blocks];
+    bool narrow = true;  ///< of halves(): whether all sums are within kMaxHalvesRange
+    Bits32 least = 0;    ///< of the lane's halves: HalvesCheck
 
     GLA_DEVICE int channel(int b) const { return channel_of(first + b); }
 
@@ -156,28 +247,46 @@ struct ChunkGates {
         rise |= sum_gates<kTokens>(sums[b], ranges[b], gates.tiles.raw_gates(), 0, channel(b));
       if (warp_any(rise)) {
         GLA_UNROLL
-        for (int b = 0; b < Blocks; ++b) widen<kTokens>(ranges[b], sums[b]);
+        for (int b = 0; b < Blocks; ++b)
+          widen<kTokens / 4>(ranges[b], [&](int i, int c) { return sums[b].of(i / 2, c, i % 2); });
       }
       bool within = true;
       GLA_UNROLL
       for (int b = 0; b < Blocks; ++b) within &= ChunkGates::find_pivots(pivots[b], ranges[b]);
       within = !warp_any(!within);
+      if constexpr (WithQueries && kShape.halves()) {
+        float range = 0;
+        GLA_UNROLL
+        for (int i = 0; i < 2 * Blocks; ++i)
+          range = fmaxf(range, kLog2E * (ranges[i / 2].most[i % 2] - ranges[i / 2].least[i % 2]));
+        narrow = !warp_any(range > kMaxHalvesRange);
+        least = Check<kTokens>::least(range);
+      }
       if constexpr (WithQueries) return within;
       GLA_UNROLL
       for (int i = 0; i < 2 * Blocks && !within; ++i) pivots[i / 2].pivot[i % 2] = pivots[i / 2].last[i % 2];
       return true;
     }
 
-    /// `InPlace`: the operands lie where gates, k and q do, of which each octet pair is read before it is written.
-    template <bool WithQueries, bool InPlace>
-    GLA_DEVICE void make(const ChunkGates& gates) {
+    /// `InPlace`: the operands lie where gates, k and q do, of which each octet pair is read before it is written. False if
+    /// their second parts are halves that have not kept every row.
+    template <bool WithQueries, bool InPlace, Second kSecond = Second::rest>
+    GLA_DEVICE bool make(const ChunkGates& gates) {
       constexpr int kHeads = WithQueries ? kShape.group_tile : 0;
+      constexpr bool kHalves = kSecond == Second::half;
+      Check<kTokens> check(least);
       if constexpr (kGated) {
         GLA_UNROLL
-        for (int i = 0; i < Blocks * kTokens / 2; ++i) {  // sums in nats become b - m in log2 units
-          const int b = i / (kTokens / 2), c = i / 2 % 2;
-          float& sum = sums[b][i % (kTokens / 2) / 4][c][i % 2];
-          sum = sum * kLog2E - pivots[b].pivot[c];
+        for (int i = 0; i < 2 * Blocks; ++i) {  // sums in nats become b - m in log2 units
+          const int b = i / 2, c = i % 2;
+          SumsAhead<kTokens>& ahead = sums[b].ahead[c];
+          GLA_UNROLL
+          for (float& value : ahead.value) value = value * kLog2E - pivots[b].pivot[c];
+          GLA_UNROLL
+          for (int t = 0; t < kTokens / 4; ++t) {
+            float& sum = sums[b].own[t / 2][c][t % 2];
+            sum = sum * kLog2E + ahead.of(t / 2);
+          }
         }
       }
       GLA_UNROLL
@@ -185,19 +294,41 @@ struct ChunkGates {
         GLA_UNROLL
         for (int b = 0; b < Blocks; ++b) {
           Words<kParts> k;
-          gates.make_k(k, channel(b), pair, sums[b]);
-          if constexpr (!InPlace) gates.store_k(k, channel(b), pair);
+          gates.template make_k<kSecond>(k, channel(b), pair, sums[b].own);
+          if constexpr (kHalves) {
+            GLA_UNROLL
+            for (int o = 0; o < 2; ++o) {
+              if constexpr (kBack) {
+                check.add_other(0, k[1][2 * o], k[1][2 * o + 1]);
+              } else {
+                check.add_weighed(2 * pair + o, k[1][2 * o], k[1][2 * o + 1]);
+              }
+            }
+          }
+          if constexpr (!InPlace) gates.template store_k<kSecond>(k, channel(b), pair);
           GLA_UNROLL
           for (int head = 0; head < kHeads; ++head) {
             Words<kParts> q;
-            gates.make_q(q, head, channel(b), pair, sums[b]);
+            gates.template make_q<kSecond>(q, head, channel(b), pair, sums[b].own);
+            if constexpr (kHalves) {
+              GLA_UNROLL
+              for (int o = 0; o < 2; ++o) {
+                if constexpr (kBack) {
+                  check.add_weighed(2 * pair + o, q[1][2 * o], q[1][2 * o + 1]);
+                } else {
+                  check.add_other(head, q[1][2 * o], q[1][2 * o + 1]);
+                }
+              }
+            }
             if constexpr (InPlace) warp_sync();
             gates.store_q(q, head, channel(b), pair);
           }
           if constexpr (InPlace && kHeads == 0) warp_sync();
-          if constexpr (InPlace) gates.store_k(k, channel(b), pair);
+          if constexpr (InPlace) gates.template store_k<kSecond>(k, channel(b), pair);
         }
       }
+      if constexpr (kHalves) return check.holds();
+      return true;
     }
   };
 
@@ -216,8 +347,6 @@ struct ChunkGates {
     return true;
   }
 
-  /// A walk back takes the factors of a chunk in the other order.
-  static constexpr bool kBack = kShape.value_gradients;
   /// As exponents of 2, what the state takes before a chunk, and what it may carry to the next one.
   GLA_DEVICE static float entering(const Pivots& pivots, int c) {
     return kBack ? pivots.after(c) : pivots.pivot[c];
@@ -241,21 +370,31 @@ struct ChunkGates {
     return !warp_any(!within);
   }
 
+  /// What has become of a warp's channel blocks.
+  struct Replaced {
+    int blocks = 0;    ///< that have one pivot; the others stay as they are loaded
+    int parts = 0;     ///< of them, those whose second parts are what the first ones leave
+    bool kept = true;  ///< of the others, if halves were wanted, whether they have kept every row
+  };
+
   /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
-  /// state takes first. Returns how many of the warp's channel blocks have one pivot; those of others stay as they are loaded.
-  template <bool WithQueries>
-  GLA_DEVICE int replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried) const {
+  /// state takes first. `second`: as it is wanted, halves in narrow ranges. Calls wait() before it reads anything but gates, and
+  /// before it writes.
+  template <bool WithQueries, class Wait>
+  GLA_DEVICE Replaced replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried, Second second,
+                                          Wait wait) const {
     static_assert(WithQueries || !kBack);
     constexpr bool kRoom = kShape.chunk <= 32 || !kShape.moves_registers();
     constexpr int kAtOnce = kRoom && kChannelBlocks % 2 == 0 ? 2 : 1;
     static_assert(kPaddedK / 16 % Team::kWarps == 0);
-    int replaced = 0;
+    Replaced replaced;
     GLA_UNROLL
     for (int n = 0; n < kChannelBlocks; n += kAtOnce) {
       Channels<kAtOnce> channels;
       channels.first = n;
       if constexpr (kGated) {
         const bool within = channels.template find_pivots<WithQueries>(*this) && can_carry(channels);
+        if (n == 0) wait();
         GLA_UNROLL
         for (int b = 0; b < kAtOnce; ++b) {
           const Pivots& found = channels.pivots[b];
@@ -269,9 +408,24 @@ struct ChunkGates {
           if (lane_index() % 4 == 1) store_channels(tiles.last(), channels.channel(b), found.last);
         }
         if (!within) continue;
+      } else if (n == 0) {
+        wait();
+      }
+      replaced.blocks += kAtOnce;
+      if constexpr (WithQueries && kShape.halves()) {
+        if (second == Second::half && channels.narrow) {
+          replaced.kept &= channels.template make<WithQueries, true, Second::half>(*this);
+          continue;
+        }
+      }
+      replaced.parts += kAtOnce;
+      if constexpr (!WithQueries && kParts > 1) {
+        if (second == Second::none) {
+          channels.template make<WithQueries, true, Second::none>(*this);
+          continue;
+        }
       }
       channels.template make<WithQueries, true>(*this);
-      replaced += kAtOnce;
     }
     return replaced;
   }

@@ -58,6 +58,13 @@ struct ChunkShape {
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
+  /// The second parts of q^ and k^ are roundings to fp16 wherever these keep every row (HalvesCheck): one product of theirs makes
+  /// the scores, where parts that add up take three.
+  GLA_HOST_DEVICE constexpr bool halves() const { return producers > 0 && score_parts > 1 && gate_bytes > 0; }
+  /// Whether outputs are multiplied by the scale, not queries: by consumers that have no others to wait for.
+  GLA_HOST_DEVICE constexpr bool scales_outputs() const {
+    return producers > 0 && cluster == 1 && !value_gradients;
+  }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
   /// Parts of a score as an operand, which decide the error of dv.
   GLA_HOST_DEVICE constexpr int score_operand_parts() const {
@@ -146,13 +153,11 @@ struct PipelineLayout {
   static constexpr int kCarried = 5;  ///< the chunk before the one in work, and as many as there are stages
   static constexpr int kMostStages = kCarried - 1;
   static constexpr int kPanelRow = 128;  ///< bytes
+  static constexpr int kSourceBytes = 20;
 
   int k_panels, v_panels;  ///< of 64 bf16 channels
-  /// Whether each panel of k^, and of one query head's q^, is followed by that of its second part: 64 rows of one product
-  /// are both parts of 32 tokens then. Of several query heads all rows of a part follow each other.
-  bool stacked;
-  int q_panel, k_panel, gate_panel;  ///< bytes from one panel to the next
-  int head_rows;                     ///< bytes from one query head's rows of a panel to the next one's
+  int q_panel;  ///< bytes from one panel of q^ to the next: in each, all query heads' rows follow each other
+  int head_rows;  ///< the same of what has rows of one head, and from one query head's rows of a panel to the next one's
   int q, k, gate, q_rest, k_rest, v,
       scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
   int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for chunks without queries
@@ -163,11 +168,13 @@ struct PipelineLayout {
   int steep_bytes;                   ///< of a team
   int decay;                         ///< fp32 over K
   int carried;                       ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
-  int failed;                        ///< int per stage and producer warp: PipelineTiles::failed()
-  int loaded, converted, made;       ///< barriers, one per stage each
-  int reloaded;                      ///< one per team
-  int received;                      ///< two per warp that multiplies
-  int turn;                          ///< a word: whose turn it is (relay.cuh)
+  int marks;                         ///< int per stage and producer warp: PipelineTiles::marks()
+  int gates_loaded, loaded, converted, made;  ///< barriers, one per stage each
+  int reloaded;                               ///< one per team
+  int halves_from;                            ///< int per team: PipelineTiles::halves_from()
+  int sources;                                ///< ChunkPipeline::Source per team
+  int received;                               ///< two per warp that multiplies
+  int turn;                                   ///< a word: whose turn it is (relay.cuh)
   int total;
 
   GLA_HOST_DEVICE static constexpr int panels(int row_bytes) {
@@ -181,13 +188,7 @@ struct PipelineLayout {
   GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
       : k_panels(panels(2 * s.padded_k())),
         v_panels(panels(2 * s.tile_v)),
-        stacked(s.chunk == 32 && s.score_parts == 2 && !s.value_gradients),
-        q_panel((s.group_tile > 1 ? s.group_tile
-                 : stacked        ? 2
-                                  : 1) *
-                s.chunk * kPanelRow),
-        k_panel((stacked ? 2 : 1) * s.chunk * kPanelRow),
-        gate_panel(s.chunk * kPanelRow),
+        q_panel((s.group_tile > 1 ? s.group_tile : 1) * s.chunk * kPanelRow),
         head_rows(s.chunk * kPanelRow),
         q(0),
         k(0),
@@ -207,11 +208,14 @@ struct PipelineLayout {
         steep_bytes(0),
         decay(0),
         carried(0),
-        failed(0),
+        marks(0),
+        gates_loaded(0),
         loaded(0),
         converted(0),
         made(0),
         reloaded(0),
+        halves_from(0),
+        sources(0),
         received(0),
         turn(0),
         total(0) {
@@ -220,13 +224,12 @@ struct PipelineLayout {
     const int rest = s.score_parts > 1 ? plane : 0;
     const int vector = 4 * s.padded_k();
     const int heads = s.group_tile;
-    q_rest = q + (stacked && heads == 1 ? head_rows : heads * plane);
+    q_rest = q + heads * plane;
     k = q + heads * (plane + rest);
+    gate = k + plane;
     // The second part of k^ takes the place of gates of its size.
     const bool in_place = gate_plane == plane;
-    gate = stacked && !in_place ? k + 2 * plane : k + (stacked ? head_rows : plane);
-    k_rest = stacked ? k + head_rows : in_place ? gate : gate + gate_plane;
-    if (stacked && in_place) gate_panel = k_panel;
+    k_rest = in_place ? gate : gate + gate_plane;
     v = k + plane + gate_plane + (in_place ? 0 : rest);
     // Scores are all that the second part of several heads' q^ is for, so they take its place.
     const bool over_rest = heads > 1 && rest != 0;
@@ -244,13 +247,16 @@ struct PipelineLayout {
         heads > 0 && s.gate_bytes ? s.blocks() * (vector + (s.steep_shares() - 1) * 4 * 16 * 16) : 0;
     decay = steep_totals + s.teams() * steep_bytes;
     carried = decay + vector;
-    loaded = carried + kCarried * vector;
+    gates_loaded = carried + kCarried * vector;
+    loaded = gates_loaded + 8 * s.stages;
     converted = loaded + 8 * s.stages;
     made = converted + 8 * s.stages;
     reloaded = made + 8 * s.stages;
     received = reloaded + 8 * s.teams();
-    failed = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
-    turn = failed + 4 * s.stages * s.producers;
+    marks = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
+    halves_from = marks + 4 * s.stages * s.producers;
+    sources = halves_from + 4 * s.teams();
+    turn = sources + kSourceBytes * s.teams();
     total = turn + 4;
   }
 };

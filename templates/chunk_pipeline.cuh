@@ -1,14 +1,15 @@
 // chunk_forward for warpgroups (sm_90a): the mathematics of chunk_forward.cuh in two teams. Tensor copies bring q, k, v and
 // gates; producers turn them into operands, in place, and scores, a chunk ahead; consumers hold S^T, multiply (wgmma) and
 // send the outputs off by tensor copies. A chunk passes through a stage of PipelineLayout's ring like this:
-//   loaded     a transaction barrier: all its tiles have come
+//   gates_loaded, loaded   transaction barriers: its gates, and all else, have come (kEarlyGates; else one barrier for all)
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too, where it has any
-//   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start
+//   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start (but of gates, in whose
+//              place the scores' operands lie: they start as soon as these are made)
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
 // `after` of a chunk and `before` of the next are one factor (going back, `before` of a chunk and `after` of the one in front of
-// it). For a chunk that may not have one pivot, or no such factor, producers make other operands (steep_chunk.cuh), loading again
-// what they have replaced, and consumers scale the state between its products.
+// it). For a chunk that may not have one pivot, or no such factor, or whose halves (HalvesCheck) do not hold it, producers make other
+// operands (steep_chunk.cuh), loading again what they have replaced, and consumers scale the state between its products.
 #pragma once
 
 #include "args.h"
@@ -66,6 +67,9 @@ class ChunkPipeline {
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
   static constexpr bool kSends = kOutputs && kShape.cluster > 1;
+  static constexpr bool kHalves = kOutputs && kShape.halves();
+  /// Chunks for which a team makes no more halves where those of a walk's first one are of no use; later ones double what was.
+  static constexpr int kHalvesPause = 8;
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kHeads = kShape.group_tile;
   static_assert(kShape.element_is_bf16 && (kHeads <= 1 || kShape.cluster == 1) && kOutputs == (kHeads > 0));
@@ -119,12 +123,16 @@ class ChunkPipeline {
       if constexpr (kOutputs) prefetch_map(maps.q);
       if (kOutputs && stores()) prefetch_map(maps.o);
       for (int stage = 0; stage < kStages; ++stage) {
+        barrier_init(tiles_of(stage).gates_loaded(), 1);
         barrier_init(tiles_of(stage).loaded(), 1);
         barrier_init(tiles_of(stage).converted(), Producers::kWarps);
         barrier_init(tiles_of(stage).made(), 4 * kTogether);
-        for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).failed()[warp] = 0;
+        for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).marks()[warp] = 0;
       }
-      for (int team = 0; team < kTeams; ++team) barrier_init(tiles_of(0).reloaded(team), 1);
+      for (int team = 0; team < kTeams; ++team) {
+        barrier_init(tiles_of(0).reloaded(team), 1);
+        *tiles_of(0).halves_from(team) = 0;
+      }
     }
     if constexpr (kSends) {
       if (warp_index() < Consumers::kWarps && lane_index() < 2)
@@ -140,65 +148,92 @@ class ChunkPipeline {
     }
   }
 
-  // ---- copies, by threads of the consumers ------------------------------------------------------------------------
+  // ---- copies, by threads of the consumers, and of gates by one of the producers ------------------------------------
 
-  GLA_DEVICE int first_token(int chunk) const {
-    return static_cast<int>(work.sequence.begin + work.first) + place_of(chunk) * kChunk;
+  /// Where a block's tiles lie in their tensors.
+  struct Source {
+    int first_token, batch, head, first_query_head, first_k;
+  };
+  GLA_DEVICE Source source() const {
+    return {static_cast<int>(work.sequence.begin + work.first), static_cast<int>(work.sequence.batch),
+            work.head, work.first_query_head, work.first_k()};
+  }
+  /// Of a chunk.
+  GLA_DEVICE int first_token(Source from, int chunk) const {
+    return from.first_token + place_of(chunk) * kChunk;
   }
 
   static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
   static constexpr int kGatePanels = PipelineLayout::panels(kShape.gate_bytes * kShape.padded_k());
   static constexpr int kQueryPanels = kHeads * kLayout.k_panels;
-  static constexpr int kPanels = kLayout.k_panels + kQueryPanels + kGatePanels + kLayout.v_panels;
+  /// Producers begin with a chunk's gates before the rest of it has come, but for one warpgroup alone, which is always late.
+  static constexpr bool kEarlyGates = kGated && kShape.producers > 4;
+  static constexpr int kPanels =
+      kLayout.k_panels + kQueryPanels + kLayout.v_panels + (kEarlyGates ? 0 : kGatePanels);
 
   template <class T>
-  GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, int first_channel, int chunk, int head,
-                       unsigned long long* barrier) const {
+  GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, Source from, int first_channel,
+                       int chunk, int head, unsigned long long* barrier) const {
     constexpr int kColumns = kPanelRowBytes / static_cast<int>(sizeof(T));
     GLA_UNROLL
     for (int column = 0; column < tile.columns; column += kColumns) {
       GLA_UNROLL
       for (int row = 0; row < kChunk; row += Config::box_rows)
-        tensor_load(tile.at(row, column), &map, first_channel + column, first_token(chunk) + row, head,
-                    static_cast<int>(work.sequence.batch), barrier);
+        tensor_load(tile.at(row, column), &map, first_channel + column, first_token(from, chunk) + row, head,
+                    from.batch, barrier);
     }
   }
 
   /// By one thread: what operands have replaced.
-  GLA_DEVICE void load_again(int chunk, bool with_queries, unsigned long long* barrier) const {
+  GLA_DEVICE void load_again(Source from, int chunk, bool with_queries, unsigned long long* barrier) const {
     const Tiles tiles = tiles_of(chunk);
     constexpr int kOfKeys = kLayout.k_panels + kGatePanels;
     barrier_arrive_expect(barrier, (kOfKeys + (with_queries ? kQueryPanels : 0)) * kPanelBytes);
-    if constexpr (kGated) load(tiles.raw_gates(), maps.gk, work.first_k(), chunk, work.head, barrier);
-    load(tiles.raw_k(), maps.k, work.first_k(), chunk, work.head, barrier);
+    if constexpr (kGated) load(tiles.raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
+    load(tiles.raw_k(), maps.k, from, from.first_k, chunk, from.head, barrier);
     GLA_UNROLL_BY(1)
     for (int q = 0; q < kHeads && with_queries; ++q)
-      load(tiles.raw_q(q), maps.q, work.first_k(), chunk, work.first_query_head + q, barrier);
+      load(tiles.raw_q(q), maps.q, from, from.first_k, chunk, from.first_query_head + q, barrier);
+  }
+
+  /// By one thread, with a barrier of their own.
+  GLA_DEVICE void load_gates(Source from, int chunk) const {
+    unsigned long long* const barrier = tiles_of(chunk).gates_loaded();
+    barrier_arrive_expect(barrier, kGatePanels * kPanelBytes);
+    load(tiles_of(chunk).raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
+  }
+  /// Whether the gates of the chunk that follows this one in its stage are loaded as soon as its scores are made, by producers: if
+  /// nobody else wants what has taken the place of its own.
+  GLA_DEVICE bool leaves_gates_early(int chunk, bool has_pivot) const {
+    return kEarlyGates && has_pivot && has_outputs(chunk) && !takes_all(chunk);
   }
 
   /// Called by all consumers; two of them act.
-  GLA_DEVICE void start_loads(int chunk) const {
+  GLA_DEVICE void start_loads(int chunk, bool with_gates) const {
     if (chunk >= chunks) return;
     const bool with_queries = has_outputs(chunk);
     const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
     if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
     const Tiles tiles = tiles_of(chunk);
-    const int head = work.head, first_k = work.first_k();
+    const Source from = source();
     unsigned long long* barrier = tiles.loaded();
     if (first) {
+      if (kEarlyGates && with_gates) load_gates(from, chunk);
       barrier_arrive_expect(barrier, (with_queries ? kPanels : kPanels - kQueryPanels) * kPanelBytes);
-      if constexpr (kGated) load(tiles.raw_gates(), maps.gk, first_k, chunk, head, barrier);
-      load(tiles.raw_k(), maps.k, first_k, chunk, head, barrier);
+      if constexpr (kGated && !kEarlyGates)
+        load(tiles.raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
+      load(tiles.raw_k(), maps.k, from, from.first_k, chunk, from.head, barrier);
     } else {
       for (int q = 0; q < kHeads && with_queries; ++q)
-        load(tiles.raw_q(q), maps.q, first_k, chunk, work.first_query_head + q, barrier);
-      load(tiles.raw_v(), maps.v, work.tile * kShape.tile_v, chunk, head, barrier);
+        load(tiles.raw_q(q), maps.q, from, from.first_k, chunk, from.first_query_head + q, barrier);
+      load(tiles.raw_v(), maps.v, from, work.tile * kShape.tile_v, chunk, from.head, barrier);
     }
   }
 
   /// The same, of staged outputs.
   GLA_DEVICE void start_store(const Tiles& tiles, int chunk) const {
     if (!warp_any(Consumers::warp() == 0) || !elect_lane()) return;
+    const Source from = source();
     GLA_UNROLL
     for (int head = 0; head < kHeads; ++head) {
       GLA_UNROLL
@@ -206,8 +241,8 @@ class ChunkPipeline {
         GLA_UNROLL
         for (int row = 0; row < kChunk; row += Config::box_rows)
           tensor_store(&maps.o, tiles.template out<kRows>().at(head * kChunk + row, v),
-                       work.first_out_v() + v, first_token(chunk) + row, work.first_query_head + head,
-                       static_cast<int>(work.sequence.batch));
+                       work.first_out_v() + v, first_token(from, chunk) + row, from.first_query_head + head,
+                       from.batch);
       }
     }
     bulk_commit();
@@ -223,6 +258,8 @@ class ChunkPipeline {
 
   GLA_DEVICE void produce() const {
     int chunk = Producers::team(), reloads = 0;
+    // Not kept in registers of the walk, which seldom loads again.
+    if (kGated && Producers::warp() == 0 && lane_index() == 0) shared_source() = source();
     if constexpr (Work::kLeads) produce<false>(work.lead, chunk, reloads);
     produce<kOutputs>(chunks, chunk, reloads);
   }
@@ -233,12 +270,19 @@ class ChunkPipeline {
     using Gates = ChunkGates<Config, Tiles, Producers>;
     for (; chunk < end; chunk += kTeams) {
       const Tiles tiles = tiles_of(chunk);
-      barrier_wait(tiles.loaded(), parity_of(chunk));
-      if (warp_any(is_cut(chunk))) zero_rows(tiles, rows_of(chunk));
+      barrier_wait(kEarlyGates ? tiles.gates_loaded() : tiles.loaded(), parity_of(chunk));
+      const auto wait = [&] {
+        if constexpr (kEarlyGates) barrier_wait(tiles.loaded(), parity_of(chunk));
+      };
+      if (warp_any(is_cut(chunk))) {
+        wait();
+        zero_rows(tiles, rows_of(chunk));
+      }
       const Gates gates{tiles, args.scale};
       float entry[Gates::kChannelBlocks][2];
-      const int replaced = gates.template replace_by_operands<WithOutputs>(entry, tiles.carried(chunk));
-      bool within = replaced == Gates::kChannelBlocks;
+      const auto replaced = gates.template replace_by_operands<WithOutputs>(
+          entry, tiles.carried(chunk), second_parts<WithOutputs>(chunk), wait);
+      bool within = replaced.blocks == Gates::kChannelBlocks;
       fence_for_warpgroup();
       // The other team's chunk: its `carried` is needed, and its stage's phase, which this team's next wait relies on.
       if (kTeams > 1 && chunk > 0) barrier_wait(tiles_of(chunk - 1).converted(), parity_of(chunk - 1));
@@ -246,28 +290,60 @@ class ChunkPipeline {
         within &=
             gates.template join_scaling<WithOutputs>(entry, chunk > 0 ? tiles.carried(chunk - 1) : nullptr);
       }
-      if (!within && lane_index() == 0)
-        tiles.failed()[Producers::of_all()] = replaced == 0 ? -(chunk + 1) : chunk + 1;
+      const bool made_halves = replaced.parts == 0 && replaced.kept;
+      if ((!within || (kHalves && WithOutputs && !made_halves)) && lane_index() == 0) {
+        const bool made_parts = replaced.parts == replaced.blocks;
+        tiles.marks()[Producers::of_all()] = Mark{chunk, !within, made_parts, replaced.blocks == 0}.word();
+      }
       arrive(tiles.converted());
       if constexpr (kOutputs) {
         // Where one warpgroup makes all scores of a chunk, the other can be a chunk ahead.
         const int first = (Producers::warp() / 4 + chunk / kTeams) % kScorers;
         const bool scores = warp_any(first < kTogether);
+        [[maybe_unused]] bool is_early = false;
         barrier_wait(tiles.converted(), parity_of(chunk));
         if constexpr (WithOutputs) {
-          if (!has_one_pivot(chunk)) {
+          const Operands operands = operands_of(chunk);
+          is_early = leaves_gates_early(chunk, operands != Operands::steep);
+          if (operands == Operands::steep) {
             if constexpr (kGated) make_steep(chunk, reloads);
           } else if (scores) {
             GLA_UNROLL_BY(1)
             for (int pair = 0; pair < kScorePairs; pair += kTogether) {
               const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
-              WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make();
+              WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make(operands == Operands::halves);
             }
           }
         }
         if (scores) arrive(tiles.made());
+        if (kEarlyGates && is_early && warp_any(first == 0 && Producers::warp() % 4 == 0))
+          start_next_gates(chunk);
       }
     }
+  }
+
+  /// By a warp that has a part in the scores of `chunk`.
+  GLA_DEVICE void start_next_gates(int chunk) const {
+    const int next = chunk + kStages;
+    if (next >= chunks) return;
+    barrier_wait(tiles_of(chunk).made(), parity_of(chunk));
+    if (elect_lane()) load_gates(shared_source(), next);
+  }
+
+  /// What the second parts of operands are to be. Not halves where the state takes up the whole of them, and where rows may be
+  /// padding, which would not be kept.
+  template <bool WithOutputs>
+  GLA_DEVICE Second second_parts(int chunk) const {
+    if constexpr (!WithOutputs) return takes_all(chunk) ? Second::rest : Second::none;
+    if constexpr (!kHalves) return Second::rest;
+    const bool tries = chunk >= *tiles_of(chunk).halves_from(Producers::team());
+    return tries && place_of(chunk) != chunks - 1 ? Second::half : Second::rest;
+  }
+
+  /// Of a team.
+  GLA_DEVICE static Source& shared_source() {
+    static_assert(sizeof(Source) == PipelineLayout::kSourceBytes);
+    return reinterpret_cast<Source*>(shared_memory() + kLayout.sources)[Producers::team()];
   }
 
   /// By the team whose chunk it is. Operands of k and gates take their place with every query head.
@@ -275,19 +351,24 @@ class ChunkPipeline {
     const Tiles tiles = tiles_of(chunk);
     const unsigned int lane = opaque(static_cast<unsigned int>(lane_index()));
     const int warp = Producers::team() * Producers::kWarps + static_cast<int>(lane % Producers::kWarps);
-    const bool is_intact = !warp_any(tiles.failed()[warp] != -(chunk + 1));
+    const int mark = tiles.marks()[warp];
+    const bool is_marked = Mark::is_of(mark, chunk);
+    const bool is_intact = !warp_any(!is_marked || (mark & Mark::kIntact) == 0);
+    if (kHalves && !warp_any(is_marked && (mark & Mark::kSteep) != 0) && Producers::thread() == 0)
+      *tiles.halves_from(Producers::team()) = 2 * chunk + kHalvesPause;  // halves were of no use
     GLA_UNROLL_BY(1)
     for (int head = 0; head < kHeads; ++head) {
       if (head > 0 || !is_intact) {
         unsigned long long* reloaded = tiles.reloaded(Producers::team());
-        if (warp_any(Producers::warp() == 0) && elect_lane()) load_again(chunk, head == 0, reloaded);
+        if (warp_any(Producers::warp() == 0) && elect_lane())
+          load_again(shared_source(), chunk, head == 0, reloaded);
         barrier_wait(reloaded, reloads++ % 2);
         if (warp_any(is_cut(chunk))) {
           zero_rows(tiles, rows_of(chunk));
           Producers::sync();
         }
       }
-      SteepChunk<Config, Tiles, Producers>{tiles, head, args.scale}.make();
+      SteepChunk<Config, Tiles, Producers>{tiles, head, kShape.scales_outputs() ? 1.0f : args.scale}.make();
     }
   }
 
@@ -297,12 +378,34 @@ class ChunkPipeline {
     if (lane_index() == 0) barrier_arrive(barrier);
   }
 
-  /// Once it is converted.
-  GLA_DEVICE static bool has_one_pivot(int chunk) {
-    if constexpr (!kGated) return true;
-    const int failed = tiles_of(chunk).failed()[lane_index() % kShape.producers];
-    return !warp_any(failed == chunk + 1 || failed == -(chunk + 1));
+  /// What a warp of producers says of its channels of a chunk, other than that their second parts are halves.
+  struct Mark {
+    static constexpr int kSteep = 1, kParts = 2, kIntact = 4, kSteps = 8;
+    int chunk;
+    bool steep;   ///< they deny one pivot, or one factor
+    bool parts;   ///< no second part is a half
+    bool intact;  ///< they lie there as loaded
+    GLA_DEVICE int word() const {
+      return (chunk + 1) * kSteps + (steep ? kSteep : 0) + (parts ? kParts : 0) + (intact ? kIntact : 0);
+    }
+    GLA_DEVICE static bool is_of(int word, int chunk) { return word / kSteps == chunk + 1; }
+  };
+
+  /// What a chunk has become, once it is converted. Where only some second parts are halves, or some of those have not kept their
+  /// rows, it is made as a steep one.
+  enum class Operands { halves, parts, steep };
+  GLA_DEVICE static Operands operands_of(int chunk) {
+    if constexpr (!kGated) return Operands::parts;
+    const int team = kTeams == 1 ? 0 : chunk % kTeams;
+    const int mark = tiles_of(chunk).marks()[team * Producers::kWarps + lane_index() % Producers::kWarps];
+    const bool is_marked = Mark::is_of(mark, chunk);
+    if (warp_any(is_marked && (mark & Mark::kSteep) != 0)) return Operands::steep;
+    if constexpr (!kHalves) return Operands::parts;
+    const bool parts = is_marked && (mark & Mark::kParts) != 0;
+    if (!warp_any(is_marked)) return Operands::halves;
+    return warp_any(!parts) ? Operands::steep : Operands::parts;
   }
+  GLA_DEVICE static bool has_one_pivot(int chunk) { return operands_of(chunk) != Operands::steep; }
 
   /// 0 * NaN must not leak from a packed neighbour. Each warp has its own channels of gates and of what the state takes up: k,
   /// going back q.
@@ -329,7 +432,7 @@ class ChunkPipeline {
 
   GLA_DEVICE void consume() {
     GLA_UNROLL_BY(1)
-    for (int stage = 0; stage < kStages; ++stage) start_loads(stage);
+    for (int stage = 0; stage < kStages; ++stage) start_loads(stage, true);
     ChunkState<kShape> state;
     work.load_state(state);
     bool scaled = true;  // with what carried() has left, as steep chunks need it and others do not
@@ -368,7 +471,7 @@ class ChunkPipeline {
       if constexpr (WithOutputs) fence_for_warpgroup();
       Consumers::sync();
       if (WithOutputs && stores()) store_staged(products, chunk);
-      start_loads(chunk + kStages);
+      start_loads(chunk + kStages, !leaves_gates_early(chunk, has_pivot));
     }
   }
 
@@ -421,15 +524,15 @@ class ChunkPipeline {
         products.state.scale_by_exponents(tiles.after(), false);
       }
     }
-    WarpgroupProducts<kShape, Tiles>{tiles, products.state}.update(k_parts(chunk, has_factor));
+    WarpgroupProducts<kShape, Tiles>{tiles, products.state}.update(k_parts(chunk, true));
   }
 
   /// Parts of k^ that the state takes up: the last chunk, and under steep gates the last few tokens, are most of what the walk
   /// leaves behind.
   GLA_DEVICE int k_parts(int chunk, bool has_pivot) const {
-    const bool takes_all = (kGated && !has_pivot) || (chunk == chunks - 1 && !kShape.value_gradients);
-    return takes_all ? kKParts : 1;
+    return !has_pivot || takes_all(chunk) ? kKParts : 1;
   }
+  GLA_DEVICE bool takes_all(int chunk) const { return chunk == chunks - 1 && !kShape.value_gradients; }
 };
 
 /// What the kernel of a pass is made for; tensor maps have boxes of the outputs' chunks.

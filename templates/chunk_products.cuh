@@ -114,6 +114,7 @@ struct ChunkProducts {
   /// The same of 16 value channels from v on, as rows from first_row on of those staged, of which there are `Staged`.
   template <int Tokens, int Staged = Tokens>
   GLA_DEVICE void stage_block(const float (&sums)[Tokens / 8][4], int v, int first_row = 0) const {
+    const float scale = kShape.scales_outputs() ? work.args.scale : 1.0f;
     GLA_UNROLL
     for (int t = 0; t < Tokens / 16; ++t) {
       if constexpr (kStageElements) {
@@ -121,7 +122,7 @@ struct ChunkProducts {
         GLA_UNROLL
         for (int pair = 0; pair < 4; ++pair) {
           const float(&two)[4] = sums[2 * t + pair / 2];
-          words[pair] = pack<Element>(two[pair % 2 * 2], two[pair % 2 * 2 + 1]);
+          words[pair] = pack<Element>(scale * two[pair % 2 * 2], scale * two[pair % 2 * 2 + 1]);
         }
         store_a_transposed(words, tiles.template out<Staged>(), v, first_row + 16 * t);
       } else {
@@ -129,7 +130,7 @@ struct ChunkProducts {
         for (int e = 0; e < 8; ++e) {
           const int token = first_row + 16 * t + e / 4 * 8 + lane_index() % 4 * 2 + e % 2;
           tiles.out_row(State::warp_k(), token)[v + lane_index() / 4 + e / 2 % 2 * 8] =
-              sums[2 * t + e / 4][e % 4];
+              scale * sums[2 * t + e / 4][e % 4];
         }
       }
     }

@@ -158,9 +158,23 @@ GLA_DEVICE float scan_quad(float& others, float value) {
   return value;
 }
 
-/// Values of channel c become their inclusive sums; returns the last one.
+/// What sums over a lane's own tokens, of one channel, lack for sums over all tokens: for all octets but the last three the same.
 template <int Tokens>
-GLA_DEVICE float sum_tokens(LaneValues<Tokens>& x, int c) {
+struct SumsAhead {
+  static constexpr int kOctets = Tokens / 8;
+  static constexpr int kKinds = TokenMap<Tokens>::kQuarters ? 4 : 1;
+  float value[kKinds] = {};
+
+  GLA_DEVICE static constexpr int kind(int octet) {
+    return kKinds == 1 || octet < kOctets - 3 ? 0 : octet - (kOctets - 4);
+  }
+  GLA_DEVICE float of(int octet) const { return value[kind(octet)]; }
+};
+
+/// Values of channel c become their inclusive sums over the lane's own tokens, which lack what is returned in `ahead`. Returns the
+/// sum of all.
+template <int Tokens>
+GLA_DEVICE float sum_own_tokens(LaneValues<Tokens>& x, SumsAhead<Tokens>& ahead, int c) {
   constexpr int kOctets = Tokens / 8;
   if constexpr (TokenMap<Tokens>::kQuarters) {
     // In the order of octets first. Those from kOctets - quad on are the lane's first tokens.
@@ -177,11 +191,8 @@ GLA_DEVICE float sum_tokens(LaneValues<Tokens>& x, int c) {
     const float all = scan_quad<false>(before, sum);
     const float to_first = before - end, to_others = to_first + sum;
     GLA_UNROLL
-    for (int o = 0; o < kOctets; ++o) {
-      const float more = o >= kOctets - 3 && o >= kOctets - quad ? to_first : to_others;
-      x[o][c][0] += more;
-      x[o][c][1] += more;
-    }
+    for (int o = kOctets - 4; o < kOctets; ++o)
+      ahead.value[ahead.kind(o)] = o >= kOctets - 3 && o >= kOctets - quad ? to_first : to_others;
     return all;
   } else {
     float total = 0;
@@ -197,6 +208,15 @@ GLA_DEVICE float sum_tokens(LaneValues<Tokens>& x, int c) {
   }
 }
 
+/// Inclusive sums of what a lane has of two channels, in nats.
+template <int Tokens>
+struct TokenSums {
+  LaneValues<Tokens> own;
+  SumsAhead<Tokens> ahead[2];
+
+  GLA_DEVICE float of(int octet, int c, int e) const { return own[octet][c][e] + ahead[c].of(octet); }
+};
+
 /// Of the inclusive sums of a lane's two channels, in nats: the last one, and their extremes.
 struct SumRange {
   float last[2], least[2], most[2];
@@ -205,27 +225,27 @@ struct SumRange {
 /// Inclusive sums of the gates of rows [row0, row0 + Tokens), and their range if they fall from the first to the last.
 /// Returns whether they may do otherwise: then see widen(). Where a gate is NaN the last sum is, and others are.
 template <int Tokens, class Gate>
-GLA_DEVICE bool sum_gates(LaneValues<Tokens>& sums, SumRange& range, const RawTile<Gate>& tile, int row0,
+GLA_DEVICE bool sum_gates(TokenSums<Tokens>& sums, SumRange& range, const RawTile<Gate>& tile, int row0,
                           int channel) {
   Most<Gate> most;
-  load_gates<Tokens>(sums, most, tile, row0, channel);
+  load_gates<Tokens>(sums.own, most, tile, row0, channel);
   GLA_UNROLL
   for (int c = 0; c < 2; ++c) {
-    range.most[c] = sum_quad(lane_index() % 4 == 0 ? sums[0][c][0] : 0.0f);  // the first gate
-    range.last[c] = range.least[c] = sum_tokens<Tokens>(sums, c);
+    range.most[c] = sum_quad(lane_index() % 4 == 0 ? sums.own[0][c][0] : 0.0f);  // the first gate
+    range.last[c] = range.least[c] = sum_own_tokens<Tokens>(sums.own, sums.ahead[c], c);
   }
   return most.rises();
 }
 
-/// The range of sums that rise.
-template <int Tokens>
-GLA_DEVICE void widen(SumRange& range, const LaneValues<Tokens>& sums) {
+/// The range of sums that rise: of(i, c) for each i < Count of what a lane has of channel c.
+template <int Count, class Of>
+GLA_DEVICE void widen(SumRange& range, Of of) {
   GLA_UNROLL
   for (int c = 0; c < 2; ++c) {
     GLA_UNROLL
-    for (int i = 0; i < Tokens / 4; ++i) {
-      range.least[c] = fminf(range.least[c], sums[i / 2][c][i % 2]);
-      range.most[c] = fmaxf(range.most[c], sums[i / 2][c][i % 2]);
+    for (int i = 0; i < Count; ++i) {
+      range.least[c] = fminf(range.least[c], of(i, c));
+      range.most[c] = fmaxf(range.most[c], of(i, c));
     }
     GLA_UNROLL
     for (int mask = 1; mask < 4; mask *= 2) {

@@ -63,7 +63,6 @@ struct ChunkTiles {
   }
   /// Of a query head; they all take turns.
   GLA_DEVICE OperandTile score_part(int, int part) const { return scores(part); }
-  static constexpr int kScoreColumns = kChunk;
   static constexpr bool kScoresOverOperands = false, kPartialsOverScores = true, kForWarpgroups = false;
   GLA_DEVICE OperandTile split_v(int part) const {
     return {shared + kLayout.v_operand + part * kLayout.v_plane, kChunk, kShape.tile_v, kLayout.v_part_row};
@@ -110,17 +109,21 @@ struct PipelineTiles {
   GLA_DEVICE float* carried(int chunk) const {
     return vector(kLayout.carried + chunk % PipelineLayout::kCarried * 4 * kPaddedK);
   }
-  /// Of this slot, by producer warp: one more than the last chunk that its channels deny one pivot or one factor, negative if
-  /// all of them still lie there as loaded.
-  GLA_DEVICE int* failed() const {
-    return reinterpret_cast<int*>(shared + kLayout.failed) + slot * kShape.producers;
+  /// Of this slot, by producer warp: ChunkPipeline::Mark of the last chunk that it has marked.
+  GLA_DEVICE int* marks() const {
+    return reinterpret_cast<int*>(shared + kLayout.marks) + slot * kShape.producers;
   }
-  /// Of this slot: its tiles have been loaded; turned into operands; its scores are made too.
+  /// Of this slot: its gates have been loaded; its other tiles; they have been turned into operands; its scores are made too.
+  GLA_DEVICE unsigned long long* gates_loaded() const { return barrier(kLayout.gates_loaded) + slot; }
   GLA_DEVICE unsigned long long* loaded() const { return barrier(kLayout.loaded) + slot; }
   GLA_DEVICE unsigned long long* converted() const { return barrier(kLayout.converted) + slot; }
   GLA_DEVICE unsigned long long* made() const { return barrier(kLayout.made) + slot; }
   /// Of any slot, by team of producers: what had been turned into operands has been loaded again.
   GLA_DEVICE unsigned long long* reloaded(int team) const { return barrier(kLayout.reloaded) + team; }
+  /// Of any slot, by team of producers: the first chunk that it tries to make halves of.
+  GLA_DEVICE int* halves_from(int team) const {
+    return reinterpret_cast<int*>(shared + kLayout.halves_from) + team;
+  }
   /// Of the warp's inbox for this chunk: the sums from the other block of the cluster have come.
   GLA_DEVICE unsigned long long* received(int chunk) const {
     return barrier(kLayout.received) + 2 * warp_index() + chunk % 2;
@@ -142,10 +145,10 @@ struct PipelineTiles {
   GLA_DEVICE RawTile<Element> raw_q(int head) const {
     return raw<Element>(kLayout.q + head * kLayout.head_rows, kPaddedK, kLayout.q_panel);
   }
-  GLA_DEVICE RawTile<Element> raw_k() const { return raw<Element>(kLayout.k, kPaddedK, kLayout.k_panel); }
-  GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK, kLayout.gate_panel); }
+  GLA_DEVICE RawTile<Element> raw_k() const { return raw<Element>(kLayout.k, kPaddedK, kLayout.head_rows); }
+  GLA_DEVICE RawTile<Gate> raw_gates() const { return raw<Gate>(kLayout.gate, kPaddedK, kLayout.head_rows); }
   GLA_DEVICE RawTile<Element> raw_v() const {
-    return raw<Element>(kLayout.v, kShape.tile_v, kChunk * kPanelRowBytes);
+    return raw<Element>(kLayout.v, kShape.tile_v, kLayout.head_rows);
   }
 
   // ---- operands, part by part, where q, k and gates lay ------------------------------------------------------------
@@ -155,17 +158,15 @@ struct PipelineTiles {
     return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head, kLayout.q_panel);
   }
   GLA_DEVICE OperandTile k(int part) const {
-    return operand(part == 0 ? kLayout.k : kLayout.k_rest, kLayout.k_panel);
+    return operand(part == 0 ? kLayout.k : kLayout.k_rest, kLayout.head_rows);
   }
   /// `which`: the query head; of the only one's, the part.
   GLA_DEVICE OperandTile scores(int which) const {
-    return panels(stage() + kLayout.scores + which * kLayout.head_rows, kChunk, kScoreColumns);
+    return panels(stage() + kLayout.scores + which * kLayout.head_rows, kChunk, kChunk);
   }
   GLA_DEVICE OperandTile score_part(int head, int part) const {
     return scores(kShape.group_tile > 1 ? head : part);
   }
-  /// Stacked, those of the second part of q^ stand beside those of the first.
-  static constexpr int kScoreColumns = kLayout.stacked && kShape.group_tile == 1 ? 2 * kChunk : kChunk;
   static constexpr bool kScoresOverOperands = kLayout.scores == kLayout.q_rest && kShape.score_parts > 1;
   static constexpr bool kPartialsOverScores = false, kForWarpgroups = true;
   GLA_DEVICE OperandTile v(int) const { return raw_v().operand(); }

@@ -54,7 +54,8 @@ struct KeyUnit {
       steep->find(walk, middle);
     } else if constexpr (kGated) {
       SumRange range;
-      if (warp_any(sum_in_order(range, walk.raw_gates()))) widen<kTokens>(range, of_q);
+      if (warp_any(sum_in_order(range, walk.raw_gates())))
+        widen<kTokens / 4>(range, [&](int i, int c) { return of_q[i / 2][c][i % 2]; });
       typename Gates::Pivots pivots;
       if (!walk.agree(Gates::find_pivots(pivots, range))) return false;
       GLA_UNROLL
@@ -164,7 +165,8 @@ struct KeyUnit {
       GLA_UNROLL
       for (int c = 0; c < 2; ++c) {
         if (pair == 0) range.most[c] = sum_quad(lane_index() % 4 == 0 ? part[0][c][0] : 0.0f);
-        const float all = sum_tokens<16>(part, c);
+        SumsAhead<16> none;
+        const float all = sum_own_tokens<16>(part, none, c);
         GLA_UNROLL
         for (int i = 0; i < 4; ++i) of_q[2 * pair + i / 2][c][i % 2] = total[c] + part[i / 2][c][i % 2];
         total[c] += all;

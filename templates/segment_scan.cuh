@@ -17,7 +17,7 @@ GLA_DEVICE void segment_scan(const KernelArgs& args) {
   constexpr int kK = Config::shape.head_dim_k, kV = Config::shape.head_dim_v, kWidth = scan_width(kV);
   constexpr Index kElements = Index{kK} * kV;
   constexpr Index kBlocks = (kElements / kWidth + Threads - 1) / Threads;
-  constexpr int kAtOnce = 8;
+  constexpr int kAtOnce = 16;
   using Elements = Vector<float, kWidth>;
   const Index element = (block_index() % kBlocks * Threads + thread_index()) * kWidth;
   const Index head = block_index() / kBlocks % args.heads;

@@ -6,7 +6,7 @@
 // and both are one segment with the earlier one's S and the later one's P times what the other one multiplies to. That goes from
 // single tokens to blocks of 16 in registers, on to the chunk in shared memory, and ends with
 //   q~_i = scale q_i P_i     k~_j = S_j k_j     before = the product of all e
-// of which the state takes the last one between its product with one operand and the update with the other.
+// (without the scale where outputs take that), of which the state takes the last one between its product with one operand and the update with the other.
 #pragma once
 
 #include "chunk_layout.h"
@@ -270,7 +270,7 @@ struct SteepChunk {
     }
     store_scores(scores, of_block, 16 * of_block);
     GLA_UNROLL_BY(1)
-    for (int first = 16 * (of_block + 1); first < Tiles::kScoreColumns; first += 16) {
+    for (int first = 16 * (of_block + 1); first < kChunk; first += 16) {
       Scores zeros = {};
       store_scores(zeros, of_block, first);
     }

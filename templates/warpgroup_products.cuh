@@ -43,113 +43,66 @@ struct WarpgroupScores {
   static constexpr int kHeads = kShape.group_tile > 1 ? 2 : 1;
   /// Of a warpgroup: this number and those behind it.
   static constexpr int kFirstBarrier = 2;
-  static constexpr bool kStacked = Tiles::kLayout.stacked;
+  /// A product has 64 rows: those of two heads, or more than a chunk has.
+  static_assert(kHeads == 1 || kHeads * kChunk == 64);
 
   Tiles tiles;
   int head;  ///< the first
 
-  /// Shows the scores to the products that follow a barrier.
-  GLA_DEVICE void make() const {
-    if constexpr (kHeads > 1) {
-      make_two_heads();
-    } else if constexpr (kStacked) {
-      make_stacked();
+  /// Shows the scores to the products that follow a barrier. `halves`: they are the product of the second parts alone.
+  GLA_DEVICE void make(bool halves) const {
+    Scores scores;
+    warpgroup_pin(scores);
+    warpgroup_fence();
+    if (halves) {
+      add_product<true>(scores, tiles.q(head, kScoreParts - 1), tiles.k(kScoreParts - 1), false);
     } else {
-      make_by_parts();
+      GLA_UNROLL
+      for (int p = 0; p < kScoreParts; ++p) {
+        GLA_UNROLL
+        for (int r = 0; p + r < kScoreParts; ++r)
+          add_product<false>(scores, tiles.q(head, p), tiles.k(r), p + r > 0);
+      }
     }
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    warpgroup_pin(scores);
+    if constexpr (Tiles::kScoresOverOperands) part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
+    store(scores);
     fence_for_warpgroup();
   }
 
  private:
   using Scores = float[kChunk / 8][4];
 
-  /// Starts sums = rows of q^ from those of `q` on, 64 of them, times the first N of k^.
-  template <int N>
-  GLA_DEVICE static void multiply(float (&sums)[N / 8][4], const OperandTile& q, const OperandTile& k) {
+  /// Starts adding the rows of q^ from those of `q` on, 64 of them, times k^; the sums begin with that unless `accumulate`.
+  template <bool Halves>
+  GLA_DEVICE static void add_product(Scores& scores, const OperandTile& q, const OperandTile& k,
+                                     bool accumulate) {
     GLA_UNROLL
     for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
-      warpgroup_multiply<N, Contraction::along_rows, Contraction::along_rows>(
-          sums, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
-          channel > 0);
+      warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows, Halves>(
+          scores, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
+          accumulate || channel > 0);
   }
 
-  /// The 64 rows of a product are those of two heads.
-  GLA_DEVICE void make_two_heads() const {
-    static_assert(2 * kChunk == 64 && kStacked == (kScoreParts > 1));
-    const OperandTile k = tiles.k(0);
-    Scores sums;
-    float both[kChunk / 4][4];  // of the first part of q^ with both of k^
-    warpgroup_pin(sums);
-    if constexpr (kScoreParts > 1) warpgroup_pin(both);
-    warpgroup_fence();
-    multiply<kChunk>(sums, tiles.q(head, kScoreParts - 1), k);
-    if constexpr (kScoreParts > 1) multiply<2 * kChunk>(both, tiles.q(head, 0), k);
-    warpgroup_commit();
-    warpgroup_wait<0>();
-    warpgroup_pin(sums);
-    if constexpr (kScoreParts > 1) {
-      warpgroup_pin(both);
-      // Scores take the place of q^'s second part.
-      part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
-      GLA_UNROLL
-      for (int i = 0; i < kChunk / 2; ++i)
-        sums[i / 4][i % 4] += both[i / 4][i % 4] + both[kChunk / 8 + i / 4][i % 4];
-    }
+  /// Of both heads, or of all parts.
+  GLA_DEVICE void store(Scores& scores) const {
+    constexpr int kPartsOut = kShape.score_operand_parts();
+    static_assert(kHeads == 1 || kPartsOut == 1);
     const int row = warp_index() % 4 * 16;
-    store(sums, head + row / kChunk, row % kChunk, 0);
-  }
-
-  /// Both parts of q^ times both of k^ in one pass: [q1; q2] [k1; k2]^T.
-  GLA_DEVICE void make_stacked() const {
-    float scores[kChunk / 4][4];
-    warpgroup_pin(scores);
-    warpgroup_fence();
-    multiply<2 * kChunk>(scores, tiles.q(head, 0), tiles.k(0));
-    warpgroup_commit();
-    warpgroup_wait<0>();
-    warpgroup_pin(scores);
-    const int row = warp_index() % 4 * 16;
-    const bool second = row >= kChunk;  // of q^, of which the product with the second part of k^ is left out
-    Scores sums;
-    GLA_UNROLL
-    for (int i = 0; i < kChunk / 2; ++i)
-      sums[i / 4][i % 4] = scores[i / 4][i % 4] + (second ? 0.0f : scores[kChunk / 8 + i / 4][i % 4]);
-    store(sums, head, row % kChunk, second ? kChunk : 0);
-  }
-
-  GLA_DEVICE void make_by_parts() const {
-    Scores scores;
-    warpgroup_pin(scores);
-    warpgroup_fence();
-    GLA_UNROLL
-    for (int p = 0; p < kScoreParts; ++p) {
+    if constexpr (kHeads > 1) {
+      store_triangle<kChunk>(scores, tiles.scores(head + row / kChunk), row % kChunk, 0);
+    } else {
+      if (row >= kChunk) return;
       GLA_UNROLL
-      for (int r = 0; p + r < kScoreParts; ++r) {
-        const OperandTile q = tiles.q(head, p), k = tiles.k(r);
+      for (int part = 0; part < kPartsOut; ++part) {
+        store_triangle<kChunk>(scores, tiles.scores(head + part), row, 0);
         GLA_UNROLL
-        for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
-          warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
-              scores, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
-              p + r + channel > 0);
+        for (int i = 0; i < kChunk / 2; ++i)
+          scores[i / 4][i % 4] -= to_float(from_float<bf16>(scores[i / 4][i % 4]));
       }
     }
-    warpgroup_commit();
-    warpgroup_wait<0>();
-    warpgroup_pin(scores);
-    const int row = warp_index() % 4 * 16;
-    if (row >= kChunk) return;  // a product has 64 rows, whatever the chunk
-    GLA_UNROLL
-    for (int part = 0; part < kShape.score_operand_parts(); ++part) {
-      store(scores, head + part, row, 0);
-      GLA_UNROLL
-      for (int i = 0; i < kChunk / 2; ++i)
-        scores[i / 4][i % 4] -= to_float(from_float<bf16>(scores[i / 4][i % 4]));
-    }
-  }
-
-  /// Rows of a head's lower triangle from i0 on, in the tile's columns from `column` on.
-  GLA_DEVICE void store(const Scores& scores, int of_head, int i0, int column) const {
-    store_triangle<kChunk>(scores, tiles.scores(of_head), i0, column);
   }
 };
 
@@ -165,7 +118,7 @@ struct WarpgroupProducts {
   /// dV^T = dU^T k^T + dO^T tril(q^ k^T) and dS'^T = dU^T + dO^T q^, with dO for V: the gradients of v.
   static constexpr bool kBack = kShape.value_gradients;
   static_assert(kShape.warps_k == 1 && kShape.state_parts == 1);
-  static_assert(!kBack || (kRows == kColumns && !Tiles::kLayout.stacked));
+  static_assert(!kBack || kRows == kColumns);
   using Sums = float[kColumns / 8][4];
 
   Tiles tiles;
@@ -290,10 +243,10 @@ struct WarpgroupProducts {
     if constexpr (kBack) return add_turned_score_product(sums, i);
     const OperandTile scores = tiles.scores(0);
     GLA_UNROLL
-    for (int column = 0; column < Tiles::kScoreColumns; column += kStep)
+    for (int column = 0; column < kChunk; column += kStep)
       warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::along_rows>(
-          sums, v_columns(i, column % kChunk),
-          row_major_descriptor(along(scores, column) + row0 * kPanelRowBytes), true);
+          sums, v_columns(i, column), row_major_descriptor(along(scores, column) + row0 * kPanelRowBytes),
+          true);
   }
 
   GLA_DEVICE void add_turned_score_product(Sums& sums, int i) const {

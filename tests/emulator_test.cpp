@@ -486,6 +486,20 @@ TEST_CASE("the greater of two bf16 is NaN if one is, and not -0 if one is 0") {
   CHECK(max_bf16(pack_bf16(1, 4), pack_bf16(2, 3)) == pack_bf16(2, 4));
 }
 
+TEST_CASE("the greater magnitude of two fp16, and which of them is at least the other") {
+  const auto greater = [](float a, float b) {
+    return unpack<fp16>(greater_magnitude(pack<fp16>(a, 0), pack<fp16>(b, 0))).item[0];
+  };
+  CHECK(greater(-3, 2) == 3);
+  CHECK(greater(1, -kInfinity) == kInfinity);
+  CHECK(std::isnan(greater(kNan, 1)));
+  CHECK(std::isnan(greater(1, -kNan)));
+  CHECK(greater_magnitude(pack<fp16>(-1, 4), pack<fp16>(2, -3)) == pack<fp16>(2, 4));
+  CHECK(mask_at_least(pack<fp16>(2, 1), pack<fp16>(2, 3)) == 0x0000ffffu);
+  CHECK(mask_at_least(pack<fp16>(-1, kInfinity), pack<fp16>(0, 1)) == 0xffff0000u);
+  CHECK(mask_at_least(pack<fp16>(kNan, 1), pack<fp16>(0, kNan)) == 0);
+}
+
 TEST_CASE("three bf16 parts hold a float") {
   Bits32 parts[3];
   split_bf16(1.2345678f, -7654.321f, parts);

@@ -129,6 +129,57 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
          dense);
 }
 
+TEST_CASE("scores of a pipeline are as exact where fp16 does not hold the operands") {
+  constexpr std::int64_t kTokens = 640;
+  struct Inputs {
+    std::string_view name;
+    void (*change)(ReferenceInput& in, std::size_t element, int token, int channel);
+    int made_otherwise;  ///< chunks of 32 of these 20
+  };
+  // A walk's last chunk is made in parts in any case; after its first one it waits for 8, after chunk 8 until 24.
+  const Inputs tested[] = {
+      {"as they are", [](ReferenceInput&, std::size_t, int, int) {}, 0},
+      {"small queries", [](ReferenceInput& in, std::size_t i, int, int) { in.q[i] *= 0x1p-20f; }, 2},
+      {"queries a little too small", [](ReferenceInput& in, std::size_t i, int, int) { in.q[i] *= 0x1p-13f; },
+       2},
+      {"small keys", [](ReferenceInput& in, std::size_t i, int, int) { in.k[i] *= 0x1p-20f; }, 2},
+      {"great keys", [](ReferenceInput& in, std::size_t i, int, int) { in.k[i] *= 0x1p16f; }, 2},
+      {"great queries", [](ReferenceInput& in, std::size_t i, int, int) { in.q[i] *= 0x1p20f; }, 2},
+      {"a small key of a great value",
+       [](ReferenceInput& in, std::size_t i, int token, int) {
+         if (token != 70) return;
+         in.k[i] *= 0x1p-24f;
+         in.v[i] *= 0x1p24f;
+       },
+       1},
+      {"gates that fall far in some channels from the sixth chunk on",
+       [](ReferenceInput& in, std::size_t i, int token, int channel) {
+         if (channel < 16 && token >= 160) in.gk[i] = -1;
+       },
+       2},
+      {"gates that fall far in all channels",
+       [](ReferenceInput& in, std::size_t i, int, int) { in.gk[i] = -1; }, 0}};
+  const Problem problem = chunk_of(64, 64);
+  for (const int producers : {4, 8}) {
+    const LaunchKernel kernel = kernel_of(
+        problem,
+        chunk_variant(problem,
+                      {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 3, .producers = producers}));
+    for (const Inputs& inputs : tested) {
+      INFO(inputs.name << ", producers=" << producers);
+      const KernelCase c{.tokens = kTokens, .heads = 1, .gates = Gates::sixteenth};
+      ReferenceInput in = make_inputs(problem, c);
+      in.initial_state.assign(in.initial_state.size(), 0.0f);  // keys are what outputs come of
+      for (std::size_t i = 0; i < in.k.size(); ++i)
+        inputs.change(in, i, static_cast<int>(i) / 64, static_cast<int>(i) % 64);
+      const KernelOutcome outcome = judge(in, run_kernel(in, c, kernel));
+      CHECK(complaint(outcome, accuracy_bar(problem, c.gates, Accuracy::standard)) == "");
+      // Two teams each find out by themselves.
+      if (producers == 4) CHECK(outcome.paths[1] == 2 * inputs.made_otherwise);
+    }
+  }
+}
+
 TEST_CASE("a chunk of a pipeline may be steep in some channels or in all") {
   constexpr float kReset = -std::numeric_limits<float>::infinity();
   constexpr std::int64_t kTokens = 300, kHeads = 1;

@@ -38,22 +38,23 @@ struct Matrix {
 };
 
 /// This thread's part of writing panels of element(row, column).
-template <class Element>
+template <class T = bf16, class Element>
 void write_panels(unsigned char* panels, int panel_bytes, int rows, int columns, Element element) {
   for (int i = thread_index(); i < rows * columns; i += 128) {
     const int row = i / columns, column = i % columns;
     unsigned char* target = panels + column / 64 * panel_bytes + swizzled(row, column % 64 * 2);
-    *reinterpret_cast<bf16*>(target) = from_float<bf16>(element(row, column));
+    *reinterpret_cast<T*>(target) = from_float<T>(element(row, column));
   }
 }
 
 /// An operand of `size` x kDepth elements in panels that hold its rows, or the contraction's.
-template <Contraction C>
+template <Contraction C, class T = bf16>
 void write_operand(unsigned char* panels, const Matrix& matrix, int size) {
   if constexpr (C == along_rows) {
-    write_panels(panels, kPanelBytes * 2, size, kDepth, [&](int row, int k) { return matrix.at(row, k); });
+    write_panels<T>(panels, kPanelBytes * 2, size, kDepth, [&](int row, int k) { return matrix.at(row, k); });
   } else {
-    write_panels(panels, kPanelBytes, kDepth, size, [&](int k, int column) { return matrix.at(column, k); });
+    write_panels<T>(panels, kPanelBytes, kDepth, size,
+                    [&](int k, int column) { return matrix.at(column, k); });
   }
 }
 
@@ -65,15 +66,16 @@ MatrixDescriptor step(const unsigned char* panels, int k) {
 
 /// How many sums of a kM x N product differ, of operands a (kM x kDepth) and b (N x kDepth) that lie in shared memory, or
 /// a in registers. The sums start as 100 and count if `accumulate`.
-template <int N, Contraction A, Contraction B>
+template <int N, Contraction A, Contraction B, bool Halves = false>
 int wrong_sums(bool in_registers, bool accumulate, const Options& options) {
+  using Element = typename Select<Halves, fp16, bf16>::type;
   const Matrix a(kM, kDepth, 1), b(N, kDepth, 2);
   int wrong = 0;
   launch({1, 128, 8 * kPanelBytes}, options, [&] {
     unsigned char* panels_a = shared_memory();
     unsigned char* panels_b = panels_a + 4 * kPanelBytes;
-    write_operand<A>(panels_a, a, kM);
-    write_operand<B>(panels_b, b, N);
+    write_operand<A, Element>(panels_a, a, kM);
+    write_operand<B, Element>(panels_b, b, N);
     const int row = warp_index() * 16 + lane_index() / 4, column = lane_index() % 4 * 2;
     Bits32 registers[kDepth / 16][4];
     for (int k = 0; k < kDepth / 16; ++k) {
@@ -92,7 +94,8 @@ int wrong_sums(bool in_registers, bool accumulate, const Options& options) {
       if (in_registers) {
         warpgroup_multiply<N, B>(d, registers[k], step<B>(panels_b, k), accumulate || k > 0);
       } else {
-        warpgroup_multiply<N, A, B>(d, step<A>(panels_a, k), step<B>(panels_b, k), accumulate || k > 0);
+        warpgroup_multiply<N, A, B, Halves>(d, step<A>(panels_a, k), step<B>(panels_b, k),
+                                            accumulate || k > 0);
       }
     }
     warpgroup_commit();
@@ -118,6 +121,10 @@ void expect_right_sums() {
     CHECK(wrong_sums<N, across_rows, across_rows>(false, accumulate, options) == 0);
     CHECK(wrong_sums<N, along_rows, along_rows>(true, accumulate, options) == 0);
     CHECK(wrong_sums<N, along_rows, across_rows>(true, accumulate, {Order::backward, 0}) == 0);
+    if constexpr (N == 32 || N == 64) {
+      CHECK(wrong_sums<N, along_rows, along_rows, true>(false, accumulate, options) == 0);
+      CHECK(wrong_sums<N, across_rows, along_rows, true>(false, accumulate, {}) == 0);
+    }
   }
 }
 

@@ -45,7 +45,7 @@ ChunkCost cost_of(const ChunkShape& s) {
   if (s.producers) {
     // The tensor cores' cycles as instructions: while they run, little else does. Scores are the producers' work.
     const double columns = std::max(c / 2, 24.0);
-    const double score_products = heads * terms(s.score_parts) * k / 16 * columns;
+    const double score_products = heads * (s.halves() ? 1 : terms(s.score_parts)) * k / 16 * columns;
     const double products = v / 64 * (heads * (k + c) / 16 * c / 2 + c / 16 * k / 2);
     cost.instructions =
         std::max(operands + gate_sums + score_products, products + state_scaling + output_rows);

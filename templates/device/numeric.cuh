@@ -155,6 +155,30 @@ GLA_DEVICE Bits32 max_bf16(Bits32 a, Bits32 b) {
 #endif
 }
 
+/// The greater magnitude of each pair of fp16, NaN if either is NaN.
+GLA_DEVICE Bits32 greater_magnitude(Bits32 a, Bits32 b) {
+#if defined(GLA_EMULATOR)
+  return emulator::max_abs_f16x2(a, b);
+#else
+  Bits32 result;
+  asm("{\n.reg .b32 x, y;\nabs.f16x2 x, %1;\nabs.f16x2 y, %2;\nmax.NaN.f16x2 %0, x, y;\n}\n"
+      : "=r"(result)
+      : "r"(a), "r"(b));
+  return result;
+#endif
+}
+
+/// 0xffff for each of a pair of fp16 that is at least its counterpart in b, else 0.
+GLA_DEVICE Bits32 mask_at_least(Bits32 a, Bits32 b) {
+#if defined(GLA_EMULATOR)
+  return emulator::mask_ge_f16x2(a, b);
+#else
+  Bits32 result;
+  asm("set.ge.u32.f16x2 %0, %1, %2;\n" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#endif
+}
+
 /// Writes a pair of floats as the sum of `Parts` bf16 pairs, most significant first: 8, 16 or 24 bits of
 /// mantissa.
 template <int Parts>

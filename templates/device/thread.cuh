@@ -170,6 +170,14 @@ GLA_DEVICE long long shuffle_xor(long long value, int mask) {
 #endif
 }
 
+GLA_DEVICE unsigned int shuffle_xor(unsigned int value, int mask) {
+#if defined(GLA_EMULATOR)
+  return static_cast<unsigned int>(emulator::shuffle_xor(static_cast<long long>(value), mask));
+#else
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+#endif
+}
+
 /// Sum over the `Lanes` lanes whose indices differ in the low bits only; every one of them receives it.
 template <int Lanes, class T>
 GLA_DEVICE T sum_lanes(T value) {

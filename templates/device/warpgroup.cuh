@@ -1,4 +1,4 @@
-// Warpgroup matrix products: wgmma.mma_async.m64nNk16 with bf16 operands in shared memory and fp32 sums (PTX ISA,
+// Warpgroup matrix products: wgmma.mma_async.m64nNk16 with bf16 or fp16 operands in shared memory and fp32 sums (PTX ISA,
 // "Asynchronous warpgroup-level matrix instructions"; sm_90a only). A warpgroup is 128 threads whose first is a multiple
 // of 128; all of them take part. In order:
 //   fence_for_warpgroup(), block_sync()       after tiles were written, by those who wrote
@@ -78,42 +78,48 @@ enum class Contraction { along_rows, across_rows };
 #define GLA_SUMS_32(j) GLA_SUMS_16(j), GLA_SUMS_16(j + 4)
 #define GLA_SUMS_64(j) GLA_SUMS_32(j), GLA_SUMS_32(j + 8)
 #define GLA_SUMS_128(j) GLA_SUMS_64(j), GLA_SUMS_64(j + 16)
-#define GLA_PRODUCT(n, sums, operands, ...)                                                            \
+#define GLA_PRODUCT(n, type, sums, operands, ...)                                                      \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #sums ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
-               "k16.f32.bf16.bf16 {" GLA_NAMES_##sums "}, " operands ";\n}\n"                          \
+               "k16.f32." #type "." #type " {" GLA_NAMES_##sums "}, " operands ";\n}\n"                \
                : GLA_SUMS_##sums(0)                                                                    \
                : "r"(static_cast<int>(accumulate)), __VA_ARGS__                                        \
                : "memory")
-#define GLA_PRODUCT_OF_TILES(n, sums, descriptor_a, descriptor_b, across_a, across_b)                  \
-  GLA_PRODUCT(n, sums, "%" #descriptor_a ", %" #descriptor_b ", p, 1, 1, %" #across_a ", %" #across_b, \
-              "l"(a), "l"(b), "n"(A == Contraction::across_rows ? 1 : 0),                              \
+#define GLA_PRODUCT_OF_TILES(n, type, sums, descriptor_a, descriptor_b, across_a, across_b)                  \
+  GLA_PRODUCT(n, type, sums, "%" #descriptor_a ", %" #descriptor_b ", p, 1, 1, %" #across_a ", %" #across_b, \
+              "l"(a), "l"(b), "n"(A == Contraction::across_rows ? 1 : 0),                                    \
               "n"(B == Contraction::across_rows ? 1 : 0))
-#define GLA_PRODUCT_OF_REGISTERS(n, sums, a0, a1, a2, a3, descriptor_b, across_b)                            \
-  GLA_PRODUCT(n, sums, "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor_b ", p, 1, 1, %" #across_b, \
-              "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                                            \
-              "n"(B == Contraction::across_rows ? 1 : 0))
+#define GLA_PRODUCT_OF_REGISTERS(n, sums, a0, a1, a2, a3, descriptor_b, across_b)                          \
+  GLA_PRODUCT(                                                                                             \
+      n, bf16, sums, "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor_b ", p, 1, 1, %" #across_b, \
+      "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B == Contraction::across_rows ? 1 : 0))
 
 /// d (64 x N) = a * b, `accumulate`: d += a * b. d[j] is the D tile of mma.cuh for columns 8 * j..; warp w of the
-/// warpgroup has rows 16 * w... N: 16, 32, 64, 128 or 256.
-template <int N, Contraction A, Contraction B>
+/// warpgroup has rows 16 * w... N: 16, 32, 64, 128 or 256. `Halves`: the elements are fp16; N is
+/// 32 or 64 then.
+template <int N, Contraction A, Contraction B, bool Halves = false>
 GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], MatrixDescriptor a, MatrixDescriptor b,
                                    bool accumulate) {
   static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
+  static_assert(!Halves || N == 32 || N == 64);
 #if defined(GLA_EMULATOR)
   using Operand = emulator::SharedOperand;
-  emulator::wgmma_m64k16_bf16(d[0], N, Operand{a, A == Contraction::across_rows},
-                              Operand{b, B == Contraction::across_rows}, accumulate);
+  emulator::wgmma_m64k16(d[0], N, Operand{a, A == Contraction::across_rows, Halves},
+                         Operand{b, B == Contraction::across_rows, Halves}, accumulate);
 #else
-  if constexpr (N == 16) {
-    GLA_PRODUCT_OF_TILES(16, 8, 9, 10, 11, 12);
+  if constexpr (Halves && N == 32) {
+    GLA_PRODUCT_OF_TILES(32, f16, 16, 17, 18, 19, 20);
+  } else if constexpr (Halves) {
+    GLA_PRODUCT_OF_TILES(64, f16, 32, 33, 34, 35, 36);
+  } else if constexpr (N == 16) {
+    GLA_PRODUCT_OF_TILES(16, bf16, 8, 9, 10, 11, 12);
   } else if constexpr (N == 32) {
-    GLA_PRODUCT_OF_TILES(32, 16, 17, 18, 19, 20);
+    GLA_PRODUCT_OF_TILES(32, bf16, 16, 17, 18, 19, 20);
   } else if constexpr (N == 64) {
-    GLA_PRODUCT_OF_TILES(64, 32, 33, 34, 35, 36);
+    GLA_PRODUCT_OF_TILES(64, bf16, 32, 33, 34, 35, 36);
   } else if constexpr (N == 128) {
-    GLA_PRODUCT_OF_TILES(128, 64, 65, 66, 67, 68);
+    GLA_PRODUCT_OF_TILES(128, bf16, 64, 65, 66, 67, 68);
   } else {
-    GLA_PRODUCT_OF_TILES(256, 128, 129, 130, 131, 132);
+    GLA_PRODUCT_OF_TILES(256, bf16, 128, 129, 130, 131, 132);
   }
 #endif
 }
@@ -124,8 +130,7 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], const Bits32 (&a)[4], M
                                    bool accumulate) {
   static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
-  emulator::wgmma_m64k16_bf16(d[0], N, a, emulator::SharedOperand{b, B == Contraction::across_rows},
-                              accumulate);
+  emulator::wgmma_m64k16(d[0], N, a, emulator::SharedOperand{b, B == Contraction::across_rows}, accumulate);
 #else
   if constexpr (N == 16) {
     GLA_PRODUCT_OF_REGISTERS(16, 8, 9, 10, 11, 12, 13, 14);

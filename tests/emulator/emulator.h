@@ -41,15 +41,15 @@ void copy_async_wait(int pending);
 /// Where it lies in shared memory, which starts at 0.
 unsigned int shared_address(const void* shared);
 
-/// An operand of wgmma in shared memory. `across_rows`: imm-trans, its rows are the contraction.
+/// An operand of wgmma in shared memory. `across_rows`: imm-trans, its rows are the contraction. `halves`: fp16, not bf16.
 struct SharedOperand {
   unsigned long long descriptor;
-  bool across_rows;
+  bool across_rows, halves = false;
 };
 /// `d` has n / 2 sums, which read as NaN until the last wait that lets the product run on. The product reads its
 /// operands, registers too, and replaces `d` in that wait.
-void wgmma_m64k16_bf16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate);
-void wgmma_m64k16_bf16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate);
+void wgmma_m64k16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate);
+void wgmma_m64k16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate);
 void wgmma_fence();
 /// Says that products' registers are used here: a fence follows before the next product.
 void wgmma_registers_used();
@@ -142,6 +142,26 @@ inline unsigned int max_bf16x2(unsigned int a, unsigned int b) {
     return left > right ? x : y;
   };
   return greater(a & 0xffffu, b & 0xffffu) | greater(a >> 16, b >> 16) << 16;
+}
+
+/// max.NaN.f16x2 of abs.f16x2: every NaN becomes 0x7fff.
+inline unsigned int max_abs_f16x2(unsigned int a, unsigned int b) {
+  const auto greater = [](unsigned int x, unsigned int y) -> unsigned int {
+    const unsigned int infinity = 0x7c00;  // above it are NaNs; magnitudes are in the order of their bits
+    if (x > infinity || y > infinity) return 0x7fff;
+    return x > y ? x : y;
+  };
+  return greater(a & 0x7fffu, b & 0x7fffu) | greater(a >> 16 & 0x7fffu, b >> 16 & 0x7fffu) << 16;
+}
+
+/// set.ge.u32.f16x2: NaN is not at least anything.
+inline unsigned int mask_ge_f16x2(unsigned int a, unsigned int b) {
+  const auto mask = [](unsigned int x, unsigned int y) -> unsigned int {
+    return half_to_float(static_cast<unsigned short>(x)) >= half_to_float(static_cast<unsigned short>(y))
+               ? 0xffff
+               : 0;
+  };
+  return mask(a, b) | mask(a >> 16, b >> 16) << 16;
 }
 
 /// ex2.approx.ftz.f32: denormal arguments count as 0 and denormal results become 0.

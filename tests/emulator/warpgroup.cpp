@@ -49,7 +49,8 @@ Matrix load(Block& block, const SharedOperand& operand, std::uint32_t first, std
       block.note_access(AccessKind::read_as_operand, place, sizeof element, site);
       std::memcpy(element, place, sizeof element);
       for (std::uint32_t i = 0; i < 8; ++i) {
-        const float value = bits_to_float(static_cast<unsigned int>(element[i]) << 16);
+        const float value = operand.halves ? half_to_float(element[i])
+                                           : bits_to_float(static_cast<unsigned int>(element[i]) << 16);
         matrix[operand.across_rows ? mn + i : mn][operand.across_rows ? k : k + i] = value;
       }
     }
@@ -118,7 +119,7 @@ void finish(Block& block, const Operands& threads) {
 }
 
 bool same(const SharedOperand& a, const SharedOperand& b) {
-  return a.descriptor == b.descriptor && a.across_rows == b.across_rows;
+  return a.descriptor == b.descriptor && a.across_rows == b.across_rows && a.halves == b.halves;
 }
 
 /// What the issue does for its warpgroup: all threads say the same, and what they name can be read now.
@@ -179,11 +180,11 @@ unsigned int shared_address(const void* shared) {
   return static_cast<unsigned int>(static_cast<const unsigned char*>(shared) - block.shared().data());
 }
 
-void wgmma_m64k16_bf16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate) {
+void wgmma_m64k16(float* d, int n, SharedOperand a, SharedOperand b, bool accumulate) {
   issue({d, n, nullptr, a, b, accumulate, 0, __builtin_return_address(0)});
 }
 
-void wgmma_m64k16_bf16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate) {
+void wgmma_m64k16(float* d, int n, const unsigned int (&a)[4], SharedOperand b, bool accumulate) {
   issue({d, n, a, {}, b, accumulate, 0, __builtin_return_address(0)});
 }
 

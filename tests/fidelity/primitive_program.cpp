@@ -158,7 +158,7 @@ PrimitiveCall greater_call() {
     for (const float b : {3.0f, kNan, -0.0f, 0.0f})
       in.push_back(emulator::float_to_bfloat(a) | static_cast<Word>(emulator::float_to_bfloat(b)) << 16);
   for (std::size_t i = 0; i < 100'000; ++i) in.push_back(random_word(37, i));
-  return elementwise("greater", std::move(in), 1);
+  return elementwise("greater", std::move(in), 3);
 }
 
 PrimitiveCall tile_call() {
@@ -175,7 +175,7 @@ PrimitiveCall warpgroup_products_call(int n) {
   for (std::size_t i = 0; i < words; ++i)
     call.in.push_back(emulator::float_to_bfloat(small_integer(2 * i)) |
                       static_cast<Word>(emulator::float_to_bfloat(small_integer(2 * i + 1))) << 16);
-  call.out_words = static_cast<std::size_t>(kWarpgroup * kProducts * n / 2);
+  call.out_words = static_cast<std::size_t>(kWarpgroup * products_of(n) * n / 2);
   return call;
 }
 

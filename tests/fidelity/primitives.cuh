@@ -68,10 +68,15 @@ GLA_DEVICE void power(const PrimitiveArgs& args) {
             [&](long long i) { args.out[i] = float_to_bits(exp2_fast(bits_to_float(args.in[i]))); });
 }
 
-/// In: pairs of bf16. Out, a word each: the greater ones of a word and the next.
+/// In: pairs of 16 bits. Out, three words each, of a word and the next: the greater ones as bf16; as fp16 the greater magnitudes,
+/// and where the first is at least the second.
 GLA_DEVICE void greater(const PrimitiveArgs& args) {
-  each_item(args, kElementwiseThreads,
-            [&](long long i) { args.out[i] = max_bf16(args.in[i], args.in[(i + 1) % args.count]); });
+  each_item(args, kElementwiseThreads, [&](long long i) {
+    const Bits32 a = args.in[i], b = args.in[(i + 1) % args.count];
+    args.out[3 * i] = max_bf16(a, b);
+    args.out[3 * i + 1] = greater_magnitude(a, b);
+    args.out[3 * i + 2] = mask_at_least(a, b);
+  });
 }
 
 /// One warp. In: a tile of 32 x 32 16-bit elements, two a word. Out, per lane: every way to read it as operands.

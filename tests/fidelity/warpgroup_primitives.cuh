@@ -14,8 +14,12 @@ inline constexpr int kPanelBytes = 64 * kPanelRowBytes;
 GLA_HOST_DEVICE constexpr int product_shared_bytes(int n) {
   return kPanelBytes + (n < 64 ? 64 : n) * kPanelRowBytes;
 }
-/// Words of a thread: A in registers for four steps; the sums of four products of tiles and two of registers.
-inline constexpr int kRegisterWords = 16, kProducts = 6;
+/// Words of a thread: A in registers for four steps.
+inline constexpr int kRegisterWords = 16;
+/// Products whose sums a thread gives out: four of tiles, two of registers and, of some numbers of columns, one of fp16.
+GLA_HOST_DEVICE constexpr int products_of(int n) {
+  return n == 32 || n == 64 ? 7 : 6;
+}
 
 /// Step k of a contraction along or across the rows of panels.
 template <Contraction C>
@@ -48,10 +52,10 @@ GLA_DEVICE void two_groups(Bits32* out, Multiply multiply) {
   block_sync();  // else ptxas puts off the stores, and 256 columns leave no registers for that
 }
 
-template <int N, Contraction A, Contraction B>
+template <int N, Contraction A, Contraction B, bool Halves = false>
 GLA_DEVICE void product_of_tiles(Bits32* out, const unsigned char* a, const unsigned char* b) {
   two_groups<N>(out, [&](float(&d)[N / 8][4], int k) {
-    warpgroup_multiply<N, A, B>(d, step_of<A>(a, k), step_of<B>(b, k), k > 0);
+    warpgroup_multiply<N, A, B, Halves>(d, step_of<A>(a, k), step_of<B>(b, k), k > 0);
   });
 }
 
@@ -77,13 +81,15 @@ GLA_DEVICE void products(const PrimitiveArgs& args) {
     registers[i / 4][i % 4] = args.in[kWords + thread_index() * kRegisterWords + i];
   fence_for_warpgroup();
   block_sync();
-  Bits32* out = args.out + thread_index() * kProducts * N / 2;
+  Bits32* out = args.out + thread_index() * products_of(N) * N / 2;
   product_of_tiles<N, along_rows, along_rows>(out, a, b);
   product_of_tiles<N, along_rows, across_rows>(out + N / 2, a, b);
   product_of_tiles<N, across_rows, along_rows>(out + N, a, b);
   product_of_tiles<N, across_rows, across_rows>(out + 3 * N / 2, a, b);
   product_of_registers<N, along_rows>(out + 2 * N, registers, b);
   product_of_registers<N, across_rows>(out + 5 * N / 2, registers, b);
+  // Small integers of bf16 are multiples of 1/32 to fp16.
+  if constexpr (products_of(N) > 6) product_of_tiles<N, along_rows, along_rows, true>(out + 3 * N, a, b);
 }
 
 GLA_DEVICE void products_16(const PrimitiveArgs& args) {
