@@ -167,7 +167,7 @@ TEST_CASE("a gradient that is NaN does not reach the gates behind it") {
       FAIL_CHECK("token " << i / 20 << ", channel " << i % 20 << ": " << found[i] << " for " << expected[i]);
 }
 
-TEST_CASE("gradients of v are as exact where fp16 does not hold a query of great weight") {
+TEST_CASE("gradients of v are as exact where fp16 does not hold a query of great weight", "[wide]") {
   const Problem problem = backward_of(64, 64);
   const KernelCase c{.tokens = 200, .gates = Gates::sixteenth};
   constexpr std::size_t kQuery = 70;

@@ -129,7 +129,7 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
          dense);
 }
 
-TEST_CASE("scores of a pipeline are as exact where fp16 does not hold the operands") {
+TEST_CASE("scores of a pipeline are as exact where fp16 does not hold the operands", "[wide]") {
   constexpr std::int64_t kTokens = 640;
   struct Inputs {
     std::string_view name;
