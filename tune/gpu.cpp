@@ -57,9 +57,11 @@ DeviceBuffer::~DeviceBuffer() {
 }
 
 Status DeviceBuffer::upload(const void* from, std::size_t bytes) {
-  GLA_RETURN_IF_ERROR(gpu_->synchronize());
   if (bytes == 0) return {};
-  return gpu_->check(gpu_->api().cuMemcpyHtoD(address_, from, bytes), "cuMemcpyHtoD");
+  // In the stream: cuMemcpyHtoD may return before the device has what was copied, and the stream does not wait for it.
+  GLA_RETURN_IF_ERROR(
+      gpu_->check(gpu_->api().cuMemcpyHtoDAsync(address_, from, bytes, gpu_->stream()), "cuMemcpyHtoDAsync"));
+  return gpu_->synchronize();
 }
 
 Status DeviceBuffer::download(void* to, std::size_t bytes, std::size_t offset) const {

@@ -23,8 +23,8 @@ struct Api {
   X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction)                                      \
   X(cuFuncSetAttribute) X(cuFuncGetAttribute) X(cuOccupancyMaxActiveBlocksPerMultiprocessor)        \
   X(cuLaunchKernelEx) X(cuTensorMapEncodeTiled)                                                     \
-  X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoDAsync)   \
-  X(cuMemsetD8Async) X(cuMemsetD32Async)                                                            \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemcpyDtoH)                     \
+  X(cuMemcpyHtoDAsync) X(cuMemcpyDtoDAsync) X(cuMemsetD8Async) X(cuMemsetD32Async)                  \
   X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer) X(cuPointerGetAttribute)          \
   X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamWaitValue32)                \
   X(cuStreamWaitEvent) X(cuCtxGetStreamPriorityRange)                                               \

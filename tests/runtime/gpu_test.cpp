@@ -42,7 +42,7 @@ class Buffer {
     must(api().cuCtxSynchronize());  // the tests' stream does not wait for the default one
   }
   explicit Buffer(std::span<const std::byte> content) : Buffer(content.size()) {
-    must(api().cuMemcpyHtoD(address_, content.data(), content.size()));
+    must(api().cuMemcpyHtoDAsync(address_, content.data(), content.size(), nullptr));
     must(api().cuCtxSynchronize());
   }
   ~Buffer() { (void)api().cuMemFree(address_); }

@@ -174,7 +174,8 @@ CUresult cuMemFree(CUdeviceptr address) {
 CUresult cuMemGetInfo(std::size_t* free, std::size_t* total) {
   return *free = *total = kMemory, CUDA_SUCCESS;
 }
-CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, std::size_t bytes) {
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, std::size_t bytes, CUstream stream) {
+  if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;  // no stream here waits for the default one
   return std::memcpy(reinterpret_cast<void*>(to), from, bytes), result();
 }
 CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, std::size_t bytes) {
