@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <system_error>
-#include <tuple>
+#include <utility>
 
 #include "files.h"
 #include "gla/generator/render.h"
@@ -14,6 +14,8 @@ namespace gla {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kShipped = "shipped";
 
 std::vector<fs::path> yaml_files(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -57,6 +59,18 @@ void judge(TableCandidate& candidate, const driver::Device& device) {
         "; its times of {} may no longer hold: made from other templates ({}, here {})", to_string(operation),
         candidate.table.origin.templates.at(operation), templates_hash(operation));
   }
+}
+
+/// What it ranks by, least first. A shipped table that was measured of other templates gives way to one of today's that was
+/// measured on a similar GPU: its variants may be slower than others by now, and those that there were not yet are not in it.
+std::pair<double, double> rank(const TableCandidate& candidate, const driver::Device& device) {
+  const bool gives_way = candidate.source == kShipped && candidate.fit <= TableFit::similar_gpu &&
+                         !outdated(candidate.table.origin).empty();
+  const TableFit fit = gives_way ? TableFit::similar_gpu : candidate.fit;
+  // Tables of this GPU differ by what they measured, which says nothing of how well they fit.
+  const bool by_difference = candidate.fit == TableFit::similar_gpu || candidate.fit == TableFit::ranked;
+  return {static_cast<double>(fit) + (gives_way ? 0.5 : 0.0),
+          by_difference ? difference(device, candidate.table.device) : 0.0};
 }
 
 /// Of candidates, the best first, `index`: TableCandidate::doubtful.
@@ -131,16 +145,11 @@ Result<std::vector<TableCandidate>> find_tables(const driver::Device& device, co
   std::error_code error;
   for (const fs::path& folder : places.shipped) {
     if (!fs::is_directory(folder, error)) continue;
-    for (const fs::path& path : yaml_files(folder)) (void)add(found, path, "shipped", false, device);
+    for (const fs::path& path : yaml_files(folder)) (void)add(found, path, kShipped, false, device);
     break;
   }
   std::stable_sort(found.begin(), found.end(), [&](const TableCandidate& a, const TableCandidate& b) {
-    const auto rank = [&](const TableCandidate& candidate) {
-      // Tables of this GPU differ by what they measured, which says nothing of how well they fit.
-      const bool by_difference = candidate.fit == TableFit::similar_gpu || candidate.fit == TableFit::ranked;
-      return std::tuple(candidate.fit, by_difference ? difference(device, candidate.table.device) : 0.0);
-    };
-    return rank(a) < rank(b);
+    return rank(a, device) < rank(b, device);
   });
   for (std::size_t i = 0; i < found.size(); ++i) found[i].doubtful = is_doubtful(found, i);
   return found;

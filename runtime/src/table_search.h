@@ -41,8 +41,8 @@ struct TableCandidate {
 };
 
 /// Every table found, those in use first and best first: asked for, then of this GPU, then of the
-/// architecture's GPU with the closest multiprocessor count and bandwidth, then ranked ones; the user's
-/// before a shipped one of equal fit. A table that was asked for and cannot be read is an error; with one,
+/// architecture's GPU with the closest multiprocessor count and bandwidth, then shipped ones of other templates, then
+/// ranked ones; the user's before a shipped one of equal fit. A table that was asked for and cannot be read is an error; with one,
 /// the folders still serve the problems that it lacks.
 Result<std::vector<TableCandidate>> find_tables(const driver::Device& device, const TablePlaces& places);
 

@@ -164,6 +164,22 @@ TEST_CASE("a table made from other templates is used and says so") {
   CHECK(found(folders)[1].doubtful);
 }
 
+TEST_CASE(
+    "a shipped table of other templates gives way to one of today's of a similar GPU, the user's does not") {
+  Folders folders;
+  Table old = sample_table();
+  old.origin.templates[Operation::chunk_forward] = "0123456789abcdef";
+  const std::string shipped = folders.put("shipped/h100.yaml", old);
+  const std::string similar = folders.put("shipped/z_h200.yaml", sample_table("NVIDIA H200"));
+  Table unmeasured = sample_table();
+  unmeasured.origin.measured = false;
+  folders.put("shipped/ranked.yaml", unmeasured);
+  CHECK(found(folders)[0].path == similar);
+  CHECK(found(folders)[1].path == shipped);
+  const std::string user = folders.put("user/h100.yaml", old);
+  CHECK(found(folders)[0].path == user);
+}
+
 TEST_CASE("the tables of an installed libgla, a wheel's too, are in share/gla-tune beside its folder") {
   const TablePlaces places = table_places("");
   REQUIRE_FALSE(own_folder().empty());
