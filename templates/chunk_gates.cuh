@@ -4,7 +4,7 @@
 // The pivot is b_C + n with an integer n: it lies mid-range and makes `after` an exact power of two.
 // Where outputs are multiplied by the scale (ChunkShape::scales_outputs()), q^ is not.
 // Where an operand has a second part for the scores' sake, it is what rounding to bf16 leaves, and the scores are the sum of three
-// products; or, by producers in chunks whose gates fall little, a rounding to fp16, four bits longer than the first part, and one
+// products; or, by producers in chunks whose gates fall little, a rounding to fp16, three bits longer than the first part, and one
 // product of those is as good. HalvesCheck tells whether fp16's range has held what there was.
 // A warp takes 16 channels of all tokens, in the layout of chunk_sums.cuh, so that operands need nothing of other warps.
 #pragma once
@@ -27,9 +27,9 @@ enum class Second { rest, half, none };
 
 /// Whether roundings to fp16 are as good as parts in bf16, for what a warp has rounded: 16 channels or more, tokens in the layout of
 /// chunk_sums.cuh. Magnitudes have to be below 2^15. A denormal's error of 2^-25 meets a factor of the other operand of up to
-/// 2^(kMaxHalvesRange / 2): beside a row of 2^-10 of q or k, without its factor, the two are 2^-11. One operand's rows may be weighed
-/// by anything (k^'s by values, in the walk back q^'s by dO): each of them needs such an element. The other one's, of each query head,
-/// are rows of the result, of which a tiny one is not told from those around it: it needs one in any row.
+/// 2^(kMaxHalvesRange / 2): beside a row of 2^-10 of q or k, without its factor, the two are 2^-11. The rows of k^ may be weighed by
+/// anything, with their values: each of them needs such an element. Those of q^, of each query head, are rows of the result, of which
+/// a tiny one is not told from those around it: it needs one in any row.
 template <int Heads, int Octets>
 class HalvesCheck {
  public:
@@ -40,14 +40,18 @@ class HalvesCheck {
   }
   GLA_DEVICE explicit HalvesCheck(Bits32 least_of_lane) : least_(least_of_lane) {}
 
-  /// An octet of the operand whose rows are weighed, two channels of the lane.
-  GLA_DEVICE void add_weighed(int octet, Bits32 first, Bits32 second) {
-    const Bits32 of_both = greater_magnitude(first, second);
-    kept_ |= mask_at_least(of_both, least_) & kBothTokens << octet;
-    most_ = greater_magnitude(most_, of_both);
+  /// Of an octet pair, the halves of two channels of the lane: those of k^.
+  GLA_DEVICE void add_keys(int pair, const Bits32 (&words)[4]) {
+    GLA_UNROLL
+    for (int o = 0; o < 2; ++o) {
+      const Bits32 of_both = greater_magnitude(words[2 * o], words[2 * o + 1]);
+      kept_ |= mask_at_least(of_both, least_) & kBothTokens << (2 * pair + o);
+      most_ = greater_magnitude(most_, of_both);
+    }
   }
-  GLA_DEVICE void add_other(int head, Bits32 first, Bits32 second) {
-    others_[head] = greater_magnitude(greater_magnitude(others_[head], first), second);
+  GLA_DEVICE void add_queries(int head, const Bits32 (&words)[4]) {
+    GLA_UNROLL
+    for (const Bits32 word : words) queries_[head] = greater_magnitude(queries_[head], word);
   }
   /// All lanes agree. Padding, which is zero in all rows, is kept.
   GLA_DEVICE bool holds() const {
@@ -58,9 +62,9 @@ class HalvesCheck {
     bool below = greater_of(most_) < kTooMuch;
     bool all = !warp_any(!every_row) || !warp_any(most_ != 0);
     GLA_UNROLL
-    for (const Bits32 other : others_) {
-      below &= greater_of(other) < kTooMuch;
-      all &= warp_any(mask_at_least(other, least_) != 0) || !warp_any(other != 0);
+    for (const Bits32 query : queries_) {
+      below &= greater_of(query) < kTooMuch;
+      all &= warp_any(mask_at_least(query, least_) != 0) || !warp_any(query != 0);
     }
     return !warp_any(!below) && all;
   }
@@ -68,7 +72,7 @@ class HalvesCheck {
  private:
   static_assert(Octets <= 16);
   static constexpr Bits32 kTooMuch = 0x7800u, kBothTokens = 0x00010001u;
-  Bits32 least_, kept_ = 0, most_ = 0, others_[Heads] = {};  ///< kept: a bit a row, of both tokens of a word
+  Bits32 least_, kept_ = 0, most_ = 0, queries_[Heads] = {};  ///< kept: a bit a row, of both tokens of a word
 
   /// Of a pair of magnitudes, as bits.
   GLA_DEVICE static Bits32 greater_of(Bits32 pair) {
@@ -93,6 +97,9 @@ struct ChunkGates {
   template <int Tokens>
   using Check = HalvesCheck<kShape.group_tile ? kShape.group_tile : 1, Tokens / 8>;
 
+  /// Panels' rows that follow each other lie in different banks, and sums over tokens in order are products.
+  static constexpr bool kInOrder = Tiles::kForWarpgroups && kShape.gate_bytes == 2;
+
   static constexpr int kParts = kShape.operand_parts();
   /// 16 x 16 elements of an operand as bf16 parts, each an A operand (mma.cuh).
   template <int Parts>
@@ -101,6 +108,7 @@ struct ChunkGates {
   /// One pivot per channel of the lane, and what follows from it.
   struct Pivots {
     float pivot[2], last[2];  ///< log2 units; an integer apart, but for rounding
+    float origin[2];          ///< what sums are counted from that become b - m: the pivot, or zero
     GLA_DEVICE float after(int c) const { return rintf(last[c] - pivot[c]); }
   };
 
@@ -117,6 +125,7 @@ struct ChunkGates {
       // fminf and fmaxf drop NaN, but NaN and inf anywhere in the sums end up in `last`, and fail.
       within &= spread <= kMaxRange && last - last == 0.0f;
       pivots.pivot[c] = last + rintf(0.5f * kLog2E * (range.most[c] + range.least[c]) - last);
+      pivots.origin[c] = pivots.pivot[c];
       pivots.last[c] = last;
     }
     return within;
@@ -168,6 +177,23 @@ struct ChunkGates {
   /// What a lane has of 16 channels of a chunk.
   using OfChunk = LaneValues<kShape.chunk>;
 
+  /// An octet pair of a chunk, in the order of tokens that lanes have.
+  GLA_DEVICE static void load(float (&x)[2][2][2], const RawTile<typename Config::Element>& tile, int channel,
+                              int pair) {
+    if constexpr (kInOrder) {
+      load_octets<16>(x, tile, 16 * pair, channel, 0);
+    } else {
+      load_octets<kShape.chunk>(x, tile, 0, channel, pair);
+    }
+  }
+  GLA_DEVICE static void store(const Bits32 (&words)[4], const OperandTile& tile, int channel, int pair) {
+    if constexpr (kInOrder) {
+      store_octets<16>(words, tile, 16 * pair, channel, 0);
+    } else {
+      store_octets<kShape.chunk>(words, tile, 0, channel, pair);
+    }
+  }
+
   /// An octet pair of an operand.
   template <Second kSecond>
   GLA_DEVICE static void convert(Words<kParts>& words, const float (&x)[2][2][2]) {
@@ -187,7 +213,7 @@ struct ChunkGates {
   template <Second kSecond = Second::rest>
   GLA_DEVICE void make_k(Words<kParts>& words, int channel, int pair, const OfChunk& relative) const {
     float x[2][2][2];
-    load_octets<kShape.chunk>(x, tiles.raw_k(), 0, channel, pair);
+    load(x, tiles.raw_k(), channel, pair);
     GLA_UNROLL
     for (int i = 0; i < 8; ++i)
       if constexpr (kGated)
@@ -198,7 +224,7 @@ struct ChunkGates {
   GLA_DEVICE void make_q(Words<kParts>& words, int head, int channel, int pair,
                          const OfChunk& relative) const {
     float x[2][2][2];
-    load_octets<kShape.chunk>(x, tiles.raw_q(head), 0, channel, pair);
+    load(x, tiles.raw_q(head), channel, pair);
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
       if constexpr (kGated) {
@@ -215,12 +241,11 @@ struct ChunkGates {
   GLA_DEVICE void store_k(const Words<kParts>& words, int channel, int pair) const {
     GLA_UNROLL
     for (int part = 0; part < (kSecond == Second::none ? 1 : kParts); ++part)
-      store_octets<kShape.chunk>(words[part], tiles.k(part), channel, pair);
+      store(words[part], tiles.k(part), channel, pair);
   }
   GLA_DEVICE void store_q(const Words<kParts>& words, int head, int channel, int pair) const {
     GLA_UNROLL
-    for (int part = 0; part < kParts; ++part)
-      store_octets<kShape.chunk>(words[part], tiles.q(head, part), channel, pair);
+    for (int part = 0; part < kParts; ++part) store(words[part], tiles.q(head, part), channel, pair);
   }
 
   /// `Blocks` times 16 channels of a chunk on their way to operands with one pivot, at once so that their latencies overlap.
@@ -229,14 +254,15 @@ struct ChunkGates {
     static constexpr int kTokens = kShape.chunk;
     int first;  ///< channel block of this warp
     Pivots pivots[Blocks];
-    TokenSums<kTokens> sums[Blocks];
+    TokenSums<kTokens, kInOrder> sums[Blocks];
     bool narrow = true;  ///< of halves(): whether all sums are within kMaxHalvesRange
     Bits32 least = 0;    ///< of the lane's halves: HalvesCheck
 
     GLA_DEVICE int channel(int b) const { return channel_of(first + b); }
 
     /// False if these channels may not have one pivot. All lanes agree. Without queries they always may: where there is none
-    /// mid-range it is the last sum, with which k^ is at most k for gates of at most 0.
+    /// mid-range it is the last sum, with which k^ is at most k for gates of at most 0. Then b - m is summed from the chunk's end,
+    /// since great sums differ by what they are rounded to.
     template <bool WithQueries>
     GLA_DEVICE bool find_pivots(const ChunkGates& gates) {
       if constexpr (!kGated) return true;
@@ -263,9 +289,28 @@ struct ChunkGates {
         least = Check<kTokens>::least(range);
       }
       if constexpr (WithQueries) return within;
-      GLA_UNROLL
-      for (int i = 0; i < 2 * Blocks && !within; ++i) pivots[i / 2].pivot[i % 2] = pivots[i / 2].last[i % 2];
+      if (!within) count_from_end(gates);
       return true;
+    }
+
+    GLA_DEVICE void count_from_end(const ChunkGates& gates) {
+      GLA_UNROLL
+      for (int b = 0; b < Blocks; ++b) {
+        if constexpr (kInOrder) {
+          sum_behind_in_order<kTokens>(sums[b].own, gates.tiles.raw_gates(), channel(b));
+        } else {
+          Most<Gate> most;
+          load_gates<kTokens>(sums[b].own, most, gates.tiles.raw_gates(), 0, channel(b));
+          sums[b].ahead[0] = sums[b].ahead[1] = {};
+          GLA_UNROLL
+          for (int c = 0; c < 2; ++c) sum_tokens_behind<kTokens>(sums[b].own, c);
+        }
+        GLA_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          pivots[b].pivot[c] = pivots[b].last[c];
+          pivots[b].origin[c] = 0;
+        }
+      }
     }
 
     /// `InPlace`: the operands lie where gates, k and q do, of which each octet pair is read before it is written. False if
@@ -279,9 +324,9 @@ struct ChunkGates {
         GLA_UNROLL
         for (int i = 0; i < 2 * Blocks; ++i) {  // sums in nats become b - m in log2 units
           const int b = i / 2, c = i % 2;
-          SumsAhead<kTokens>& ahead = sums[b].ahead[c];
+          auto& ahead = sums[b].ahead[c];
           GLA_UNROLL
-          for (float& value : ahead.value) value = value * kLog2E - pivots[b].pivot[c];
+          for (float& value : ahead.value) value = value * kLog2E - pivots[b].origin[c];
           GLA_UNROLL
           for (int t = 0; t < kTokens / 4; ++t) {
             float& sum = sums[b].own[t / 2][c][t % 2];
@@ -295,31 +340,13 @@ struct ChunkGates {
         for (int b = 0; b < Blocks; ++b) {
           Words<kParts> k;
           gates.template make_k<kSecond>(k, channel(b), pair, sums[b].own);
-          if constexpr (kHalves) {
-            GLA_UNROLL
-            for (int o = 0; o < 2; ++o) {
-              if constexpr (kBack) {
-                check.add_other(0, k[1][2 * o], k[1][2 * o + 1]);
-              } else {
-                check.add_weighed(2 * pair + o, k[1][2 * o], k[1][2 * o + 1]);
-              }
-            }
-          }
+          if constexpr (kHalves) check.add_keys(pair, k[1]);
           if constexpr (!InPlace) gates.template store_k<kSecond>(k, channel(b), pair);
           GLA_UNROLL
           for (int head = 0; head < kHeads; ++head) {
             Words<kParts> q;
             gates.template make_q<kSecond>(q, head, channel(b), pair, sums[b].own);
-            if constexpr (kHalves) {
-              GLA_UNROLL
-              for (int o = 0; o < 2; ++o) {
-                if constexpr (kBack) {
-                  check.add_weighed(2 * pair + o, q[1][2 * o], q[1][2 * o + 1]);
-                } else {
-                  check.add_other(head, q[1][2 * o], q[1][2 * o + 1]);
-                }
-              }
-            }
+            if constexpr (kHalves) check.add_queries(head, q[1]);
             if constexpr (InPlace) warp_sync();
             gates.store_q(q, head, channel(b), pair);
           }
@@ -378,8 +405,8 @@ struct ChunkGates {
   };
 
   /// The operands of a whole chunk in the place of its q, k and gates; leaves `last` and `carried`, and in `entry` what the
-  /// state takes first. `second`: as it is wanted, halves in narrow ranges. Calls wait() before it reads anything but gates, and
-  /// before it writes.
+  /// state takes first. `second`: as it is wanted, halves in narrow ranges. Calls wait() before it reads anything but gates, and before
+  /// it writes.
   template <bool WithQueries, class Wait>
   GLA_DEVICE Replaced replace_by_operands(float (&entry)[kChannelBlocks][2], float* carried, Second second,
                                           Wait wait) const {

@@ -58,9 +58,16 @@ struct ChunkShape {
   GLA_HOST_DEVICE constexpr int operand_parts() const {
     return score_parts > state_parts ? score_parts : state_parts;
   }
+  /// Gates are summed as soon as they are there, and loaded ahead of the rest of their chunk. One warpgroup of producers is always
+  /// late, and so is the walk back.
+  GLA_HOST_DEVICE constexpr bool early_gates() const {
+    return producers > 4 && gate_bytes > 0 && !value_gradients;
+  }
   /// The second parts of q^ and k^ are roundings to fp16 wherever these keep every row (HalvesCheck): one product of theirs makes
-  /// the scores, where parts that add up take three.
-  GLA_HOST_DEVICE constexpr bool halves() const { return producers > 0 && score_parts > 1 && gate_bytes > 0; }
+  /// the scores, where parts that add up take three. The walk back has too few registers for it.
+  GLA_HOST_DEVICE constexpr bool halves() const {
+    return producers > 0 && score_parts > 1 && gate_bytes > 0 && !value_gradients;
+  }
   /// Whether outputs are multiplied by the scale, not queries: by consumers that have no others to wait for.
   GLA_HOST_DEVICE constexpr bool scales_outputs() const {
     return producers > 0 && cluster == 1 && !value_gradients;
@@ -148,8 +155,12 @@ struct ChunkLayout {
 };
 
 /// The same of chunk_pipeline.cuh's kernels: panels as wgmma and tensor copies have them (device/warpgroup.cuh), in a ring
-/// of `stages` stages. Operands take the place of what they are made of.
+/// of `stages` stages. Operands take the place of what they are made of. Where there is no room for that many stages, a tight one has
+/// hardly more than its tiles: the second part of q^, needed from a chunk's conversion to its scores, has one place for all stages;
+/// scores take the place of the second part of k^, but in chunks of which the state takes that up too: there they take that of q^'s;
+/// and outputs take the place of q^.
 struct PipelineLayout {
+  static constexpr int kRoom = 227 * 1024;  ///< of a block, in every architecture that has wgmma
   static constexpr int kCarried = 5;  ///< the chunk before the one in work, and as many as there are stages
   static constexpr int kMostStages = kCarried - 1;
   static constexpr int kPanelRow = 128;  ///< bytes
@@ -158,11 +169,15 @@ struct PipelineLayout {
   int k_panels, v_panels;  ///< of 64 bf16 channels
   int q_panel;  ///< bytes from one panel of q^ to the next: in each, all query heads' rows follow each other
   int head_rows;  ///< the same of what has rows of one head, and from one query head's rows of a panel to the next one's
-  int q, k, gate, q_rest, k_rest, v,
-      scores;               ///< within a stage; q_rest and k_rest are the operands' second parts
-  int before, after, last;  ///< fp32 vectors over K, within a stage; `after` is for chunks without queries
-  int stage_bytes;
-  int out;                           ///< staged outputs, of several query heads one below the other
+  bool tight;
+  int q, k, gate, k_rest, v,
+      scores;               ///< within a stage; k_rest is the operand's second part
+  int stage_bytes;          ///< from one stage to the next
+  int q_rest;               ///< second part of q^, within a stage, or of tight ones the only one
+  int before, after, last;  ///< fp32 vectors over K of the first stage; `after` is for chunks without queries
+  int vectors_bytes;        ///< from one stage's to the next one's
+  int out,
+      out_bytes;  ///< staged outputs, of several query heads one below the other; from one stage's to the next one's
   int inbox;                         ///< sums from the other block of a cluster: ClusterSums
   int steep_totals, steep_partials;  ///< else, fp32 of a team's steep chunk: [blocks][K], [blocks][16 x 16]
   int steep_bytes;                   ///< of a team
@@ -170,6 +185,7 @@ struct PipelineLayout {
   int carried;                       ///< fp32 over K, in a ring of kCarried: PipelineTiles::carried()
   int marks;                         ///< int per stage and producer warp: PipelineTiles::marks()
   int gates_loaded, loaded, converted, made;  ///< barriers, one per stage each
+  int rest_free;                              ///< one
   int reloaded;                               ///< one per team
   int halves_from;                            ///< int per team: PipelineTiles::halves_from()
   int sources;                                ///< ChunkPipeline::Source per team
@@ -186,22 +202,35 @@ struct PipelineLayout {
   GLA_HOST_DEVICE static constexpr int aligned(int offset) { return (offset + 1023) / 1024 * 1024; }
 
   GLA_HOST_DEVICE explicit constexpr PipelineLayout(const ChunkShape& s)
+      : PipelineLayout(s, may_be_tight(s) && PipelineLayout(s, false).total > kRoom) {}
+
+ private:
+  GLA_HOST_DEVICE static constexpr bool may_be_tight(const ChunkShape& s) {
+    const bool has_place_of_scores = s.score_parts > 1 || s.gate_bytes == s.element_bytes;
+    return s.chunk == 64 && s.group_tile == 1 && s.cluster == 1 && s.teams() == 1 && s.steep_shares() == 2 &&
+           !s.value_gradients && s.tile_v <= s.padded_k() && has_place_of_scores;
+  }
+
+  GLA_HOST_DEVICE constexpr PipelineLayout(const ChunkShape& s, bool is_tight)
       : k_panels(panels(2 * s.padded_k())),
         v_panels(panels(2 * s.tile_v)),
         q_panel((s.group_tile > 1 ? s.group_tile : 1) * s.chunk * kPanelRow),
         head_rows(s.chunk * kPanelRow),
+        tight(is_tight),
         q(0),
         k(0),
         gate(0),
-        q_rest(0),
         k_rest(0),
         v(0),
         scores(0),
+        stage_bytes(0),
+        q_rest(0),
         before(0),
         after(0),
         last(0),
-        stage_bytes(0),
+        vectors_bytes(0),
         out(0),
+        out_bytes(0),
         inbox(0),
         steep_totals(0),
         steep_partials(0),
@@ -213,6 +242,7 @@ struct PipelineLayout {
         loaded(0),
         converted(0),
         made(0),
+        rest_free(0),
         reloaded(0),
         halves_from(0),
         sources(0),
@@ -225,7 +255,7 @@ struct PipelineLayout {
     const int vector = 4 * s.padded_k();
     const int heads = s.group_tile;
     q_rest = q + heads * plane;
-    k = q + heads * (plane + rest);
+    k = q + heads * (plane + (tight ? 0 : rest));
     gate = k + plane;
     // The second part of k^ takes the place of gates of its size.
     const bool in_place = gate_plane == plane;
@@ -233,15 +263,22 @@ struct PipelineLayout {
     v = k + plane + gate_plane + (in_place ? 0 : rest);
     // Scores are all that the second part of several heads' q^ is for, so they take its place.
     const bool over_rest = heads > 1 && rest != 0;
-    scores = over_rest ? q_rest : v + v_plane;
+    scores = tight ? k_rest : over_rest ? q_rest : v + v_plane;
     // In planes of head_rows: of each query head, or each part of the only one's.
-    before = v + v_plane + (over_rest ? 0 : heads * s.score_operand_parts() * head_rows);
+    const int scores_bytes = tight || over_rest ? 0 : heads * s.score_operand_parts() * head_rows;
+    const int end = v + v_plane + scores_bytes;
+    stage_bytes = aligned(tight ? end : end + 3 * vector);
+    const int stages_end = s.stages * stage_bytes;
+    q_rest = tight ? stages_end : q_rest;
+    out = tight ? q : stages_end;
+    out_bytes = tight ? stage_bytes : 0;
+    inbox = stages_end + (tight ? plane : heads * v_plane / s.cluster);
+    before = tight ? inbox : end;
     after = before + vector;
     last = after + vector;
-    stage_bytes = aligned(last + vector);
-    out = s.stages * stage_bytes;
-    inbox = out + heads * v_plane / s.cluster;
-    steep_totals = inbox + (s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0);
+    vectors_bytes = tight ? 3 * vector : stage_bytes;
+    const int inboxes_bytes = s.cluster > 1 && heads > 0 ? 2 * inbox_bytes(s) : 0;
+    steep_totals = inbox + (tight ? s.stages * vectors_bytes : inboxes_bytes);
     steep_partials = steep_totals + s.blocks() * vector;
     steep_bytes =
         heads > 0 && s.gate_bytes ? s.blocks() * (vector + (s.steep_shares() - 1) * 4 * 16 * 16) : 0;
@@ -251,7 +288,8 @@ struct PipelineLayout {
     loaded = gates_loaded + 8 * s.stages;
     converted = loaded + 8 * s.stages;
     made = converted + 8 * s.stages;
-    reloaded = made + 8 * s.stages;
+    rest_free = made + 8 * s.stages;
+    reloaded = rest_free + 8;
     received = reloaded + 8 * s.teams();
     marks = received + (s.cluster > 1 ? 2 * 8 * s.warps() : 0);
     halves_from = marks + 4 * s.stages * s.producers;

@@ -4,6 +4,7 @@
 //   gates_loaded, loaded   transaction barriers: its gates, and all else, have come (kEarlyGates; else one barrier for all)
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too, where it has any
+//   rest_free  of tight stages (PipelineLayout): the scores are made, and q^'s second part may give way to the next chunk's
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start (but of gates, in whose
 //              place the scores' operands lie: they start as soon as these are made)
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).
@@ -12,16 +13,12 @@
 // operands (steep_chunk.cuh), loading again what they have replaced, and consumers scale the state between its products.
 #pragma once
 
-#include "args.h"
 #include "chunk_gates.cuh"
-#include "chunk_layout.h"
 #include "chunk_products.cuh"
-#include "chunk_tiles.cuh"
-#include "chunk_work.cuh"
+#include "chunk_stages.cuh"
 #include "cluster_sums.cuh"
 #include "device/cluster.cuh"
 #include "device/launch.cuh"
-#include "device/tensor_copy.cuh"
 #include "device/warpgroup.cuh"
 #include "steep_chunk.cuh"
 #include "team.cuh"
@@ -30,11 +27,11 @@
 namespace gla {
 
 template <class Config, Pass kPass>
-class ChunkPipeline {
+class ChunkPipeline : ChunkStages<Config, kPass> {
+  using Stages = ChunkStages<Config, kPass>;
+
  public:
-  /// The maps are of the kernel's parameter, whose address copies take.
-  GLA_DEVICE ChunkPipeline(const KernelArgs& kernel_args, const TensorMaps& tensor_maps)
-      : args(kernel_args), maps(tensor_maps), work{kernel_args} {}
+  using Stages::Stages;
 
   GLA_DEVICE void run() {
     prepare_shared();
@@ -61,198 +58,27 @@ class ChunkPipeline {
     }
   }
 
-  static constexpr ChunkShape kShape = Config::shape;
-  static constexpr PipelineLayout kLayout{kShape};
-  static constexpr int kStages = kShape.stages;
-  static constexpr bool kOutputs = kPass != Pass::segment_states;
-  static constexpr bool kGated = kShape.gate_bytes != 0;
-  static constexpr bool kSends = kOutputs && kShape.cluster > 1;
+  using typename Stages::Element, typename Stages::Gate, typename Stages::Tiles, typename Stages::Consumers,
+      typename Stages::Producers, typename Stages::Work, typename Stages::Source;
+  using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
+  using Stages::args, Stages::work, Stages::chunks;
+  using Stages::kShape, Stages::kLayout, Stages::kStages, Stages::kOutputs, Stages::kGated, Stages::kSends,
+      Stages::kTight, Stages::kEarlyGates, Stages::kChunk, Stages::kHeads, Stages::kTeams, Stages::kScorers,
+      Stages::kScorePairs, Stages::kTogether, Stages::kRows;
+  using Stages::prepare_shared, Stages::source, Stages::shared_source, Stages::load_gates, Stages::load_again,
+      Stages::start_loads, Stages::start_store;
+  using Stages::tiles_of, Stages::parity_of, Stages::place_of, Stages::rows_of, Stages::is_cut,
+      Stages::has_outputs, Stages::stores, Stages::first_token_of_walk;
+
   static constexpr bool kHalves = kOutputs && kShape.halves();
   /// Chunks for which a team makes no more halves where those of a walk's first one are of no use; later ones double what was.
   static constexpr int kHalvesPause = 8;
-  static constexpr int kChunk = kShape.chunk;
-  static constexpr int kHeads = kShape.group_tile;
-  static_assert(kShape.element_is_bf16 && (kHeads <= 1 || kShape.cluster == 1) && kOutputs == (kHeads > 0));
-  using Element = typename Config::Element;
-  using Gate = typename Config::Gate;
-  using Tiles = PipelineTiles<kShape, Element, Gate>;
-  using Consumers = Team<0, kShape.warps(), 1>;
-  static constexpr int kTeams = kShape.teams();
-  static_assert(kStages >= kTeams);  // a team has seen the last passage through the stage that it waits at
-  /// The team of producers that this warp belongs to.
-  struct Producers {
-    static constexpr int kWarps = kShape.team(), kThreads = kWarpSize * kWarps;
-    GLA_DEVICE static int of_all() { return warp_index() - Consumers::kWarps; }
-    GLA_DEVICE static int team() { return kTeams == 1 ? 0 : of_all() / kWarps; }
-    GLA_DEVICE static int warp() { return kTeams == 1 ? of_all() : of_all() % kWarps; }
-    GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
-    GLA_DEVICE static void sync() { part_sync<kThreads>(kTeamBarrier + team()); }
-  };
-  /// Of the first team; the others' follow.
-  static constexpr int kTeamBarrier = WarpgroupScores<kShape, Tiles>::kFirstBarrier;
-  /// A team's warpgroups, and how many of them make the scores of one chunk: heads' in turns, else whole chunks'.
-  static constexpr int kScorers = Producers::kWarps / 4;
-  static constexpr int kScorePairs = (kHeads + 1) / 2;
-  static constexpr int kTogether = kScorePairs < kScorers ? 1 : kScorers;
-  using Work = ChunkWork<Config, kPass>;
-  using Products = ChunkProducts<Config, kPass, Tiles, Consumers>;
 
-  const KernelArgs& args;
-  const TensorMaps& maps;
-  Work work;
-  int chunks = 0;
-
-  /// Whether a chunk has outputs. The first ones of an overlapping segment's walk have none, but come to `made` as all do.
-  GLA_DEVICE bool has_outputs(int chunk) const { return kOutputs && (!Work::kLeads || chunk >= work.lead); }
-
-  /// The gradients of v may be unwanted where that of the initial state is not.
-  GLA_DEVICE bool stores() const { return !kShape.value_gradients || args.o.data != nullptr; }
-
-  /// A chunk's place in time; everything else counts chunks as they are walked.
-  GLA_DEVICE int place_of(int chunk) const { return kShape.value_gradients ? chunks - 1 - chunk : chunk; }
-
-  GLA_DEVICE static Tiles tiles_of(int chunk) { return Tiles{shared_memory()}.of(chunk); }
-  /// Of a chunk's passage through its stage.
-  GLA_DEVICE static int parity_of(int chunk) { return chunk / kStages % 2; }
-
-  GLA_DEVICE void prepare_shared() const {
-    if (thread_index() == 0) {
-      if constexpr (kGated) prefetch_map(maps.gk);
-      prefetch_map(maps.k);
-      prefetch_map(maps.v);
-      if constexpr (kOutputs) prefetch_map(maps.q);
-      if (kOutputs && stores()) prefetch_map(maps.o);
-      for (int stage = 0; stage < kStages; ++stage) {
-        barrier_init(tiles_of(stage).gates_loaded(), 1);
-        barrier_init(tiles_of(stage).loaded(), 1);
-        barrier_init(tiles_of(stage).converted(), Producers::kWarps);
-        barrier_init(tiles_of(stage).made(), 4 * kTogether);
-        for (int warp = 0; warp < kShape.producers; ++warp) tiles_of(stage).marks()[warp] = 0;
-      }
-      for (int team = 0; team < kTeams; ++team) {
-        barrier_init(tiles_of(0).reloaded(team), 1);
-        *tiles_of(0).halves_from(team) = 0;
-      }
-    }
-    if constexpr (kSends) {
-      if (warp_index() < Consumers::kWarps && lane_index() < 2)
-        barrier_init(tiles_of(0).received(lane_index()), 1);
-    }
-    if constexpr (kGated) {
-      for (int i = thread_index(); i < kShape.padded_k(); i += kShape.threads()) tiles_of(0).decay()[i] = 0;
-    }
-    if constexpr (kSends) {
-      cluster_sync();
-    } else {
-      block_sync();
-    }
-  }
-
-  // ---- copies, by threads of the consumers, and of gates by one of the producers ------------------------------------
-
-  /// Where a block's tiles lie in their tensors.
-  struct Source {
-    int first_token, batch, head, first_query_head, first_k;
-  };
-  GLA_DEVICE Source source() const {
-    return {static_cast<int>(work.sequence.begin + work.first), static_cast<int>(work.sequence.batch),
-            work.head, work.first_query_head, work.first_k()};
-  }
-  /// Of a chunk.
-  GLA_DEVICE int first_token(Source from, int chunk) const {
-    return from.first_token + place_of(chunk) * kChunk;
-  }
-
-  static constexpr int kPanelBytes = kChunk * kPanelRowBytes;
-  static constexpr int kGatePanels = PipelineLayout::panels(kShape.gate_bytes * kShape.padded_k());
-  static constexpr int kQueryPanels = kHeads * kLayout.k_panels;
-  /// Producers begin with a chunk's gates before the rest of it has come, but for one warpgroup alone, which is always late.
-  static constexpr bool kEarlyGates = kGated && kShape.producers > 4;
-  static constexpr int kPanels =
-      kLayout.k_panels + kQueryPanels + kLayout.v_panels + (kEarlyGates ? 0 : kGatePanels);
-
-  template <class T>
-  GLA_DEVICE void load(const RawTile<T>& tile, const TensorMap& map, Source from, int first_channel,
-                       int chunk, int head, unsigned long long* barrier) const {
-    constexpr int kColumns = kPanelRowBytes / static_cast<int>(sizeof(T));
-    GLA_UNROLL
-    for (int column = 0; column < tile.columns; column += kColumns) {
-      GLA_UNROLL
-      for (int row = 0; row < kChunk; row += Config::box_rows)
-        tensor_load(tile.at(row, column), &map, first_channel + column, first_token(from, chunk) + row, head,
-                    from.batch, barrier);
-    }
-  }
-
-  /// By one thread: what operands have replaced.
-  GLA_DEVICE void load_again(Source from, int chunk, bool with_queries, unsigned long long* barrier) const {
-    const Tiles tiles = tiles_of(chunk);
-    constexpr int kOfKeys = kLayout.k_panels + kGatePanels;
-    barrier_arrive_expect(barrier, (kOfKeys + (with_queries ? kQueryPanels : 0)) * kPanelBytes);
-    if constexpr (kGated) load(tiles.raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
-    load(tiles.raw_k(), maps.k, from, from.first_k, chunk, from.head, barrier);
-    GLA_UNROLL_BY(1)
-    for (int q = 0; q < kHeads && with_queries; ++q)
-      load(tiles.raw_q(q), maps.q, from, from.first_k, chunk, from.first_query_head + q, barrier);
-  }
-
-  /// By one thread, with a barrier of their own.
-  GLA_DEVICE void load_gates(Source from, int chunk) const {
-    unsigned long long* const barrier = tiles_of(chunk).gates_loaded();
-    barrier_arrive_expect(barrier, kGatePanels * kPanelBytes);
-    load(tiles_of(chunk).raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
-  }
   /// Whether the gates of the chunk that follows this one in its stage are loaded as soon as its scores are made, by producers: if
   /// nobody else wants what has taken the place of its own.
   GLA_DEVICE bool leaves_gates_early(int chunk, bool has_pivot) const {
     return kEarlyGates && has_pivot && has_outputs(chunk) && !takes_all(chunk);
   }
-
-  /// Called by all consumers; two of them act.
-  GLA_DEVICE void start_loads(int chunk, bool with_gates) const {
-    if (chunk >= chunks) return;
-    const bool with_queries = has_outputs(chunk);
-    const bool first = warp_any(Consumers::warp() == Consumers::kWarps - 1);
-    if ((!first && !warp_any(Consumers::warp() == Consumers::kWarps / 2 - 1)) || !elect_lane()) return;
-    const Tiles tiles = tiles_of(chunk);
-    const Source from = source();
-    unsigned long long* barrier = tiles.loaded();
-    if (first) {
-      if (kEarlyGates && with_gates) load_gates(from, chunk);
-      barrier_arrive_expect(barrier, (with_queries ? kPanels : kPanels - kQueryPanels) * kPanelBytes);
-      if constexpr (kGated && !kEarlyGates)
-        load(tiles.raw_gates(), maps.gk, from, from.first_k, chunk, from.head, barrier);
-      load(tiles.raw_k(), maps.k, from, from.first_k, chunk, from.head, barrier);
-    } else {
-      for (int q = 0; q < kHeads && with_queries; ++q)
-        load(tiles.raw_q(q), maps.q, from, from.first_k, chunk, from.first_query_head + q, barrier);
-      load(tiles.raw_v(), maps.v, from, work.tile * kShape.tile_v, chunk, from.head, barrier);
-    }
-  }
-
-  /// The same, of staged outputs.
-  GLA_DEVICE void start_store(const Tiles& tiles, int chunk) const {
-    if (!warp_any(Consumers::warp() == 0) || !elect_lane()) return;
-    const Source from = source();
-    GLA_UNROLL
-    for (int head = 0; head < kHeads; ++head) {
-      GLA_UNROLL
-      for (int v = 0; v < kShape.out_v(); v += kPanelColumns) {
-        GLA_UNROLL
-        for (int row = 0; row < kChunk; row += Config::box_rows)
-          tensor_store(&maps.o, tiles.template out<kRows>().at(head * kChunk + row, v),
-                       work.first_out_v() + v, first_token(from, chunk) + row, from.first_query_head + head,
-                       from.batch);
-      }
-    }
-    bulk_commit();
-  }
-
-  GLA_DEVICE int rows_of(int chunk) const { return work.rows_of(place_of(chunk)); }
-  GLA_DEVICE Index first_token_of_walk(int chunk) const { return Index{place_of(chunk)} * kChunk; }
-
-  /// Whether a box of the chunk's tokens has tokens of another sequence, or of nobody.
-  GLA_DEVICE bool is_cut(int chunk) const { return args.cu_seqlens != nullptr && rows_of(chunk) < kChunk; }
 
   // ---- producers -------------------------------------------------------------------------------------------------
 
@@ -273,6 +99,7 @@ class ChunkPipeline {
       barrier_wait(kEarlyGates ? tiles.gates_loaded() : tiles.loaded(), parity_of(chunk));
       const auto wait = [&] {
         if constexpr (kEarlyGates) barrier_wait(tiles.loaded(), parity_of(chunk));
+        if constexpr (kTight && WithOutputs) wait_for_rest(chunk);
       };
       if (warp_any(is_cut(chunk))) {
         wait();
@@ -311,7 +138,8 @@ class ChunkPipeline {
             GLA_UNROLL_BY(1)
             for (int pair = 0; pair < kScorePairs; pair += kTogether) {
               const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
-              WarpgroupScores<kShape, Tiles>{tiles, 2 * (pair + mine)}.make(operands == Operands::halves);
+              WarpgroupScores<kShape, Tiles>{tiles.with_scores(takes_all(chunk)), 2 * (pair + mine)}.make(
+                  operands == Operands::halves);
             }
           }
         }
@@ -320,6 +148,12 @@ class ChunkPipeline {
           start_next_gates(chunk);
       }
     }
+  }
+
+  /// For the place of q^'s second part, which the chunk before may have. It is left as often as there are chunks with outputs.
+  GLA_DEVICE void wait_for_rest(int chunk) const {
+    const int before = (Work::kLeads ? chunk - work.lead : chunk) - 1;
+    if (before >= 0) barrier_wait(tiles_of(0).rest_free(), before % 2);
   }
 
   /// By a warp that has a part in the scores of `chunk`.
@@ -340,21 +174,12 @@ class ChunkPipeline {
     return tries && place_of(chunk) != chunks - 1 ? Second::half : Second::rest;
   }
 
-  /// Of a team.
-  GLA_DEVICE static Source& shared_source() {
-    static_assert(sizeof(Source) == PipelineLayout::kSourceBytes);
-    return reinterpret_cast<Source*>(shared_memory() + kLayout.sources)[Producers::team()];
-  }
-
   /// By the team whose chunk it is. Operands of k and gates take their place with every query head.
   GLA_DEVICE void make_steep(int chunk, int& reloads) const {
-    const Tiles tiles = tiles_of(chunk);
-    const unsigned int lane = opaque(static_cast<unsigned int>(lane_index()));
-    const int warp = Producers::team() * Producers::kWarps + static_cast<int>(lane % Producers::kWarps);
-    const int mark = tiles.marks()[warp];
-    const bool is_marked = Mark::is_of(mark, chunk);
-    const bool is_intact = !warp_any(!is_marked || (mark & Mark::kIntact) == 0);
-    if (kHalves && !warp_any(is_marked && (mark & Mark::kSteep) != 0) && Producers::thread() == 0)
+    const Tiles tiles = tiles_of(chunk).with_scores(true);
+    const int mark = mark_of(chunk, opaque(static_cast<unsigned int>(lane_index())));
+    const bool is_intact = !warp_any((mark & Mark::kIntact) == 0);
+    if (kHalves && !warp_any((mark & Mark::kSteep) != 0) && Producers::thread() == 0)
       *tiles.halves_from(Producers::team()) = 2 * chunk + kHalvesPause;  // halves were of no use
     GLA_UNROLL_BY(1)
     for (int head = 0; head < kHeads; ++head) {
@@ -380,7 +205,7 @@ class ChunkPipeline {
 
   /// What a warp of producers says of its channels of a chunk, other than that their second parts are halves.
   struct Mark {
-    static constexpr int kSteep = 1, kParts = 2, kIntact = 4, kSteps = 8;
+    static constexpr int kNone = 0, kSteep = 1, kParts = 2, kIntact = 4, kSteps = 8;
     int chunk;
     bool steep;   ///< they deny one pivot, or one factor
     bool parts;   ///< no second part is a half
@@ -390,20 +215,24 @@ class ChunkPipeline {
     }
     GLA_DEVICE static bool is_of(int word, int chunk) { return word / kSteps == chunk + 1; }
   };
+  /// For each lane the mark of one of the team's warps, as a word.
+  GLA_DEVICE static int mark_of(int chunk, unsigned int lane) {
+    const int team = kTeams == 1 ? 0 : chunk % kTeams;
+    const int warp = team * Producers::kWarps + static_cast<int>(lane % Producers::kWarps);
+    const int word = tiles_of(chunk).marks()[warp];
+    return Mark::is_of(word, chunk) ? word : Mark::kNone;
+  }
 
   /// What a chunk has become, once it is converted. Where only some second parts are halves, or some of those have not kept their
   /// rows, it is made as a steep one.
   enum class Operands { halves, parts, steep };
   GLA_DEVICE static Operands operands_of(int chunk) {
     if constexpr (!kGated) return Operands::parts;
-    const int team = kTeams == 1 ? 0 : chunk % kTeams;
-    const int mark = tiles_of(chunk).marks()[team * Producers::kWarps + lane_index() % Producers::kWarps];
-    const bool is_marked = Mark::is_of(mark, chunk);
-    if (warp_any(is_marked && (mark & Mark::kSteep) != 0)) return Operands::steep;
+    const int mark = mark_of(chunk, static_cast<unsigned int>(lane_index()));
+    if (warp_any((mark & Mark::kSteep) != 0)) return Operands::steep;
     if constexpr (!kHalves) return Operands::parts;
-    const bool parts = is_marked && (mark & Mark::kParts) != 0;
-    if (!warp_any(is_marked)) return Operands::halves;
-    return warp_any(!parts) ? Operands::steep : Operands::parts;
+    if (!warp_any(mark != Mark::kNone)) return Operands::halves;
+    return warp_any((mark & Mark::kParts) == 0) ? Operands::steep : Operands::parts;
   }
   GLA_DEVICE static bool has_one_pivot(int chunk) { return operands_of(chunk) != Operands::steep; }
 
@@ -432,7 +261,7 @@ class ChunkPipeline {
 
   GLA_DEVICE void consume() {
     GLA_UNROLL_BY(1)
-    for (int stage = 0; stage < kStages; ++stage) start_loads(stage, true);
+    for (int stage = 0; stage < kStages; ++stage) start_loads(stage, true, true);
     ChunkState<kShape> state;
     work.load_state(state);
     bool scaled = true;  // with what carried() has left, as steep chunks need it and others do not
@@ -445,16 +274,15 @@ class ChunkPipeline {
 
   using ChunkSums = typename WarpgroupProducts<kShape, Tiles>::Sums;
   static constexpr int kColumns = WarpgroupProducts<kShape, Tiles>::kColumns;
-  static constexpr int kRows = WarpgroupProducts<kShape, Tiles>::kRows;
   static constexpr int kKParts = kShape.operand_parts();
 
   template <bool WithOutputs>
   GLA_DEVICE void walk(ChunkState<kShape>& state, int first, int end, bool& scaled) const {
     for (int chunk = first; chunk < end; ++chunk) {
-      const Tiles tiles = tiles_of(chunk);
-      barrier_wait(kOutputs ? tiles.made() : tiles.converted(), parity_of(chunk));
-      Products products{work, tiles, state};
+      barrier_wait(kOutputs ? tiles_of(chunk).made() : tiles_of(chunk).converted(), parity_of(chunk));
       const bool has_pivot = has_one_pivot(chunk);
+      const Tiles tiles = tiles_of(chunk).with_scores(takes_all(chunk) || !has_pivot);
+      Products products{work, tiles, state};
       if (kGated && chunk > 0 && scaled == has_pivot)
         state.scale_by_exponents(tiles.carried(chunk - 1), has_pivot);
       scaled = WithOutputs && !has_pivot;
@@ -463,7 +291,9 @@ class ChunkPipeline {
       } else if constexpr (kSends) {
         multiply_in_cluster(products, chunk - first, chunk, has_pivot);
       } else {
-        multiply(products, chunk, has_pivot, [&](int, int row0, const ChunkSums& sums) {
+        multiply(products, chunk, chunk > first, has_pivot, [&](int, int row0, const ChunkSums& sums) {
+          if constexpr (kTight)
+            Consumers::sync();  // all have multiplied with what the outputs take the place of
           products.template stage_block<kColumns, kRows>(sums, ChunkState<kShape>::block_v(0), row0);
         });
       }
@@ -471,7 +301,10 @@ class ChunkPipeline {
       if constexpr (WithOutputs) fence_for_warpgroup();
       Consumers::sync();
       if (WithOutputs && stores()) store_staged(products, chunk);
-      start_loads(chunk + kStages, !leaves_gates_early(chunk, has_pivot));
+      if constexpr (kTight && WithOutputs) {
+        if (!has_pivot && thread_index() == 0) barrier_arrive(tiles.rest_free());
+      }
+      start_loads(chunk + kStages, !leaves_gates_early(chunk, has_pivot), !kTight || !WithOutputs);
     }
   }
 
@@ -485,7 +318,8 @@ class ChunkPipeline {
   /// Blocks of a cluster may differ in whether their channels have one pivot. `exchange`: how many came before.
   GLA_DEVICE void multiply_in_cluster(Products& products, int exchange, int chunk, bool has_pivot) const {
     ClusterSums<kShape, Tiles> sums{products.tiles, work.rank, exchange, {}};
-    multiply(products, chunk, has_pivot, [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
+    multiply(products, chunk, false, has_pivot,
+             [&](int i, int, const ChunkSums& all) { sums.take(i, all, 0); });
     stage_kept(products, sums);
   }
 
@@ -495,16 +329,20 @@ class ChunkPipeline {
     if (sums.keeps()) products.template stage_block<kChunk>(sums.kept, sums.kept_v());
   }
 
-  /// A chunk. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in carried(chunk), if
-  /// it has one pivot.
+  /// A chunk. `follows`: one with outputs. `use`: WarpgroupProducts::multiply(). What is left to scale the state with stays in
+  /// carried(chunk), if it has one pivot.
   template <class UseSums>
-  GLA_DEVICE void multiply(Products& products, int chunk, bool has_pivot, UseSums use) const {
+  GLA_DEVICE void multiply(Products& products, int chunk, bool follows, bool has_pivot, UseSums use) const {
     const Tiles& tiles = products.tiles;
     work.count_path(has_pivot);
     WarpgroupProducts<kShape, Tiles> warpgroups{tiles, products.state};
     const auto meanwhile = [&] {
       bulk_wait_read<0>();  // of the thread that stores, behind which all may stage outputs again
-      Consumers::sync();
+      if constexpr (kTight) {
+        if (follows) this->start_left_queries(chunk - 1 + kStages);
+      } else {
+        Consumers::sync();
+      }
     };
     if (kGated && has_pivot) products.state.scale(tiles.before());
     // Whether it is steep is asked for again, not kept in a register across the products.

@@ -3,6 +3,7 @@
 // lane / 4 and lane / 4 + 8. Which token is which row of which matrix is free, and TokenMap's choice.
 #pragma once
 
+#include "device/mma.cuh"
 #include "device/numeric.cuh"
 #include "device/thread.cuh"
 #include "device/tile.cuh"
@@ -65,15 +66,16 @@ GLA_DEVICE void load_octets(float (&x)[2][2][2], const RawTile<T>& tile, int row
 
 /// The way back, of 16-bit words of two tokens each.
 template <int Tokens>
-GLA_DEVICE void store_octets(const Bits32 (&words)[4], const OperandTile& tile, int channel, int pair) {
+GLA_DEVICE void store_octets(const Bits32 (&words)[4], const OperandTile& tile, int row0, int channel,
+                             int pair) {
   if constexpr (kStoresMatrices) {
-    store_rows_transposed(words, tile, TokenMap<Tokens>::row(pair), channel);
+    store_rows_transposed(words, tile, row0 + TokenMap<Tokens>::row(pair), channel);
   } else {
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
       const int word = i / 2;
-      unsigned char* target =
-          tile.at(TokenMap<Tokens>::token(2 * pair + word / 2, i % 2), channel + lane_channel(word % 2));
+      unsigned char* target = tile.at(row0 + TokenMap<Tokens>::token(2 * pair + word / 2, i % 2),
+                                      channel + lane_channel(word % 2));
       *reinterpret_cast<Bits16*>(target) = static_cast<Bits16>(words[word] >> 16 * (i % 2));
     }
   }
@@ -117,11 +119,13 @@ GLA_DEVICE void load_gates(float (&gates)[2][2][2], Bits32& most, const RawTile<
 /// What load_gates keeps the greatest gates in.
 template <class Gate>
 struct Most {
+  static constexpr bool kOfWords = false;
   float value = 0;
   GLA_DEVICE bool rises() const { return value > 0.0f; }
 };
 template <>
 struct Most<bf16> {
+  static constexpr bool kOfWords = true;
   Bits32 value = 0;
   GLA_DEVICE bool rises() const { return low_of(value) > 0.0f || high_of(value) > 0.0f; }
 };
@@ -208,11 +212,49 @@ GLA_DEVICE float sum_own_tokens(LaneValues<Tokens>& x, SumsAhead<Tokens>& ahead,
   }
 }
 
-/// Inclusive sums of what a lane has of two channels, in nats.
+/// Values of channel c become the negated sums of those behind each, exact however great the sums of all are.
 template <int Tokens>
+GLA_DEVICE void sum_tokens_behind(LaneValues<Tokens>& x, int c) {
+  constexpr int kOctets = Tokens / 8;
+  const auto take = [](float(&two)[2], float behind) {  // returns what is behind the two tokens before these
+    const float first = two[0];
+    two[0] = behind - two[1];
+    two[1] = behind;
+    return two[0] - first;
+  };
+  if constexpr (TokenMap<Tokens>::kQuarters) {
+    const int quad = lane_index() % 4;
+    float sum = 0, of_first = 0;  // the lane's first tokens are the last octets (sum_own_tokens)
+    GLA_UNROLL
+    for (int o = kOctets - 1; o >= 0; --o) {
+      if (o == kOctets - 1 - quad) {
+        of_first = sum;
+        sum = 0;
+      }
+      sum = take(x[o][c], sum);
+    }
+    float behind;
+    scan_quad<true>(behind, sum + of_first);
+    GLA_UNROLL
+    for (int i = 0; i < 2 * kOctets; ++i)
+      x[i / 2][c][i % 2] += i / 2 >= kOctets - quad ? sum + behind : behind;
+  } else {
+    float total = 0;
+    GLA_UNROLL
+    for (int o = kOctets - 1; o >= 0; --o) {
+      float behind;
+      const float all = scan_quad<true>(behind, -x[o][c][0] - x[o][c][1]);
+      take(x[o][c], total + behind);
+      total += all;
+    }
+  }
+}
+
+/// Inclusive sums of what a lane has of two channels, in nats. `InOrder`: of TokenMap<16>'s tokens, sixteen after sixteen, and whole.
+template <int Tokens, bool InOrder>
 struct TokenSums {
   LaneValues<Tokens> own;
-  SumsAhead<Tokens> ahead[2];
+  SumsAhead<InOrder ? 16 : Tokens> ahead[2];
 
   GLA_DEVICE float of(int octet, int c, int e) const { return own[octet][c][e] + ahead[c].of(octet); }
 };
@@ -225,8 +267,8 @@ struct SumRange {
 /// Inclusive sums of the gates of rows [row0, row0 + Tokens), and their range if they fall from the first to the last.
 /// Returns whether they may do otherwise: then see widen(). Where a gate is NaN the last sum is, and others are.
 template <int Tokens, class Gate>
-GLA_DEVICE bool sum_gates(TokenSums<Tokens>& sums, SumRange& range, const RawTile<Gate>& tile, int row0,
-                          int channel) {
+GLA_DEVICE bool sum_gates(TokenSums<Tokens, false>& sums, SumRange& range, const RawTile<Gate>& tile,
+                          int row0, int channel) {
   Most<Gate> most;
   load_gates<Tokens>(sums.own, most, tile, row0, channel);
   GLA_UNROLL
@@ -235,6 +277,93 @@ GLA_DEVICE bool sum_gates(TokenSums<Tokens>& sums, SumRange& range, const RawTil
     range.last[c] = range.least[c] = sum_own_tokens<Tokens>(sums.own, sums.ahead[c], c);
   }
   return most.rises();
+}
+
+/// The same of the first `Tokens` rows, in order.
+template <int Tokens, class Gate>
+requires(!Most<Gate>::kOfWords) GLA_DEVICE
+    bool sum_in_order(LaneValues<Tokens>& sums, SumRange& range, const RawTile<Gate>& gates, int channel) {
+  Most<Gate> most;
+  float total[2] = {};
+  GLA_UNROLL
+  for (int pair = 0; pair < Tokens / 16; ++pair) {
+    LaneValues<16> part;
+    load_gates<16>(part, most.value, gates, 16 * pair, channel, 0);
+    GLA_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      if (pair == 0) range.most[c] = sum_quad(lane_index() % 4 == 0 ? part[0][c][0] : 0.0f);
+      SumsAhead<16> none;
+      const float all = sum_own_tokens<16>(part, none, c);
+      GLA_UNROLL
+      for (int i = 0; i < 4; ++i) sums[2 * pair + i / 2][c][i % 2] = total[c] + part[i / 2][c][i % 2];
+      total[c] += all;
+      range.last[c] = range.least[c] = total[c];
+    }
+  }
+  return most.rises();
+}
+
+/// Of ones, an operand that sums up a lane's column: rows up to it, or, `Behind`, those behind it, of each 8 x 8 block.
+template <bool Behind>
+GLA_DEVICE Bits32 ones_of_column(float one) {
+  const int column = lane_index() / 4, row = lane_index() % 4 * 2;
+  return pack_bf16((row > column) == Behind ? one : 0.0f, (row + 1 > column) == Behind ? one : 0.0f);
+}
+
+/// bf16: by products with ones, which are exact. Where a gate is NaN all sums are.
+template <int Tokens>
+GLA_DEVICE bool sum_in_order(LaneValues<Tokens>& sums, SumRange& range, const RawTile<bf16>& gates,
+                             int channel) {
+  const Bits32 ones = pack_bf16(1.0f, 1.0f), up_to_column = ones_of_column<false>(1.0f);
+  Most<bf16> most;
+  float total[4] = {};
+  GLA_UNROLL
+  for (int pair = 0; pair < Tokens / 16; ++pair) {
+    Bits32 words[4];
+    load_gates<16>(words, most.value, gates, 16 * pair, channel, 0);
+    float octets[2][4];
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) octets[i / 4][i % 4] = total[i % 4];
+    multiply_accumulate(octets[0], words, up_to_column, 0);
+    multiply_accumulate(octets[1], words, ones, up_to_column);
+    multiply_accumulate(total, words, ones, ones);
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) sums[2 * pair + i / 4][i / 2 % 2][i % 2] = octets[i / 4][i % 4];
+    if (pair == 0) {
+      float first[4] = {};
+      multiply_accumulate(first, words, pack_bf16(lane_index() % 4 == 0 ? 1.0f : 0.0f, 0.0f), 0);
+      GLA_UNROLL
+      for (int c = 0; c < 2; ++c) range.most[c] = first[2 * c];
+    }
+  }
+  GLA_UNROLL
+  for (int c = 0; c < 2; ++c) range.last[c] = range.least[c] = total[2 * c];
+  return most.rises();
+}
+template <int Tokens>
+GLA_DEVICE bool sum_gates(TokenSums<Tokens, true>& sums, SumRange& range, const RawTile<bf16>& tile, int,
+                          int channel) {
+  return sum_in_order<Tokens>(sums.own, range, tile, channel);
+}
+
+/// sum_tokens_behind() of both channels in order, as sum_in_order() does it.
+template <int Tokens>
+GLA_DEVICE void sum_behind_in_order(LaneValues<Tokens>& sums, const RawTile<bf16>& gates, int channel) {
+  const Bits32 ones = pack_bf16(-1.0f, -1.0f), behind_column = ones_of_column<true>(-1.0f);
+  float total[4] = {};
+  GLA_UNROLL
+  for (int pair = Tokens / 16 - 1; pair >= 0; --pair) {
+    Bits32 words[4], most = 0;
+    load_gates<16>(words, most, gates, 16 * pair, channel, 0);
+    float octets[2][4];
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) octets[i / 4][i % 4] = total[i % 4];
+    multiply_accumulate(octets[0], words, behind_column, ones);
+    multiply_accumulate(octets[1], words, 0, behind_column);
+    multiply_accumulate(total, words, ones, ones);
+    GLA_UNROLL
+    for (int i = 0; i < 8; ++i) sums[2 * pair + i / 4][i / 2 % 2][i % 2] = octets[i / 4][i % 4];
+  }
 }
 
 /// The range of sums that rise: of(i, c) for each i < Count of what a lane has of channel c.

@@ -97,12 +97,17 @@ struct PipelineTiles {
 
   unsigned char* shared;
   int slot = 0;  ///< of the ring
+  /// Of a tight stage: whether scores lie in the place of q^'s second part, where the state takes up k^'s.
+  bool scores_over_queries = false;
 
   GLA_DEVICE PipelineTiles of(Index chunk) const { return {shared, static_cast<int>(chunk % kShape.stages)}; }
+  GLA_DEVICE PipelineTiles with_scores(bool over_queries) const {
+    return {shared, slot, kLayout.tight && over_queries};
+  }
 
-  GLA_DEVICE float* before() const { return vector(slot * kLayout.stage_bytes + kLayout.before); }
-  GLA_DEVICE float* after() const { return vector(slot * kLayout.stage_bytes + kLayout.after); }
-  GLA_DEVICE float* last() const { return vector(slot * kLayout.stage_bytes + kLayout.last); }
+  GLA_DEVICE float* before() const { return vector(slot * kLayout.vectors_bytes + kLayout.before); }
+  GLA_DEVICE float* after() const { return vector(slot * kLayout.vectors_bytes + kLayout.after); }
+  GLA_DEVICE float* last() const { return vector(slot * kLayout.vectors_bytes + kLayout.last); }
   GLA_DEVICE float* decay() const { return vector(kLayout.decay); }
 
   /// What the state that chunk `chunk` left is still to be scaled with: exponents of 2.
@@ -118,6 +123,8 @@ struct PipelineTiles {
   GLA_DEVICE unsigned long long* loaded() const { return barrier(kLayout.loaded) + slot; }
   GLA_DEVICE unsigned long long* converted() const { return barrier(kLayout.converted) + slot; }
   GLA_DEVICE unsigned long long* made() const { return barrier(kLayout.made) + slot; }
+  /// Of tight stages: a chunk has left the one place of q^'s second part.
+  GLA_DEVICE unsigned long long* rest_free() const { return barrier(kLayout.rest_free); }
   /// Of any slot, by team of producers: what had been turned into operands has been loaded again.
   GLA_DEVICE unsigned long long* reloaded(int team) const { return barrier(kLayout.reloaded) + team; }
   /// Of any slot, by team of producers: the first chunk that it tries to make halves of.
@@ -154,6 +161,8 @@ struct PipelineTiles {
   // ---- operands, part by part, where q, k and gates lay ------------------------------------------------------------
 
   GLA_DEVICE OperandTile q(int head, int part) const {
+    if (kLayout.tight && part > 0)
+      return {shared + kLayout.q_rest, kChunk, kPaddedK, kPanelRowBytes, kLayout.q_panel};
     const int of_head = head * kLayout.head_rows;
     return operand((part == 0 ? kLayout.q : kLayout.q_rest) + of_head, kLayout.q_panel);
   }
@@ -162,18 +171,20 @@ struct PipelineTiles {
   }
   /// `which`: the query head; of the only one's, the part.
   GLA_DEVICE OperandTile scores(int which) const {
+    if (kLayout.tight && scores_over_queries) return panels(shared + kLayout.q_rest, kChunk, kChunk);
     return panels(stage() + kLayout.scores + which * kLayout.head_rows, kChunk, kChunk);
   }
   GLA_DEVICE OperandTile score_part(int head, int part) const {
     return scores(kShape.group_tile > 1 ? head : part);
   }
-  static constexpr bool kScoresOverOperands = kLayout.scores == kLayout.q_rest && kShape.score_parts > 1;
+  static constexpr bool kScoresOverOperands =
+      kLayout.tight || (kLayout.scores == kLayout.q_rest && kShape.score_parts > 1);
   static constexpr bool kPartialsOverScores = false, kForWarpgroups = true;
   GLA_DEVICE OperandTile v(int) const { return raw_v().operand(); }
   /// Staged output rows, of several query heads one below the other.
   template <int Rows>
   GLA_DEVICE OperandTile out() const {
-    return panels(shared + kLayout.out, Rows, kShape.out_v());
+    return panels(shared + kLayout.out + slot * kLayout.out_bytes, Rows, kShape.out_v());
   }
 
  private:

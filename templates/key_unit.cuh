@@ -54,7 +54,7 @@ struct KeyUnit {
       steep->find(walk, middle);
     } else if constexpr (kGated) {
       SumRange range;
-      if (warp_any(sum_in_order(range, walk.raw_gates())))
+      if (warp_any(sum_in_order<kTokens>(of_q, range, walk.raw_gates(), Walk::first_channel())))
         widen<kTokens / 4>(range, [&](int i, int c) { return of_q[i / 2][c][i % 2]; });
       typename Gates::Pivots pivots;
       if (!walk.agree(Gates::find_pivots(pivots, range))) return false;
@@ -151,59 +151,6 @@ struct KeyUnit {
     if constexpr (kKeepsFactors) return of_q[o][c][e];
     if constexpr (!kGated) return kForward ? walk.args.scale : 1.0f;
     return kForward ? walk.args.scale * exp2_fast(log_q(o, c, e)) : exp2_fast(log_k(o, c, e));
-  }
-
-  /// Inclusive sums of the gates, in nats, as sum_gates() makes them in another order of tokens.
-  template <class T>
-  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<T>& gates) {
-    Most<T> most;
-    float total[2] = {};
-    GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
-      LaneValues<16> part;
-      load_gates<16>(part, most.value, gates, 16 * pair, Walk::first_channel(), 0);
-      GLA_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        if (pair == 0) range.most[c] = sum_quad(lane_index() % 4 == 0 ? part[0][c][0] : 0.0f);
-        SumsAhead<16> none;
-        const float all = sum_own_tokens<16>(part, none, c);
-        GLA_UNROLL
-        for (int i = 0; i < 4; ++i) of_q[2 * pair + i / 2][c][i % 2] = total[c] + part[i / 2][c][i % 2];
-        total[c] += all;
-        range.last[c] = range.least[c] = total[c];
-      }
-    }
-    return most.rises();
-  }
-  /// bf16: by products with ones, which are exact.
-  GLA_DEVICE bool sum_in_order(SumRange& range, const RawTile<bf16>& gates) {
-    const int column = lane_index() / 4, row = lane_index() % 4 * 2;
-    const Bits32 ones = pack_bf16(1.0f, 1.0f);
-    const Bits32 up_to_column = pack_bf16(row <= column ? 1.0f : 0.0f, row + 1 <= column ? 1.0f : 0.0f);
-    Most<bf16> most;
-    float total[4] = {};
-    GLA_UNROLL
-    for (int pair = 0; pair < kPairs; ++pair) {
-      Bits32 words[4];
-      load_gates<16>(words, most.value, gates, 16 * pair, Walk::first_channel(), 0);
-      float octets[2][4];
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) octets[i / 4][i % 4] = total[i % 4];
-      multiply_accumulate(octets[0], words, up_to_column, 0);
-      multiply_accumulate(octets[1], words, ones, up_to_column);
-      multiply_accumulate(total, words, ones, ones);
-      GLA_UNROLL
-      for (int i = 0; i < 8; ++i) of_q[2 * pair + i / 4][i / 2 % 2][i % 2] = octets[i / 4][i % 4];
-      if (pair == 0) {
-        float first[4] = {};
-        multiply_accumulate(first, words, pack_bf16(row == 0 ? 1.0f : 0.0f, 0.0f), 0);
-        GLA_UNROLL
-        for (int c = 0; c < 2; ++c) range.most[c] = first[2 * c];
-      }
-    }
-    GLA_UNROLL
-    for (int c = 0; c < 2; ++c) range.last[c] = range.least[c] = total[2 * c];
-    return most.rises();
   }
 
   GLA_DEVICE void count_path(const Walk& walk) const {

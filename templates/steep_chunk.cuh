@@ -29,9 +29,10 @@ struct SteepChunk {
   static constexpr int kParts = kShape.operand_parts();
   /// Warps that share out the channels of a block of 16 tokens.
   static constexpr int kShares = kShape.steep_shares();
-  /// Scores take the place of operands; then a warp has one pair of blocks at the most, and keeps its scores until the end.
+  /// Scores take the place of operands; then warps keep them until the end: those of the first share the scores of their own block,
+  /// those of the other one the scores of pairs of blocks.
   static constexpr bool kLate = Tiles::kScoresOverOperands;
-  static_assert(!kLate || (kBlocks == 2 && kShares == 2));
+  static_assert(!kLate || ((kBlocks == 2 || kBlocks == 4) && kShares == 2));
 
   Tiles tiles;
   int head;
@@ -46,13 +47,17 @@ struct SteepChunk {
     make_blocks(scores);
     Team::sync();
     const bool has_own = kShares > 1 && warp_any(share() == 0),
-               has_pair = kLate && warp_any(warp() == kBlocks);
+               has_pair = kLate && warp_any(share() == 1 && late_pair().later > 0);
+    [[maybe_unused]] Scores of_second;
     if constexpr (kShares > 1) {
       if (has_own) add_partials(scores);
       if constexpr (Tiles::kPartialsOverScores) Team::sync();
     }
     if constexpr (kLate) {
-      if (has_pair) make_pair(scores, 1, 0);
+      if (has_pair) make_pair(scores, late_pair().later, late_pair().earlier);
+      if constexpr (kBlocks > 2) {
+        if (has_second_pair()) make_pair(of_second, block() + 2, block());
+      }
     } else {
       if (has_own) store_own(scores, block());
       make_pairs();
@@ -64,7 +69,10 @@ struct SteepChunk {
     if constexpr (kLate) {
       Team::sync();
       if (has_own) store_own(scores, block());
-      if (has_pair) store_scores(scores, 1, 0);
+      if (has_pair) store_scores(scores, late_pair().later, 16 * late_pair().earlier);
+      if constexpr (kBlocks > 2) {
+        if (has_second_pair()) store_scores(of_second, block() + 2, 16 * block());
+      }
     }
     if constexpr (Tiles::kForWarpgroups) fence_for_warpgroup();
     Team::sync();
@@ -309,6 +317,17 @@ struct SteepChunk {
       }
     }
   }
+
+  struct Pair {
+    int later, earlier;  ///< `later` is 0: none
+  };
+  /// The first that a warp of the second share makes late: its block with the next one, or the two that are three apart.
+  GLA_DEVICE Pair late_pair() const {
+    if (block() + 1 < kBlocks) return {block() + 1, block()};
+    return {kBlocks == 4 ? 3 : 0, 0};
+  }
+  /// Whether it makes its block with the next but one.
+  GLA_DEVICE bool has_second_pair() const { return warp_any(share() == 1 && block() + 2 < kBlocks); }
 
   GLA_DEVICE void make_pair(Scores& scores, int later, int earlier) const {
     GLA_UNROLL

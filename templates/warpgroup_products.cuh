@@ -16,20 +16,23 @@ GLA_DEVICE const unsigned char* along(const OperandTile& tile, int column) {
   return tile.base + column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
 }
 
-/// Stores a warp's rows of a product's lower triangle, from i0 on, in a tile's columns from `column` on.
+/// Stores a warp's 16 rows of a product's lower triangle, from i0 on, in a tile's columns from `column` on.
 template <int Columns>
 GLA_DEVICE void store_triangle(const float (&sums)[Columns / 8][4], const OperandTile& tile, int i0,
                                int column) {
-  const int lane = lane_index();
+  // What is kept of a word of two columns, in the 8 x 8 blocks on the diagonal.
+  const int row = lane_index() / 4, first = lane_index() % 4 * 2;
+  const Bits32 on_diagonal = (first <= row ? 0x0000ffffu : 0u) | (first < row ? 0xffff0000u : 0u);
   GLA_UNROLL
   for (int j0 = 0; j0 < Columns; j0 += 16) {
+    const Bits32 below = j0 < i0 ? ~0u : 0u, diagonal = j0 == i0 ? ~0u : 0u;
+    const Bits32 of_same = (on_diagonal & diagonal) | below;
+    const Bits32 kept[4] = {of_same, below | diagonal, below, of_same};
     Bits32 words[4];
     GLA_UNROLL
     for (int pair = 0; pair < 4; ++pair) {
-      const int i = i0 + lane / 4 + pair % 2 * 8;
-      const int j = j0 + pair / 2 * 8 + lane % 4 * 2;
       const float(&two)[4] = sums[j0 / 8 + pair / 2];
-      words[pair] = pack_bf16(j <= i ? two[pair % 2 * 2] : 0.0f, j + 1 <= i ? two[pair % 2 * 2 + 1] : 0.0f);
+      words[pair] = pack_bf16(two[pair % 2 * 2], two[pair % 2 * 2 + 1]) & kept[pair];
     }
     store_a(words, tile, i0, column + j0);
   }
@@ -68,6 +71,9 @@ struct WarpgroupScores {
     warpgroup_wait<0>();
     warpgroup_pin(scores);
     if constexpr (Tiles::kScoresOverOperands) part_sync<4 * kWarpSize>(kFirstBarrier + warp_index() / 4);
+    if constexpr (Tiles::kLayout.tight) {
+      if (warp_index() % 4 == 0 && lane_index() == 0) barrier_arrive(tiles.rest_free());
+    }
     store(scores);
     fence_for_warpgroup();
   }

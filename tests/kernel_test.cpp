@@ -50,6 +50,25 @@ TEST_CASE("one part of the state is enough where the last few tokens are most of
   }
 }
 
+TEST_CASE("what a segment takes over is exact where gates sum up to thousands", "[wide]") {
+  const Problem problem = small_problem(Family::overlapped, DType::fp32);
+  for (const int chunk : {16, 64}) {
+    const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, {.family = "overlapped segments=2",
+                                                                           .chunk = chunk,
+                                                                           .score_parts = 3,
+                                                                           .state_parts = 3}));
+    // Sequences of a chunk and one token, of whose gate something of what the chunk has left comes through.
+    KernelCase c{.tokens = 4 * (chunk + 1), .gates = Gates::hundred};
+    for (int n = 0; n <= 4; ++n) c.cu_seqlens.push_back(n * (chunk + 1));
+    ReferenceInput in = make_inputs(problem, c);
+    const std::size_t row = in.gk.size() / static_cast<std::size_t>(c.tokens);
+    for (std::size_t i = 0; i < in.gk.size(); ++i)
+      if (i / row % (chunk + 1) == static_cast<std::size_t>(chunk)) in.gk[i] = -0.5f;
+    INFO("chunks of " << chunk);
+    CHECK(complaint(judge(in, run_kernel(in, c, kernel)), {.o = 2e-6, .final_state = 2e-6}) == "");
+  }
+}
+
 TEST_CASE("ordinary gates stay on the fast path and steep ones leave it") {
   const Problem problem = chunk_of(32, 32);
   const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, {}));
@@ -100,6 +119,18 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   // Whole chunks of 64, padded channels on both sides; a tile and a half of V, one part of the scores.
   tested(chunk_of(56, 120), {.chunk = 64, .warps_v = 8, .producers = 8}, packed);
   tested(chunk_of(64, 104), {.chunk = 64, .warps_v = 4, .score_parts = 1, .producers = 4}, dense);
+  // Tight stages: after a lead, and with one part of the scores.
+  const ChunkChoice tight{
+      .family = "overlapped segments=2", .chunk = 64, .warps_v = 8, .stages = 3, .producers = 8};
+  tested(chunk_of(128, 128), tight, {.tokens = 260});
+  tested(chunk_of(128, 128), {.chunk = 64, .warps_v = 8, .stages = 3, .score_parts = 1, .producers = 8},
+         packed);
+  Problem wide_gates = chunk_of(128, 128);
+  wide_gates.gate_dtype = DType::fp32;
+  tested(wide_gates, {.chunk = 64, .warps_v = 4, .producers = 8}, {.tokens = 200});
+  Problem ungated_and_tight = chunk_of(128, 128);
+  ungated_and_tight.gate_k = false;
+  tested(ungated_and_tight, {.chunk = 64, .warps_v = 4, .stages = 3, .producers = 8}, packed);
   tested(grouped_problem(), kGroupedPipeline, packed);
   // The queries of a group in one block, with pairs of heads for two warpgroups of producers; with one pair and one part of the scores.
   const ChunkChoice four{.family = "segmented segments=2", .warps_v = 8, .group_tile = 4, .producers = 8};

@@ -161,6 +161,8 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
   ChunkChoice grouped = one;
   grouped.family = "overlapped segments=2";
   grouped.group_tile = 2;
+  const ChunkChoice tight{
+      .chunk = 64, .tile_v = 128, .warps_v = 8, .warps_k = 1, .stages = 3, .producers = 8};
   const std::pair<Problem, ChunkChoice> kernels[] = {
       {small_problem(Family::fused, DType::bf16), {}},
       {chunk_of(64, 64, DType::bf16, 2), grouped},
@@ -169,12 +171,15 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
       {large, one},
       {chunk_of(32, 32, DType::fp16, 2), {.group_tile = 2, .stages = 1, .state_parts = 2}},
       {chunk_of(20, 37), {.stages = 1, .async_copy = 0}},
-      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}}};
+      {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}},
+      {chunk_of(128, 128), tight}};
   for (const auto& [problem, choice] : kernels) {
     if (of_pipelines && choice.producers == 0) continue;
+    if (!of_pipelines && choice.stages == tight.stages)
+      continue;  // longer than the others, and like them but in pipelines
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice), toolchain);
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
-      const KernelCase c{.tokens = 150, .gates = gates};
+      const KernelCase c{.tokens = choice.stages * choice.chunk > 150 ? 300 : 150, .gates = gates};
       if (std::string found = objection_to_run(problem, make_inputs(problem, c), c, kernel); !found.empty())
         return found;
     }
@@ -270,7 +275,8 @@ bool is_of_walks(const fs::path& file) {
 
 /// Of what the pipeline of chunk_forward alone has.
 bool is_of_pipeline(const fs::path& file) {
-  return file == "chunk_pipeline.cuh" || file == "cluster_sums.cuh" || file == "warpgroup_products.cuh";
+  return file == "chunk_pipeline.cuh" || file == "chunk_stages.cuh" || file == "cluster_sums.cuh" ||
+         file == "warpgroup_products.cuh";
 }
 
 std::string objection(const emulator::Toolchain& toolchain, const fs::path& file) {

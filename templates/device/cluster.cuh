@@ -67,10 +67,10 @@ GLA_DEVICE void barrier_wait_for_cluster(unsigned long long* barrier, int parity
   unsigned int complete = 0;
   while (complete == 0) {
     asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n}\n"
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2, "
+        "%3;\nselp.u32 %0, 1, 0, p;\n}\n"
         : "=r"(complete)
-        : "r"(in_shared(barrier)), "r"(parity)
+        : "r"(in_shared(barrier)), "r"(parity), "r"(kLongestSleep)
         : "memory");
   }
 #endif

@@ -67,6 +67,9 @@ GLA_DEVICE void barrier_arrive(unsigned long long* barrier) {
 #endif
 }
 
+/// How long a thread that waits for a barrier may sleep until it looks again, in ns: it wakes up when the phase ends.
+inline constexpr unsigned int kLongestSleep = 1000000;
+
 /// Waits for the end of the phase under way if it is of this parity; else the one before it is, and has ended. Phases count
 /// from 0, so parity 1 does not wait at first.
 GLA_DEVICE void barrier_wait(unsigned long long* barrier, int parity) {
@@ -76,9 +79,10 @@ GLA_DEVICE void barrier_wait(unsigned long long* barrier, int parity) {
   unsigned int complete = 0;
   while (complete == 0) {
     asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\nselp.u32 %0, 1, 0, "
+        "p;\n}\n"
         : "=r"(complete)
-        : "r"(in_shared(barrier)), "r"(parity)
+        : "r"(in_shared(barrier)), "r"(parity), "r"(kLongestSleep)
         : "memory");
   }
 #endif
