@@ -197,7 +197,7 @@ TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
   REQUIRE(host_side() > 0);
   const long before = allocations();
   double best = 1;
-  for (int batch = 0; batch < 50; ++batch) {
+  for (int batch = 0; batch < 2000; ++batch) {  // 0.1 s: somewhere the machine has nothing else to do
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < 100; ++i) (void)host_side();
     best =
