@@ -70,4 +70,13 @@ Verdict conclude(const std::vector<CaseOutcome>& cases) {
   return verdict;
 }
 
+std::optional<Refusal> refusal_of_packed_form(const Verdict& verdict, const Variant& form,
+                                              const Answer<Verdict>& packed) {
+  const std::string what = fmt::format("packed sequences, which it serves as '{}': ", to_string(form));
+  if (packed.refused()) return Refusal{packed.refusal.reason, what + packed.refusal.detail};
+  if (!packed.value.fast || (verdict.standard && !packed.value.standard))
+    return Refusal{"wrong", what + packed.value.detail};
+  return std::nullopt;
+}
+
 }  // namespace gla

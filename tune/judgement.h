@@ -1,6 +1,7 @@
 // From the errors of a variant on each case, made on a GPU or on the emulator, to a verdict on the variant.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,5 +38,9 @@ CaseOutcome judge(const VerificationCase& spec, const CaseErrors& errors);
 void set_errors(Json& json, const CaseOutcome& outcome, const Problem& problem);
 /// A verdict over all cases: a class is reached if every case reaches it.
 Verdict conclude(const std::vector<CaseOutcome>& cases);
+/// Why a variant of this verdict is out because of `form`, its form for packed sequences, which serves those calls; none if
+/// that is as right as the variant itself.
+std::optional<Refusal> refusal_of_packed_form(const Verdict& verdict, const Variant& form,
+                                              const Answer<Verdict>& packed);
 
 }  // namespace gla

@@ -9,6 +9,7 @@
 #include "gla/generator/model.h"
 #include "gla/generator/render.h"
 #include "gla/generator/space.h"
+#include "judgement.h"
 #include "parallel.h"
 #include "search.h"
 #include "tuner.h"
@@ -117,6 +118,18 @@ void take_answer(OfflineTask& offline, const Candidate& verified, const Answer<V
   }
 }
 
+/// Of a variant, and of the other kernel that serves packed sequences where the variant is recommended.
+Answer<Verdict> verified(const Problem& problem, const Variant& variant, const Architecture& architecture,
+                         const VerifyVariant& verify) {
+  const auto answer = verify(problem, variant);
+  const Variant form = packed_form(variant);
+  if (answer.refused() || !answer.value.fast || !check(problem, architecture, form).ok() ||
+      render(problem, form).text == render(problem, variant).text)
+    return answer;
+  const auto refusal = refusal_of_packed_form(answer.value, form, verify(problem, form));
+  return refusal ? Answer<Verdict>{{}, *refusal} : answer;
+}
+
 /// Verifies what the points recommend, and then what they recommend instead, until each recommendation is verified. A
 /// kernel that serves several variants (segments are not compiled in) is verified once.
 void verify_recommended(std::vector<OfflineTask>& tasks, const Architecture& architecture,
@@ -147,7 +160,7 @@ void verify_recommended(std::vector<OfflineTask>& tasks, const Architecture& arc
     in_parallel(unverified.size(), options.jobs, [&](std::size_t i) {
       OfflineTask& offline = *unverified[i].offline;
       const Candidate& candidate = *unverified[i].candidate;
-      const auto answer = options.verify(offline.task->problem, candidate.variant);
+      const auto answer = verified(offline.task->problem, candidate.variant, architecture, options.verify);
       const std::lock_guard lock(mutex);
       take_answer(offline, candidate, answer, progress);
       ++done;
@@ -178,7 +191,7 @@ Result<TunedTable> tune_offline(CompilePool& pool, Progress& progress, const Arc
     work.push_back({&task, {}, {}});
     work.back().tally.space = static_cast<int>(variants.size());
     auto order = ranked(task.problem, variants, task.workloads, architecture);
-    order.resize(std::min(order.size(), static_cast<std::size_t>(options.compile_top)));
+    order.resize(std::min(order.size(), options.compile_top));
     pool.request(task.problem, order);
     total += order.size();
     wanted.push_back(std::move(order));

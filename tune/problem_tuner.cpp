@@ -8,6 +8,7 @@
 #include "check.h"
 #include "gla/generator/model.h"
 #include "gla/generator/space.h"
+#include "judgement.h"
 #include "search.h"
 #include "text_table.h"
 #include "workload_inputs.h"
@@ -69,7 +70,15 @@ bool ProblemTuner::known(const Variant& variant) const {
   return found != records_.end() && found->second.complete();
 }
 
+std::size_t ProblemTuner::tries_left() const {
+  if (!task_.variants.empty()) return task_.variants.size();
+  const auto tried = static_cast<std::size_t>(std::count_if(
+      records_.begin(), records_.end(), [](const auto& entry) { return entry.second.complete(); }));
+  return bench_.most_variants - std::min(tried, bench_.most_variants);
+}
+
 std::vector<Variant> ProblemTuner::untried(std::size_t most) const {
+  most = std::min(most, tries_left());
   std::vector<Variant> found;
   for (const Variant& variant : ranked_) {
     if (found.size() == most) break;
@@ -83,6 +92,7 @@ std::vector<Variant> ProblemTuner::winners_neighbours() const {
   for (const Variant& winner : all_winners()) lists.push_back(neighbours(winner, space_));
   std::vector<Variant> found = taken_in_turn(lists);
   std::erase_if(found, [this](const Variant& variant) { return known(variant); });
+  if (found.size() > tries_left()) found.resize(tries_left());
   return found;
 }
 
@@ -244,13 +254,14 @@ Status ProblemTuner::check_packed_form(const Variant& winner, const Variant& for
     GLA_RETURN_IF_ERROR(verify(form, record));
   }
   Record& winners = record_of(winner);
-  const std::string what = fmt::format("packed sequences, which it serves as '{}': ", to_string(form));
+  Answer<Verdict> answer;
   // One may be right, and refused for want of memory for a batch.
-  if (!record.verdict)
-    return refuse(winner, winners, {record.refusal->reason, what + record.refusal->detail});
-  if (winners.verdict->standard && !record.verdict->standard)
-    return refuse(winner, winners, {"wrong", what + record.verdict->detail});
-  return {};
+  if (record.verdict)
+    answer.value = *record.verdict;
+  else
+    answer.refusal = *record.refusal;
+  const auto refusal = refusal_of_packed_form(*winners.verdict, form, answer);
+  return refusal ? refuse(winner, winners, *refusal) : Status{};
 }
 
 Status ProblemTuner::check_renewed() const {

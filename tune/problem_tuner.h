@@ -2,6 +2,7 @@
 // race. Everything learned goes to the journal first, and what the journal knows is not done again.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,6 +26,8 @@ struct TuningBench {
   Progress& progress;
   const Architecture& architecture;
   double copy_bandwidth = 0;  ///< bytes per second
+  /// Variants of a searched problem that are tried at most: with time enough a run ends in the same place on any host.
+  std::size_t most_variants = std::numeric_limits<std::size_t>::max();
 };
 
 /// A problem's part of the table, and by how much each point won.
@@ -61,6 +64,7 @@ class ProblemTuner {
   void absorb_journal();
   Record& record_of(const Variant& variant);
   bool known(const Variant& variant) const;  ///< nothing left to learn of it
+  std::size_t tries_left() const;
   std::vector<Variant> untried(std::size_t most) const;
   std::vector<Variant> winners_neighbours() const;
   Status explore(std::vector<Variant> candidates, double until);

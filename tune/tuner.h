@@ -22,7 +22,7 @@ Result<TunedTable> tune_tasks(const TuningBench& bench, const std::vector<Tuning
 using VerifyVariant = std::function<Answer<Verdict>(const Problem&, const Variant&)>;
 
 struct OfflineOptions {
-  int compile_top = 4;  ///< variants per problem that are compiled
+  std::size_t compile_top = 4;  ///< variants per problem that are compiled
   double copy_bandwidth = 0;
   VerifyVariant verify = {};  ///< of each variant that a point recommends; none: nothing is verified
   unsigned jobs = 0;          ///< OS threads that verify; 0: one per core

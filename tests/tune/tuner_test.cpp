@@ -2,6 +2,7 @@
 #include "tuner.h"
 
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "catch.h"
@@ -82,7 +83,8 @@ const std::vector<TuningTask> kTasks{
      {{.sequences = 1, .heads = 32, .tokens = 1}, {.sequences = 64, .heads = 32, .tokens = 1}}}};
 
 void tune(Run& run, const std::string& journal_path, double budget = 1e6,
-          const std::vector<TuningTask>& tasks = kTasks) {
+          const std::vector<TuningTask>& tasks = kTasks,
+          std::optional<std::size_t> most_variants = std::nullopt) {
   auto journal = Journal::open(journal_path, kIdentity);
   REQUIRE(journal.ok());
   const Architecture architecture = *parse_architecture("sm_90a");
@@ -91,7 +93,8 @@ void tune(Run& run, const std::string& journal_path, double budget = 1e6,
     return Compiled{};
   });
   Progress progress(true);
-  const TuningBench bench{run.laboratory, pool, *journal, progress, architecture, 3e12};
+  TuningBench bench{run.laboratory, pool, *journal, progress, architecture, 3e12};
+  bench.most_variants = most_variants.value_or(bench.most_variants);
   run.tuned = tune_tasks(bench, tasks, budget);
 }
 
@@ -145,6 +148,23 @@ TEST_CASE("whatever misbehaves is refused with its reason, counted, and never wi
   }
   const std::string report = format_report(run.tuned->table, run.tuned->runner_up_seconds);
   CHECK(report.find("crash") != std::string::npos);
+}
+
+TEST_CASE("no more variants are tried than was asked for, those of an interrupted run counted") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "journal";
+  Run first;
+  first.laboratory.answers_left = 10;
+  tune(first, path, 1e6, kTasks, 40);
+  REQUIRE_FALSE(first.tuned.ok());
+  Run second;
+  tune(second, path, 1e6, kTasks, 40);
+  REQUIRE(second.tuned.ok());
+  const TableProblem& problem = second.tuned->table.problems.at(0);
+  int tried = problem.tally.measured;
+  for (const auto& [reason, count] : problem.tally.refused) tried += count;
+  CHECK(tried == 40);
+  CHECK(problem.points.size() == 4);
 }
 
 TEST_CASE("a run that ended early is resumed: nothing that is known is asked again") {
@@ -354,6 +374,26 @@ TEST_CASE("offline, a variant that reaches only the fast class serves only its p
   REQUIRE_FALSE(tuned->table.problems.at(0).points.empty());
   for (const Point& point : tuned->table.problems.at(0).points)
     if (point.accuracy == Accuracy::standard) CHECK(point.variant.family == Family::segmented);
+}
+
+TEST_CASE("offline, a variant is out where what serves packed sequences in its place is wrong") {
+  Problem problem = small_problem();
+  problem.operation = Operation::chunk_forward;
+  const auto unverified = tuned_offline(problem, {});
+  REQUIRE(unverified.ok());
+  const Variant first = unverified->table.problems.at(0).points.at(0).variant;
+  REQUIRE(first.family != Family::segmented);
+  const std::string wrong = render(problem, packed_form(first)).text;
+  const auto tuned = tuned_offline(problem, [&](const Problem& asked, const Variant& variant) {
+    Answer<Verdict> answer;
+    const bool right = render(asked, variant).text != wrong;
+    answer.value = {.standard = right, .fast = right};
+    return answer;
+  });
+  REQUIRE(tuned.ok());
+  REQUIRE_FALSE(tuned->table.problems.at(0).points.empty());
+  for (const Point& point : tuned->table.problems.at(0).points)
+    CHECK(render(problem, packed_form(point.variant)).text != wrong);
 }
 
 TEST_CASE("offline, variants of one kernel are verified once") {

@@ -101,7 +101,8 @@ Result<TunedTable> tune_measured(const TuneOptions& options, const Target& targe
   // One core is the worker's.
   const unsigned cores = std::max(2u, std::thread::hardware_concurrency());
   CompilePool pool(options.jobs != 0 ? options.jobs : cores - 1, compile_into(cache, target.architecture));
-  const TuningBench bench{**laboratory, pool, *journal, progress, target.architecture, *bandwidth};
+  TuningBench bench{**laboratory, pool, *journal, progress, target.architecture, *bandwidth};
+  bench.most_variants = options.compile_top.value_or(bench.most_variants);
   auto tuned = tune_tasks(bench, tasks, options.budget_seconds);
   if (!tuned.ok()) return tuned;
   tuned->table.device = table_device(target, *bandwidth);
@@ -166,9 +167,11 @@ Result<TunedTable> tune_by_model(const TuneOptions& options, const Target& targe
                   target.architecture.name, target.reason));
   CompilePool pool(options.jobs, compile_into(cache, target.architecture));
   const double bandwidth = target.architecture.copy_bandwidth;
-  auto tuned = tune_offline(
-      pool, progress, target.architecture, tasks,
-      {options.compile_top, bandwidth, emulated_verification(options, tasks, cache), options.jobs});
+  OfflineOptions offline{.copy_bandwidth = bandwidth,
+                         .verify = emulated_verification(options, tasks, cache),
+                         .jobs = options.jobs};
+  offline.compile_top = options.compile_top.value_or(offline.compile_top);
+  auto tuned = tune_offline(pool, progress, target.architecture, tasks, offline);
   if (tuned.ok()) tuned->table.device = table_device(target, bandwidth);
   return tuned;
 }

@@ -59,7 +59,7 @@ void TuneOptions::add_to(CLI::App& command) {
   command.add_option("-j,--jobs", jobs, "compiling or emulating threads (default: one per core)");
   command
       .add_option("--compile-top", compile_top,
-                  "offline: variants per problem that are compiled (default: 4)")
+                  "variants per problem that are tried (default: what the budget allows; offline: 4)")
       ->check(CLI::Range(1, 10000));
   command.add_flag("--no-verify", no_verify,
                    "offline: do not verify what the table recommends on the emulator");
@@ -69,8 +69,8 @@ void TuneOptions::add_to(CLI::App& command) {
       ->needs(command.get_option("--output"));
   CLI::Option* const renewed = command.add_option(
       "--renew", renew, "no search: verify and measure again what this table recommends, as after an update");
-  for (const char* other :
-       {"--dtype", "--gate-dtype", "--head-dims", "--group", "--gv", "--workload", "--share", "--arch"})
+  for (const char* other : {"--dtype", "--gate-dtype", "--head-dims", "--group", "--gv", "--workload",
+                            "--share", "--arch", "--compile-top"})
     renewed->excludes(command.get_option(other));
   command.add_flag("--keep-journal", keep_journal, "keep the journal of a finished run");
   command.add_flag("-q,--quiet", quiet, "no progress line");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,7 @@ struct TuneOptions {
   TargetOptions target;
   std::vector<std::string> workloads;
   double budget_seconds = 450;  ///< of wall time, everything included
-  int compile_top = 4;
+  std::optional<std::size_t> compile_top;
   Share share;
   std::vector<std::string> merge;
   std::string output, cache, renew;
