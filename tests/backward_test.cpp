@@ -41,7 +41,7 @@ TEST_CASE("gradients of a group's keys are sums over its queries") {
     expect_right(problem, {.batch = 2, .tokens = 70, .heads = 2, .gates = gates}, kernel);
 }
 
-TEST_CASE("gradients without gates, and of rows that are no whole words") {
+TEST_CASE("gradients without gates, and of rows that are no whole words", "[wide]") {
   Problem problem = backward_of(32, 32);
   problem.gate_k = false;
   expect_right(problem, {.batch = 2, .tokens = 70}, kernel_of(problem, walks_variant(problem, {})));
@@ -174,7 +174,8 @@ TEST_CASE("NaN gates stay in their sequence and head, going back too") {
 }
 
 TEST_CASE(
-    "gradients of v by warpgroups beside those of q by warps, of value channels that no warpgroup holds") {
+    "gradients of v by warpgroups beside those of q by warps, of value channels that no warpgroup holds",
+    "[wide]") {
   const Problem problem = backward_of(64, 136);
   for (const int segments : {1, 2}) {
     const Variant chosen = walks_variant(

@@ -27,7 +27,7 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   for (const auto& [problem, chosen] : tested) {
     CHECK(meant_for(problem, chosen, Accuracy::standard));
     const LaunchKernel kernel = kernel_of(problem, chosen);
-    for (const Gates gates : kAllGates) {
+    for (const Gates gates : {Gates::sixteenth, Gates::one, Gates::resets}) {
       INFO(to_string(problem) << ", " << to_string(gates));
       const KernelCase c{.tokens = 512, .gates = gates};
       CHECK(complaint(run_case(problem, c, kernel), accuracy_bar(problem, gates, Accuracy::standard)) == "");
@@ -41,7 +41,7 @@ TEST_CASE("variants meant for standard accuracy reach it at the size that it is 
   }
 }
 
-TEST_CASE("one part of the state is enough where the last few tokens are most of it") {
+TEST_CASE("one part of the state is enough where the last few tokens are most of it", "[wide]") {
   const Problem problem = chunk_of(64, 64);
   for (const int chunk : {16, 32}) {
     const Variant chosen = chunk_variant(problem, {.chunk = chunk, .tile_v = 64});
@@ -267,7 +267,7 @@ TEST_CASE("each segment finds its sequence among many packed ones, short, empty 
   expect_right(problem, c, kernel);
 }
 
-TEST_CASE("overlapping segments do what one walk does, to the bit") {
+TEST_CASE("overlapping segments do what one walk does, to the bit", "[wide]") {
   const auto tested = [](const Problem& problem, ChunkChoice choice) {
     const LaunchKernel whole = kernel_of(problem, chunk_variant(problem, choice));
     for (const char* family : {"overlapped segments=2", "overlapped segments=3"}) {
@@ -288,7 +288,7 @@ TEST_CASE("overlapping segments do what one walk does, to the bit") {
   tested(chunk_of(64, 64), {.tile_v = 64, .warps_v = 4, .warps_k = 1, .stages = 3, .producers = 8});
 }
 
-TEST_CASE("walks in legs, whatever the order in which blocks run") {
+TEST_CASE("walks in legs, whatever the order in which blocks run", "[wide]") {
   const auto tested = [](const Problem& problem, const ChunkChoice& choice) {
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice));
     for (const int legs : {2, 3, 7}) {

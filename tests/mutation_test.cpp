@@ -142,10 +142,12 @@ ReferenceInput half_steep(const Problem& problem, const KernelCase& c) {
   return in;
 }
 
+/// The kernels that can object to a mutant.
+enum class Kernels { all, pipelines, segments };
+
 /// What objects to a kernel of the chunk families: all paths through a chunk, a ring of copies that turns, rows that are
 /// no whole vectors, values in several parts, groups, segments; pipelines with one warpgroup and two, and in a cluster.
-/// Only they can object to what `of_pipelines` alone have.
-std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pipelines) {
+std::string objection_to_chunks(const emulator::Toolchain& toolchain, Kernels wanted) {
   const Problem segments = chunk_of(64, 128), large = chunk_of(256, 64), shared = chunk_of(128, 256);
   const ChunkChoice one{.tile_v = 64, .warps_v = 4, .warps_k = 1, .producers = 4};
   ChunkChoice two = one;
@@ -174,8 +176,9 @@ std::string objection_to_chunks(const emulator::Toolchain& toolchain, bool of_pi
       {small_problem(Family::segmented, DType::bf16), {.family = "segmented segments=2"}},
       {chunk_of(128, 128), tight}};
   for (const auto& [problem, choice] : kernels) {
-    if (of_pipelines && choice.producers == 0) continue;
-    if (!of_pipelines && choice.stages == tight.stages)
+    if (wanted == Kernels::pipelines && choice.producers == 0) continue;
+    if (wanted == Kernels::segments && !choice.family.starts_with("segmented")) continue;
+    if (wanted != Kernels::pipelines && choice.stages == tight.stages)
       continue;  // longer than the others, and like them but in pipelines
     const LaunchKernel kernel = kernel_of(problem, chunk_variant(problem, choice), toolchain);
     for (const Gates gates : {Gates::sixteenth, Gates::ten, Gates::hundred}) {
@@ -283,7 +286,10 @@ std::string objection(const emulator::Toolchain& toolchain, const fs::path& file
   if (file == "verification.cuh") return objection_to_tools(toolchain);
   if (file.string().starts_with("line_")) return objection_to_lines(toolchain);
   if (is_of_walks(file)) return objection_to_walks(toolchain, file == "key_pipeline.cuh");
-  return objection_to_chunks(toolchain, is_of_pipeline(file) || file == "steep_chunk.cuh");
+  // What blocks hand on, and which chunks they have.
+  if (file == "schedule.cuh") return objection_to_chunks(toolchain, Kernels::segments);
+  const bool of_pipelines = is_of_pipeline(file) || file == "steep_chunk.cuh";
+  return objection_to_chunks(toolchain, of_pipelines ? Kernels::pipelines : Kernels::all);
 }
 
 /// Rows of the table in docs/testing.md: how many mutants each file has, by primitive.
@@ -331,7 +337,7 @@ TEST_CASE("of a call nothing is left, of a vote the thread's own value, of a clu
 }
 
 TEST_CASE("nobody objects to the templates as they are") {
-  CHECK(objection_to_chunks(toolchain_of({}), false) == "");
+  CHECK(objection_to_chunks(toolchain_of({}), Kernels::all) == "");
   CHECK(objection_to_lines(toolchain_of({})) == "");
   CHECK(objection_to_tools(toolchain_of({})) == "");
 }

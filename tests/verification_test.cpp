@@ -166,7 +166,7 @@ TEST_CASE("the naive kernel is the reference") {
   for (const Problem& problem : {plain, full}) expect_reference(problem);
 }
 
-TEST_CASE("the naive kernel of a backward problem is the reference's gradients") {
+TEST_CASE("the naive kernel of a backward problem is the reference's gradients", "[wide]") {
   Problem plain;
   plain.operation = Operation::chunk_backward;
   plain.head_dim_k = 40;

@@ -34,11 +34,6 @@ std::uint64_t draw(std::uint64_t& state) {
   return state = state * 6364136223846793005u + 1442695040888963407u;  // Knuth, MMIX
 }
 
-Block*& current_block() {
-  thread_local Block* block = nullptr;
-  return block;
-}
-
 Block::Block(Cluster& cluster, int rank, const Shape& shape, const Options& options,
              const std::function<void()>& thread_program, Accesses accesses)
     : cluster_(cluster),
@@ -225,11 +220,19 @@ void Block::require_shared(const char* name, const void* address, int bytes, int
   }
 }
 
-void Block::note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
-  if (!shadow_ || !shared_.contains(address, bytes)) return;
+void Block::note_shared_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
   const auto first = static_cast<std::size_t>(offset_of(address));
   const std::string fault = shadow_->note(kind, running_, first, bytes, call_site);
   if (!fault.empty()) fail(fault, call_site);
+}
+
+void Block::count_access(AccessKind kind, const void* address, std::size_t bytes) {
+  const Context& context = thread().context;
+  const auto* place = static_cast<const std::byte*>(address);
+  const auto* stack = static_cast<const std::byte*>(context.stack_bottom);
+  if (place >= stack && place < stack + context.stack_bytes) return;
+  std::int64_t& count = kind == AccessKind::write ? options_.work->stored_bytes : options_.work->loaded_bytes;
+  count += static_cast<std::int64_t>(bytes);
 }
 
 void Block::note_warp_barrier() {

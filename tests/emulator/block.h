@@ -171,7 +171,15 @@ class Block {
   }
   void require_shared(const char* name, const void* address, int bytes, int alignment, void* call_site);
   /// The running thread reads or writes memory; gives the block up if that is wrong.
-  void note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
+  void note_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
+    if (!shadow_) return;
+    if (shared_.contains(address, bytes))
+      note_shared_access(kind, address, bytes, call_site);
+    else if (options_.work != nullptr)
+      count_access(kind, address, bytes);
+  }
+  /// Where what it does is counted; null where nobody wants to know.
+  Work* work() const { return options_.work; }
   /// The running thread's warp has met in a barrier.
   void note_warp_barrier();
   /// The running thread shows wgmma and tensor copies what it has written.
@@ -214,6 +222,9 @@ class Block {
   [[noreturn]] void trap(int signal, void* address, void* call_site);
 
  private:
+  void note_shared_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
+  /// Of what is not shared memory: all but its stack is global.
+  void count_access(AccessKind kind, const void* address, std::size_t bytes);
   void arrive(Meeting& meeting, const char* name, void* call_site);
   /// Fails unless whole warps wait.
   void require_whole_warps(PartBarrier& part, const char* name, void* call_site);
@@ -257,6 +268,9 @@ class Block {
 std::uint64_t draw(std::uint64_t& state);
 
 /// The block that runs on this OS thread; null outside launch().
-Block*& current_block();
+inline Block*& current_block() {
+  static thread_local constinit Block* block = nullptr;
+  return block;
+}
 
 }  // namespace gla::emulator

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <new>
 
+#include "guarded_memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <pthread.h>
 #include <sanitizer/asan_interface.h>
@@ -80,7 +82,6 @@ namespace gla::emulator {
 namespace {
 
 constexpr std::size_t kStackBytes = 128 * 1024;
-constexpr std::size_t kGuardBytes = 64 * 1024;  // a multiple of every page size in use
 
 #if defined(__x86_64__)
 constexpr std::size_t kReturnWord = 6;

@@ -10,7 +10,6 @@
 namespace gla::emulator {
 namespace {
 
-constexpr std::size_t kGuardBytes = 64 * 1024;  // a multiple of every page size in use
 constexpr unsigned char kPoison = 0xff;
 
 std::size_t round_up(std::size_t value, std::size_t unit) {
@@ -41,11 +40,6 @@ GuardedMemory::GuardedMemory(GuardedMemory&& other) noexcept
 
 GuardedMemory::~GuardedMemory() {
   if (mapping_ != nullptr) munmap(mapping_, mapped_);
-}
-
-bool GuardedMemory::contains(const void* address, std::size_t bytes) const {
-  const auto* first = static_cast<const unsigned char*>(address);
-  return first >= data_ && first + bytes <= data_ + bytes_;
 }
 
 void GuardedMemory::poison() {

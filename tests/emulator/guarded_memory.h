@@ -5,6 +5,9 @@
 
 namespace gla::emulator {
 
+/// Inaccessible bytes before and behind it, and below a fiber's stack: a multiple of every page size in use.
+inline constexpr std::size_t kGuardBytes = 64 * 1024;
+
 /// `bytes` bytes aligned to `alignment` and no more, with inaccessible pages before and, at once, behind them.
 class GuardedMemory {
  public:
@@ -16,7 +19,10 @@ class GuardedMemory {
 
   unsigned char* data() const { return data_; }
   std::size_t size() const { return bytes_; }
-  bool contains(const void* address, std::size_t bytes) const;
+  bool contains(const void* address, std::size_t bytes) const {
+    const auto* first = static_cast<const unsigned char*>(address);
+    return first >= data_ && first + bytes <= data_ + bytes_;
+  }
 
   /// Every byte 0xff: NaN as fp16, bf16, fp32 and fp64, -1 as an integer.
   void poison();

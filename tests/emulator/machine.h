@@ -18,9 +18,18 @@ enum class Order {
   random,    ///< drawn with Options::seed
 };
 
+/// What kernels have done. Bytes of global memory as threads name them, whichever caches they meet there: what several lanes
+/// of a warp read counts for each of them.
+struct Work {
+  std::int64_t loaded_bytes = 0;   ///< with ordinary loads only of a program that tells of its accesses
+  std::int64_t stored_bytes = 0;   ///< likewise
+  std::int64_t multiply_adds = 0;  ///< of matrix products (mma, wgmma), masked ones included
+};
+
 struct Options {
   Order order = Order::forward;
   std::uint64_t seed = 1;
+  Work* work = nullptr;  ///< what the launch does is added there
 };
 
 /// The launch: blocks and threads along x, dynamic shared memory in bytes.

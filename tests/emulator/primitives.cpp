@@ -54,7 +54,8 @@ float high(unsigned int pair) {
 }
 
 /// PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type": see templates/device/mma.cuh.
-void multiply(Block&, const Operands& operands) {
+void multiply(Block& block, const Operands& operands) {
+  if (Work* work = block.work()) work->multiply_adds += 16 * 8 * 16;
   float a[16][16];
   float b[16][8];
   float d[16][8];
@@ -238,6 +239,7 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
   }
   block.note_access(AccessKind::start_copy, shared, static_cast<std::size_t>(bytes),
                     __builtin_return_address(0));
+  if (Work* work = block.work(); work != nullptr && valid) work->loaded_bytes += bytes;
   std::memset(shared, 0xff, static_cast<std::size_t>(bytes));
   block.thread().copies.push_back({shared, global, bytes, valid, block.thread().copy_group});
 }

@@ -135,8 +135,9 @@ std::string Shadow::receive(int barrier, const Clock& sender, std::size_t first,
                             void* site) {
   for (std::size_t i = first / kCellBytes; i * kCellBytes < first + bytes; ++i) {
     Cell& cell = cells_[i];
-    if (const std::string fault = fault_of_send(cell, sender); !fault.empty())
-      return "writes shared memory byte " + std::to_string(i * kCellBytes) + ", which " + fault;
+    if (const Finding finding = fault_of_send(cell, sender); finding.wrong != Wrong::nothing)
+      return "writes shared memory byte " + std::to_string(i * kCellBytes) + ", which " +
+             words(cell, finding);
     cell.write = {loads_of(barrier), now_, site};
     cell.read = {};
     cell.sent = true;
@@ -164,7 +165,10 @@ void Shadow::merge(Clock& into, const Clock& from) {
 }
 
 std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::size_t bytes, void* site) {
-  for (std::size_t i = first / kCellBytes; i * kCellBytes < first + bytes; ++i) {
+  const bool is_read = kind == AccessKind::read || kind == AccessKind::read_as_operand ||
+                       kind == AccessKind::start_tensor_store;
+  const std::size_t end = (first + bytes + kCellBytes - 1) / kCellBytes;
+  for (std::size_t i = first / kCellBytes; i < end; ++i) {
     Cell& cell = cells_[i];
     switch (kind) {
       case AccessKind::finish_copy:
@@ -182,13 +186,10 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
       default:
         break;
     }
-    const bool is_read = kind == AccessKind::read || kind == AccessKind::read_as_operand ||
-                         kind == AccessKind::start_tensor_store;
-    const std::string fault =
-        is_read ? fault_of_read(cell, thread, kind) : fault_of_write(cell, thread, kind);
-    if (!fault.empty()) {
+    const Finding finding = is_read ? fault_of_read(cell, thread, kind) : fault_of_write(cell, thread, kind);
+    if (finding.wrong != Wrong::nothing) {
       return std::string(is_read ? "reads" : "writes") + " shared memory byte " +
-             std::to_string(i * kCellBytes) + ", which " + fault;
+             std::to_string(i * kCellBytes) + ", which " + words(cell, finding);
     }
     if (kind == AccessKind::atomic) {
       cell.added = {collides(cell.added, thread) ? kSeveral : thread, now_, site};
@@ -259,8 +260,7 @@ bool Shadow::is_of_warp(const Access& access, int warp) {
   return warp_of(access) == warp;
 }
 
-bool Shadow::collides(const Access& earlier, int thread) const {
-  if (earlier.thread == kNobody || earlier.thread == thread || earlier.time < last_barrier_) return false;
+bool Shadow::collides_since_barrier(const Access& earlier, int thread) const {
   const int warp = thread / kLanes;
   if (is_of_warp(earlier, warp) && earlier.time < last_warp_barrier_[at(warp)]) return false;
   if (known_.empty() || earlier.thread == kSeveral) return true;
@@ -304,33 +304,58 @@ bool Shadow::is_fenced(const Cell& cell, int thread) const {
   return open != fences.begin() && write.time < *(open - 1);
 }
 
-std::string Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind) const {
-  if (cell.copying != Copying::no) return still_copying(cell);
-  if (cell.write.thread == kNobody) return "nothing has written";
-  if (collides(cell.write, thread)) return wrote_unordered(cell);
-  if (collides(cell.added, thread)) return did_without(cell.added, "wrote", kNoBarrier);
-  if (kind != AccessKind::read && !is_fenced(cell, thread)) return wrote_unfenced(cell);
+Shadow::Finding Shadow::fault_of_read(const Cell& cell, int thread, AccessKind kind) const {
+  if (cell.copying != Copying::no) return {Wrong::copying};
+  if (cell.write.thread == kNobody) return {Wrong::unwritten};
+  if (collides(cell.write, thread)) return {Wrong::unordered_write};
+  if (collides(cell.added, thread)) return {Wrong::unordered, &cell.added, "wrote", kNoBarrier};
+  if (kind != AccessKind::read && !is_fenced(cell, thread)) return {Wrong::unfenced_write};
   return {};
 }
 
-std::string Shadow::fault_of_write(const Cell& cell, int thread, AccessKind kind) const {
-  if (cell.copying != Copying::no) return still_copying(cell);
+Shadow::Finding Shadow::fault_of_write(const Cell& cell, int thread, AccessKind kind) const {
+  if (cell.copying != Copying::no) return {Wrong::copying};
   const bool is_atomic = kind == AccessKind::atomic;
-  if (is_atomic && cell.write.thread == kNobody) return "nothing has written";
-  if (collides(cell.write, thread)) return wrote_unordered(cell);
-  if (!is_atomic && collides(cell.added, thread)) return did_without(cell.added, "wrote", kNoBarrier);
-  if (cell.stores > 0) return still_storing(cell);
-  if (const Access* reader = colliding_reader(cell, thread)) return did_without(*reader, "read", kNoBarrier);
+  if (is_atomic && cell.write.thread == kNobody) return {Wrong::unwritten};
+  if (collides(cell.write, thread)) return {Wrong::unordered_write};
+  if (!is_atomic && collides(cell.added, thread)) return {Wrong::unordered, &cell.added, "wrote", kNoBarrier};
+  if (cell.stores > 0) return {Wrong::storing};
+  if (const Access* reader = colliding_reader(cell, thread))
+    return {Wrong::unordered, reader, "read", kNoBarrier};
   if (kind == AccessKind::start_tensor_load && cell.write.thread != kNobody && !is_fenced(cell, thread))
-    return wrote_unfenced(cell);
+    return {Wrong::unfenced_write};
   return {};
 }
 
-std::string Shadow::fault_of_send(const Cell& cell, const Clock& sender) const {
-  if (cell.copying != Copying::no) return still_copying(cell);
-  if (cell.stores > 0) return still_storing(cell);
-  if (collides(cell.write, sender)) return did_without(cell.write, "wrote", kNotTold);
-  if (const Access* reader = colliding_reader(cell, sender)) return did_without(*reader, "read", kNotTold);
+Shadow::Finding Shadow::fault_of_send(const Cell& cell, const Clock& sender) const {
+  if (cell.copying != Copying::no) return {Wrong::copying};
+  if (cell.stores > 0) return {Wrong::storing};
+  if (collides(cell.write, sender)) return {Wrong::unordered, &cell.write, "wrote", kNotTold};
+  if (const Access* reader = colliding_reader(cell, sender))
+    return {Wrong::unordered, reader, "read", kNotTold};
+  return {};
+}
+
+std::string Shadow::words(const Cell& cell, const Finding& finding) const {
+  const std::string written = source_line(cell.write.site);
+  switch (finding.wrong) {
+    case Wrong::nothing:
+      break;
+    case Wrong::copying:
+      return still_copying(cell);
+    case Wrong::storing:
+      return "a tensor copy reads" + source_line(cell.read.site) + " and nobody has waited for";
+    case Wrong::unwritten:
+      return "nothing has written";
+    case Wrong::unordered_write:
+      if (cell.sent) return "another block sent" + written + " and this thread has not waited for";
+      return did_without(cell.write, "wrote", kNoBarrier);
+    case Wrong::unfenced_write:
+      if (cell.sent) return "another block sent" + written + " and wgmma and tensor copies do not see";
+      return did_without(cell.write, "wrote", kNoFence);
+    case Wrong::unordered:
+      return did_without(*finding.earlier, finding.did, finding.missing);
+  }
   return {};
 }
 
@@ -339,22 +364,6 @@ std::string Shadow::still_copying(const Cell& cell) {
     return "another block sends to" + source_line(cell.write.site) + " and nobody has waited for";
   return "thread " + std::to_string(cell.write.thread) + " copies to" + source_line(cell.write.site) +
          (cell.copying == Copying::by_thread ? " and has not waited for" : " and nobody has waited for");
-}
-
-std::string Shadow::still_storing(const Cell& cell) {
-  return "a tensor copy reads" + source_line(cell.read.site) + " and nobody has waited for";
-}
-
-std::string Shadow::wrote_unordered(const Cell& cell) const {
-  if (cell.sent)
-    return "another block sent" + source_line(cell.write.site) + " and this thread has not waited for";
-  return did_without(cell.write, "wrote", kNoBarrier);
-}
-
-std::string Shadow::wrote_unfenced(const Cell& cell) const {
-  if (cell.sent)
-    return "another block sent" + source_line(cell.write.site) + " and wgmma and tensor copies do not see";
-  return did_without(cell.write, "wrote", kNoFence);
 }
 
 std::string Shadow::did_without(const Access& earlier, const char* did, const char* missing) const {

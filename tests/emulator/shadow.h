@@ -98,6 +98,23 @@ class Shadow {
     Clock arriving, complete;
   };
 
+  /// What is wrong with an access to a cell: words() says it. Nearly always nothing.
+  enum class Wrong : unsigned char {
+    nothing,
+    copying,
+    storing,
+    unwritten,
+    unordered_write,
+    unfenced_write,
+    unordered
+  };
+  struct Finding {
+    Wrong wrong = Wrong::nothing;
+    const Access* earlier = nullptr;  ///< if it is unordered:
+    const char* did = "";             ///< what that one did
+    const char* missing = "";         ///< what would order it
+  };
+
   /// Of one warp's lanes; negative if that is not so.
   static int warp_of(const Access& access);
   static bool is_of_warp(const Access& access, int warp);
@@ -110,7 +127,11 @@ class Shadow {
   Clock known_from_here(int thread);
   bool is_load(const Access& access) const { return access.thread >= first_load_; }
   /// Whether nothing orders it before an access by `thread` now.
-  bool collides(const Access& earlier, int thread) const;
+  bool collides(const Access& earlier, int thread) const {
+    return earlier.thread != kNobody && earlier.thread != thread && earlier.time >= last_barrier_ &&
+           collides_since_barrier(earlier, thread);
+  }
+  bool collides_since_barrier(const Access& earlier, int thread) const;
   /// The same for what a block with this clock sends.
   bool collides(const Access& earlier, const Clock& sender) const;
   /// The reader of the cell that collides with a thread or sender; null if none does.
@@ -120,14 +141,12 @@ class Shadow {
   void add_reader_of_several(Cell& cell, const Access& reader);
   /// Whether wgmma or a tensor copy that `thread` starts sees what was written.
   bool is_fenced(const Cell& cell, int thread) const;
-  /// What is wrong with an access to a cell, in words that follow "which".
-  std::string fault_of_read(const Cell& cell, int thread, AccessKind kind) const;
-  std::string fault_of_write(const Cell& cell, int thread, AccessKind kind) const;
-  std::string fault_of_send(const Cell& cell, const Clock& sender) const;
+  Finding fault_of_read(const Cell& cell, int thread, AccessKind kind) const;
+  Finding fault_of_write(const Cell& cell, int thread, AccessKind kind) const;
+  Finding fault_of_send(const Cell& cell, const Clock& sender) const;
+  /// The finding in words that follow "which".
+  std::string words(const Cell& cell, const Finding& finding) const;
   static std::string still_copying(const Cell& cell);
-  static std::string still_storing(const Cell& cell);
-  std::string wrote_unordered(const Cell& cell) const;
-  std::string wrote_unfenced(const Cell& cell) const;
   std::string did_without(const Access& earlier, const char* did, const char* missing) const;
 
   std::vector<Cell> cells_;

@@ -61,6 +61,15 @@ void for_each_element(const PendingBox& copy, Move move) {
   }
 }
 
+/// Of its bytes those that lie in the tensor.
+std::int64_t bytes_inside(const PendingBox& copy) {
+  std::int64_t bytes = 0;
+  for_each_element(copy, [&](int, const unsigned char* place) {
+    if (place != nullptr) bytes += copy.tensor.element_bytes;
+  });
+  return bytes;
+}
+
 void deliver(const PendingBox& load) {
   const auto bytes = static_cast<std::size_t>(load.tensor.element_bytes);
   for_each_element(load, [&](int offset, const unsigned char* source) {
@@ -165,6 +174,7 @@ void tensor_load(void* shared, const void* map, TensorPlace place, unsigned long
   const auto bytes = static_cast<std::size_t>(load.tensor.box_bytes());
   block.note_access(AccessKind::start_tensor_load, shared, bytes, site);
   std::memset(shared, 0xff, bytes);
+  if (Work* work = block.work()) work->loaded_bytes += bytes_inside(load);
   barrier.loads.push_back(load);
   advance(block, barrier);
 }
@@ -175,6 +185,7 @@ void tensor_store(const void* map, const void* shared, TensorPlace place) {
   PendingBox store = box_of(block, "tensor_store", map, shared, place, site);
   block.note_access(AccessKind::start_tensor_store, shared,
                     static_cast<std::size_t>(store.tensor.box_bytes()), site);
+  if (Work* work = block.work()) work->stored_bytes += bytes_inside(store);
   store.group = block.thread().store_group;
   block.thread().stores.push_back(store);
 }

@@ -99,6 +99,7 @@ void finish(Block& block, const Operands& threads) {
   const auto warp = static_cast<std::uint32_t>(block.thread_index() % kWarpgroupThreads / kLanes);
   for (std::size_t index = 0; index < static_cast<std::size_t>(count); ++index) {
     const PendingProduct& product = first.products[index];
+    if (Work* work = block.work()) work->multiply_adds += std::int64_t{16} * product.n * kContraction;
     const Matrix a = product.registers != nullptr ? load_registers(threads, index)
                                                   : load(block, product.a, 16 * warp, 16, product.call_site);
     const Matrix b = load(block, product.b, 0, static_cast<std::uint32_t>(product.n), product.call_site);

@@ -82,7 +82,7 @@ TEST_CASE("nothing is predicted to beat the floor") {
     }
 }
 
-TEST_CASE("the model's choice is legal and meant for the class, for small work and large") {
+TEST_CASE("the model's choice is legal and meant for the class, for small work and large", "[wide]") {
   for (const char* name : {"sm_86", "sm_90a"}) {
     const Architecture gpu = architecture(name);
     for (const Problem& problem :

@@ -145,9 +145,9 @@ TEST_CASE("family walks serves every head dim on large GPUs, and all but the lar
       for (const int v : kHeadDims)
         for (const DType dtype : kDTypes)
           for (const int group : {1, 4}) {
-            // Of large ones only those at the limit, which need most.
+            // Those at the limit need most; of the others the square ones.
             const int limit = dtype == DType::fp32 ? fp32_dim : dim, large = std::max(k, v);
-            if (large > limit || (std::min(k, v) > 64 && large < limit)) continue;
+            if (large > limit || (k != v && large < limit)) continue;
             const Problem problem = backward_of(k, v, dtype, group);
             const std::vector<Variant> variants = space(problem, gpu);
             for (const Accuracy accuracy : kClasses)
@@ -303,7 +303,7 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 64 and 37"});
 }
 
-TEST_CASE("each constraint of family walks refuses in its own words what breaks only it") {
+TEST_CASE("each constraint of family walks refuses in its own words what breaks only it", "[wide]") {
   const Architecture gpu = architecture("sm_90a");
   const std::set<std::string> plain = refusals(backward_of(64, 64), gpu, Family::walks);
   says(plain, {"tile_k=128 wastes 16 or more channels of head_dim_k=64"});

@@ -199,7 +199,7 @@ TEST_CASE("a call whose later kernels need too large a grid enqueues none of the
   CHECK(*counter("fake_launches") == before);
 }
 
-TEST_CASE("a backward call makes three launches, or as many as its gradients need") {
+TEST_CASE("a backward call makes three launches, or as many as its gradients need", "[wide]") {
   if (cannot_run()) return;
   Fixture fixture;
   const BackwardCall call = backward_call();

@@ -196,8 +196,14 @@ TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
   };
   REQUIRE(host_side() > 0);
   const long before = allocations();
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr double kLimit = 1;  // no matter how long it takes
+#else
+  constexpr double kLimit = 1e-6;
+#endif
   double best = 1;
-  for (int batch = 0; batch < 2000; ++batch) {  // 0.1 s: somewhere the machine has nothing else to do
+  // At least 0.1 s, and 5 s at most: somewhere the machine has nothing else to do.
+  for (int batch = 0; batch < 2000 || (best >= kLimit && batch < 50000); ++batch) {
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < 100; ++i) (void)host_side();
     best =
@@ -205,12 +211,10 @@ TEST_CASE("the hot path takes under a microsecond and allocates nothing") {
   }
   CHECK(allocations() == before);
   WARN("checks, dispatch and plan of a call: " << 1e9 * best << " ns");
-#if !defined(__SANITIZE_ADDRESS__)
-  CHECK(best < 1e-6);
-#endif
+  CHECK(best < kLimit);
 }
 
-TEST_CASE("a plan kept from an earlier call is the generator's plan") {
+TEST_CASE("a plan kept from an earlier call is the generator's plan", "[wide]") {
   for (const Problem& problem : {chunk_problem(), chunk_problem(64, 64), recurrent_problem()}) {
     const std::uint64_t id = next_plan_id();
     for (const Workload& workload :

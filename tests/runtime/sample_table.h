@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "driver.h"
 #include "gla/generator/model.h"
@@ -38,13 +41,14 @@ inline driver::Device h100() {
   return device;
 }
 
-/// The variants of a problem that are meant for a class, in the space's order.
-inline std::vector<Variant> variants(const Problem& problem, Accuracy accuracy = Accuracy::standard) {
-  std::vector<Variant> meant;
-  for (const Variant& variant : space(problem, hopper())) {
-    if (meant_for(problem, variant, accuracy)) meant.push_back(variant);
-  }
-  return meant;
+/// The variants of a problem that are meant for a class, in the space's order; found once, for one thread.
+inline const std::vector<Variant>& variants(const Problem& problem, Accuracy accuracy = Accuracy::standard) {
+  static std::map<std::pair<Problem, Accuracy>, std::vector<Variant>> known;
+  const auto [place, is_new] = known.try_emplace({problem, accuracy});
+  if (is_new)
+    for (const Variant& variant : space(problem, hopper()))
+      if (meant_for(problem, variant, accuracy)) place->second.push_back(variant);
+  return place->second;
 }
 
 inline Point point(const Workload& workload, const Variant& variant, Accuracy accuracy = Accuracy::standard) {
