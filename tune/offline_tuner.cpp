@@ -118,13 +118,13 @@ void take_answer(OfflineTask& offline, const Candidate& verified, const Answer<V
   }
 }
 
-/// Of a variant, and of the other kernel that serves packed sequences where the variant is recommended.
-Answer<Verdict> verified(const Problem& problem, const Variant& variant, const Architecture& architecture,
+/// Of a candidate, and of the other kernel that serves packed sequences where it is recommended.
+Answer<Verdict> verified(const Problem& problem, const Candidate& candidate, const Architecture& architecture,
                          const VerifyVariant& verify) {
-  const auto answer = verify(problem, variant);
-  const Variant form = packed_form(variant);
+  const auto answer = verify(problem, candidate.variant);
+  const Variant form = packed_form(candidate.variant);
   if (answer.refused() || !answer.value.fast || !check(problem, architecture, form).ok() ||
-      render(problem, form).text == render(problem, variant).text)
+      render(problem, form).text == candidate.kernel)
     return answer;
   const auto refusal = refusal_of_packed_form(answer.value, form, verify(problem, form));
   return refusal ? Answer<Verdict>{{}, *refusal} : answer;
@@ -160,7 +160,7 @@ void verify_recommended(std::vector<OfflineTask>& tasks, const Architecture& arc
     in_parallel(unverified.size(), options.jobs, [&](std::size_t i) {
       OfflineTask& offline = *unverified[i].offline;
       const Candidate& candidate = *unverified[i].candidate;
-      const auto answer = verified(offline.task->problem, candidate.variant, architecture, options.verify);
+      const auto answer = verified(offline.task->problem, candidate, architecture, options.verify);
       const std::lock_guard lock(mutex);
       take_answer(offline, candidate, answer, progress);
       ++done;

@@ -71,7 +71,6 @@ bool ProblemTuner::known(const Variant& variant) const {
 }
 
 std::size_t ProblemTuner::tries_left() const {
-  if (!task_.variants.empty()) return task_.variants.size();
   const auto tried = static_cast<std::size_t>(std::count_if(
       records_.begin(), records_.end(), [](const auto& entry) { return entry.second.complete(); }));
   return bench_.most_variants - std::min(tried, bench_.most_variants);

@@ -26,7 +26,7 @@ struct TuningBench {
   Progress& progress;
   const Architecture& architecture;
   double copy_bandwidth = 0;  ///< bytes per second
-  /// Variants of a searched problem that are tried at most: with time enough a run ends in the same place on any host.
+  /// Variants of a problem that are tried at most: with time enough a run ends in the same place on any host.
   std::size_t most_variants = std::numeric_limits<std::size_t>::max();
 };
 
