@@ -177,8 +177,11 @@ struct ChunkGates {
   /// What a lane has of 16 channels of a chunk.
   using OfChunk = LaneValues<kShape.chunk>;
 
+  /// Two octets of 16 channels: of each channel of a lane two tokens each.
+  using OctetPair = float[2][2][2];
+
   /// An octet pair of a chunk, in the order of tokens that lanes have.
-  GLA_DEVICE static void load(float (&x)[2][2][2], const RawTile<typename Config::Element>& tile, int channel,
+  GLA_DEVICE static void load(OctetPair& x, const RawTile<typename Config::Element>& tile, int channel,
                               int pair) {
     if constexpr (kInOrder) {
       load_octets<16>(x, tile, 16 * pair, channel, 0);
@@ -209,11 +212,9 @@ struct ChunkGates {
       split<kParts>(words, x);
     }
   }
-  /// An octet pair of k^ and of q^; `relative` is b - m.
+  /// An octet pair of k^, or of q^, from that of k or q; `relative` is b - m.
   template <Second kSecond = Second::rest>
-  GLA_DEVICE void make_k(Words<kParts>& words, int channel, int pair, const OfChunk& relative) const {
-    float x[2][2][2];
-    load(x, tiles.raw_k(), channel, pair);
+  GLA_DEVICE void make_k(Words<kParts>& words, OctetPair& x, int pair, const OfChunk& relative) const {
     GLA_UNROLL
     for (int i = 0; i < 8; ++i)
       if constexpr (kGated)
@@ -221,10 +222,7 @@ struct ChunkGates {
     convert<kSecond>(words, x);
   }
   template <Second kSecond = Second::rest>
-  GLA_DEVICE void make_q(Words<kParts>& words, int head, int channel, int pair,
-                         const OfChunk& relative) const {
-    float x[2][2][2];
-    load(x, tiles.raw_q(head), channel, pair);
+  GLA_DEVICE void make_q(Words<kParts>& words, OctetPair& x, int pair, const OfChunk& relative) const {
     GLA_UNROLL
     for (int i = 0; i < 8; ++i) {
       if constexpr (kGated) {
@@ -334,24 +332,33 @@ struct ChunkGates {
           }
         }
       }
+      // By octet pair k and each q. What comes next is loaded before anything is stored, behind which the compiler would leave it.
+      constexpr int kTiles = 1 + kHeads, kSteps = kTokens / 16 * Blocks * kTiles;
+      OctetPair x[2];
+      Words<kParts> k;
+      const auto load_next = [&](int step) {
+        const int tile = step % kTiles, which = step / kTiles;
+        load(x[step % 2], tile == 0 ? gates.tiles.raw_k() : gates.tiles.raw_q(tile - 1),
+             channel(which % Blocks), which / Blocks);
+      };
+      load_next(0);
       GLA_UNROLL
-      for (int pair = 0; pair < kTokens / 16; ++pair) {
-        GLA_UNROLL
-        for (int b = 0; b < Blocks; ++b) {
-          Words<kParts> k;
-          gates.template make_k<kSecond>(k, channel(b), pair, sums[b].own);
+      for (int step = 0; step < kSteps; ++step) {
+        const int tile = step % kTiles, b = step / kTiles % Blocks, pair = step / kTiles / Blocks;
+        if (step + 1 < kSteps) load_next(step + 1);
+        if (tile == 0) {
+          gates.template make_k<kSecond>(k, x[step % 2], pair, sums[b].own);
           if constexpr (kHalves) check.add_keys(pair, k[1]);
-          if constexpr (!InPlace) gates.template store_k<kSecond>(k, channel(b), pair);
-          GLA_UNROLL
-          for (int head = 0; head < kHeads; ++head) {
-            Words<kParts> q;
-            gates.template make_q<kSecond>(q, head, channel(b), pair, sums[b].own);
-            if constexpr (kHalves) check.add_queries(head, q[1]);
-            if constexpr (InPlace) warp_sync();
-            gates.store_q(q, head, channel(b), pair);
-          }
+        } else {
+          Words<kParts> q;
+          gates.template make_q<kSecond>(q, x[step % 2], pair, sums[b].own);
+          if constexpr (kHalves) check.add_queries(tile - 1, q[1]);
+          if constexpr (InPlace) warp_sync();
+          gates.store_q(q, tile - 1, channel(b), pair);
+        }
+        if (tile == kHeads) {
           if constexpr (InPlace && kHeads == 0) warp_sync();
-          if constexpr (InPlace) gates.template store_k<kSecond>(k, channel(b), pair);
+          gates.template store_k<kSecond>(k, channel(b), pair);
         }
       }
       if constexpr (kHalves) return check.holds();

@@ -83,7 +83,8 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
   // ---- producers -------------------------------------------------------------------------------------------------
 
   GLA_DEVICE void produce() const {
-    int chunk = Producers::team(), reloads = 0;
+    int chunk = kTeams == 1 ? 0 : static_cast<int>(uniform(static_cast<unsigned int>(Producers::team())));
+    int reloads = 0;
     // Not kept in registers of the walk, which seldom loads again.
     if (kGated && Producers::warp() == 0 && lane_index() == 0) shared_source() = source();
     if constexpr (Work::kLeads) produce<false>(work.lead, chunk, reloads);
@@ -137,7 +138,9 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
           } else if (scores) {
             GLA_UNROLL_BY(1)
             for (int pair = 0; pair < kScorePairs; pair += kTogether) {
-              const int mine = kTogether > 1 ? first : 0;  // a constant where there is one pair
+              static_assert(kTogether <= 2);
+              const int mine =
+                  kTogether > 1 && warp_any(first != 0) ? 1 : 0;  // a vote: the same for the warp
               WarpgroupScores<kShape, Tiles>{tiles.with_scores(takes_all(chunk)), 2 * (pair + mine)}.make(
                   operands == Operands::halves);
             }
@@ -161,7 +164,9 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
     const int next = chunk + kStages;
     if (next >= chunks) return;
     barrier_wait(tiles_of(chunk).made(), parity_of(chunk));
-    if (elect_lane()) load_gates(shared_source(), next);
+    const Source from =
+        shared_source();  // by all: reads of one lane alone would make the walk's variables each lane's own
+    if (elect_lane()) load_gates(from, next);
   }
 
   /// What the second parts of operands are to be. Not halves where the state takes up the whole of them, and where rows may be
@@ -170,7 +175,7 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
   GLA_DEVICE Second second_parts(int chunk) const {
     if constexpr (!WithOutputs) return takes_all(chunk) ? Second::rest : Second::none;
     if constexpr (!kHalves) return Second::rest;
-    const bool tries = chunk >= *tiles_of(chunk).halves_from(Producers::team());
+    const bool tries = warp_any(chunk >= *tiles_of(chunk).halves_from(Producers::team()));
     return tries && place_of(chunk) != chunks - 1 ? Second::half : Second::rest;
   }
 
@@ -185,8 +190,8 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
     for (int head = 0; head < kHeads; ++head) {
       if (head > 0 || !is_intact) {
         unsigned long long* reloaded = tiles.reloaded(Producers::team());
-        if (warp_any(Producers::warp() == 0) && elect_lane())
-          load_again(shared_source(), chunk, head == 0, reloaded);
+        const Source from = shared_source();
+        if (warp_any(Producers::warp() == 0) && elect_lane()) load_again(from, chunk, head == 0, reloaded);
         barrier_wait(reloaded, reloads++ % 2);
         if (warp_any(is_cut(chunk))) {
           zero_rows(tiles, rows_of(chunk));
@@ -229,10 +234,9 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
   GLA_DEVICE static Operands operands_of(int chunk) {
     if constexpr (!kGated) return Operands::parts;
     const int mark = mark_of(chunk, static_cast<unsigned int>(lane_index()));
-    if (warp_any((mark & Mark::kSteep) != 0)) return Operands::steep;
-    if constexpr (!kHalves) return Operands::parts;
-    if (!warp_any(mark != Mark::kNone)) return Operands::halves;
-    return warp_any((mark & Mark::kParts) == 0) ? Operands::steep : Operands::parts;
+    if (!warp_any(mark != Mark::kNone)) return kHalves ? Operands::halves : Operands::parts;
+    const bool is_steep = (mark & Mark::kSteep) != 0 || (kHalves && (mark & Mark::kParts) == 0);
+    return warp_any(is_steep) ? Operands::steep : Operands::parts;
   }
   GLA_DEVICE static bool has_one_pivot(int chunk) { return operands_of(chunk) != Operands::steep; }
 
@@ -240,8 +244,9 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
   /// going back q.
   GLA_DEVICE static void zero_rows(const Tiles& tiles, int rows) {
     const int from = rows * 16;
-    for (int channel = 16 * Producers::warp(); channel < kShape.padded_k();
-         channel += 16 * Producers::kWarps) {
+    GLA_UNROLL_BY(1)
+    for (int n = 0; n < kShape.padded_k() / 16 / Producers::kWarps; ++n) {
+      const int channel = 16 * (Producers::warp() + n * Producers::kWarps);
       GLA_UNROLL_BY(1)
       for (int i = from + lane_index(); i < kChunk * 16; i += kWarpSize) {
         const RawTile<Element> added = kShape.value_gradients ? tiles.raw_q(0) : tiles.raw_k();

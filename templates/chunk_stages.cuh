@@ -38,7 +38,7 @@ struct ChunkStages {
     static constexpr int kWarps = kShape.team(), kThreads = kWarpSize * kWarps;
     GLA_DEVICE static int of_all() { return warp_index() - Consumers::kWarps; }
     GLA_DEVICE static int team() { return kTeams == 1 ? 0 : of_all() / kWarps; }
-    GLA_DEVICE static int warp() { return kTeams == 1 ? of_all() : of_all() % kWarps; }
+    GLA_DEVICE static int warp() { return static_cast<int>(static_cast<unsigned int>(of_all()) % kWarps); }
     GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
     GLA_DEVICE static void sync() { part_sync<kThreads>(kTeamBarrier + team()); }
   };

@@ -133,11 +133,6 @@ class KeyPipeline : public KeyStages<Config, kForward, kPass> {
     part_sync<kGroupThreads>(kProducersBarrier);
   }
 
-  /// The operand that lies some bytes, a multiple of 16, behind another.
-  GLA_DEVICE static MatrixDescriptor further(MatrixDescriptor descriptor, Index bytes) {
-    return descriptor + static_cast<MatrixDescriptor>(bytes / 16);
-  }
-
   /// P = tril(dO V^T), by the producers' warpgroup.
   GLA_DEVICE void make_scores() const {
     Sums sums;
@@ -148,7 +143,7 @@ class KeyPipeline : public KeyStages<Config, kForward, kPass> {
     warpgroup_fence();
     GLA_UNROLL
     for (int channel = 0; channel < kPaddedV; channel += kStep) {
-      const auto bytes = along(values, channel) - values.base;
+      const int bytes = along(values, channel);
       warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows>(
           sums, further(rows, bytes), further(columns, bytes), channel > 0);
     }
@@ -362,9 +357,9 @@ class KeyPipeline : public KeyStages<Config, kForward, kPass> {
         const int column = (batch * kBatch + step) * kStep;
         GLA_UNROLL
         for (int part = 0; part < kParts; ++part)
-          warpgroup_multiply<kChunk, Contraction::along_rows>(
-              sums, state_words[step * kParts + part],
-              further(of_values, along(values, column) - values.base), column + part > 0);
+          warpgroup_multiply<kChunk, Contraction::along_rows>(sums, state_words[step * kParts + part],
+                                                              further(of_values, along(values, column)),
+                                                              column + part > 0);
       }
       warpgroup_commit();
     }
@@ -383,7 +378,7 @@ class KeyPipeline : public KeyStages<Config, kForward, kPass> {
   /// The warpgroup's columns of a tile of value channels.
   GLA_DEVICE OperandTile own_columns(const RawTile<Element>& values) const {
     OperandTile own = values.operand();
-    if constexpr (kSplit > 1) own.base += along(own, this->first_column()) - own.base;
+    if constexpr (kSplit > 1) own.base += along(own, this->first_column());
     own.columns = kColumns;
     return own;
   }

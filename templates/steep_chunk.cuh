@@ -32,13 +32,17 @@ struct SteepChunk {
   /// Scores take the place of operands; then warps keep them until the end: those of the first share the scores of their own block,
   /// those of the other one the scores of pairs of blocks.
   static constexpr bool kLate = Tiles::kScoresOverOperands;
+  /// Whether one lane's stores stand behind a branch. It makes ptxas take the whole walk of a cluster's blocks for divided where second
+  /// parts are made, and give up its uniform registers; elsewhere the walk spills without it.
+  static constexpr bool kBranches = kShape.cluster == 1 || kParts == 1;
   static_assert(!kLate || ((kBlocks == 2 || kBlocks == 4) && kShares == 2));
 
   Tiles tiles;
   int head;
   float scale;
-  /// The warp in the team, and the lane, in a way that leaves ordinary chunks their registers.
-  unsigned int of_team = opaque(static_cast<unsigned int>(Team::warp()));
+  /// The warp in the team, which the compiler is to know for the same in all lanes, and the lane, in a way that leaves ordinary chunks
+  /// their registers.
+  unsigned int of_team = uniform(opaque(static_cast<unsigned int>(Team::warp())));
   unsigned int thread = opaque(static_cast<unsigned int>(lane_index()));
 
   /// Leaves the operands and the scores to be seen by products that follow a barrier, and `before`.
@@ -227,7 +231,12 @@ struct SteepChunk {
         const float of_early = upto[early] * behind[early], of_late = upto[late] * behind[late];
         upto[late] *= of_early;
         behind[early] *= of_late;
-        if (row == 0) totals(of_block)[channel + column(early / 2) + i % 2] = of_early * of_late;
+        float* const total = totals(of_block) + channel + column(early / 2) + i % 2;
+        if constexpr (kBranches) {
+          if (row == 0) *total = of_early * of_late;
+        } else {
+          store_if(row == 0, total, of_early * of_late);
+        }
       }
       GLA_UNROLL
       for (int i = 0; i < 8; ++i) x[i] = q_rows[i] * (scale * upto[i]);

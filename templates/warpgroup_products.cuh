@@ -11,9 +11,9 @@ namespace gla {
 
 inline constexpr int kStep = 16;  // of the contraction in one product
 
-/// Elements [column, column + 16) of each row.
-GLA_DEVICE const unsigned char* along(const OperandTile& tile, int column) {
-  return tile.base + column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
+/// Elements [column, column + 16) of each row: bytes from the tile's first ones.
+GLA_DEVICE int along(const OperandTile& tile, int column) {
+  return column / kPanelColumns * tile.panel_bytes + column % kPanelColumns * 2;
 }
 
 /// Stores a warp's 16 rows of a product's lower triangle, from i0 on, in a tile's columns from `column` on.
@@ -85,10 +85,11 @@ struct WarpgroupScores {
   template <bool Halves>
   GLA_DEVICE static void add_product(Scores& scores, const OperandTile& q, const OperandTile& k,
                                      bool accumulate) {
+    const MatrixDescriptor rows = row_major_descriptor(q.base), columns = row_major_descriptor(k.base);
     GLA_UNROLL
     for (int channel = 0; channel < kShape.padded_k(); channel += kStep)
       warpgroup_multiply<kChunk, Contraction::along_rows, Contraction::along_rows, Halves>(
-          scores, row_major_descriptor(along(q, channel)), row_major_descriptor(along(k, channel)),
+          scores, further(rows, along(q, channel)), further(columns, along(k, channel)),
           accumulate || channel > 0);
   }
 
@@ -225,6 +226,7 @@ struct WarpgroupProducts {
   template <int Sets>
   GLA_DEVICE void add_state_product(Sums& sums, int i, int row0, Operands (&operands)[Sets]) {
     const OperandTile q = kBack ? tiles.k(0) : tiles.q(0, 0);
+    const MatrixDescriptor rows = row_major_descriptor(q.base);
     GLA_UNROLL
     for (int batch = 0; batch < kSteps / kBatch; ++batch) {
       Operands& set = operands[batch % Sets];
@@ -240,7 +242,7 @@ struct WarpgroupProducts {
       for (int k = 0; k < kBatch; ++k) {
         const int step = batch * kBatch + k;
         warpgroup_multiply<kColumns, Contraction::along_rows>(
-            sums, set[k], row_major_descriptor(along(q, step * kStep) + row0 * kPanelRowBytes), step > 0);
+            sums, set[k], further(rows, along(q, step * kStep) + row0 * kPanelRowBytes), step > 0);
       }
     }
   }
@@ -248,43 +250,47 @@ struct WarpgroupProducts {
   GLA_DEVICE void add_score_product(Sums& sums, int i, int row0) const {
     if constexpr (kBack) return add_turned_score_product(sums, i);
     const OperandTile scores = tiles.scores(0);
+    const MatrixDescriptor values = v_columns(i), rows = row_major_descriptor(scores.base);
     GLA_UNROLL
     for (int column = 0; column < kChunk; column += kStep)
       warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::along_rows>(
-          sums, v_columns(i, column), row_major_descriptor(along(scores, column) + row0 * kPanelRowBytes),
-          true);
+          sums, further(values, column * kPanelRowBytes),
+          further(rows, along(scores, column) + row0 * kPanelRowBytes), true);
   }
 
   GLA_DEVICE void add_turned_score_product(Sums& sums, int i) const {
+    const MatrixDescriptor values = v_columns(i);
     GLA_UNROLL
     for (int part = 0; part < kShape.score_operand_parts(); ++part) {
       const OperandTile scores = tiles.scores(part);
+      const MatrixDescriptor columns = column_major_descriptor(scores.base, scores.panel_bytes);
       GLA_UNROLL
       for (int row = 0; row < kChunk; row += kStep)
         warpgroup_multiply<kColumns, Contraction::across_rows, Contraction::across_rows>(
-            sums, v_columns(i, row),
-            column_major_descriptor(scores.base + row * kPanelRowBytes, scores.panel_bytes), true);
+            sums, further(values, row * kPanelRowBytes), further(columns, row * kPanelRowBytes), true);
     }
   }
 
   /// U^T += V^T k^ with part `part` of k^.
   GLA_DEVICE void add_update(int part) {
     const OperandTile k = kBack ? tiles.q(0, part) : tiles.k(part);
+    const MatrixDescriptor columns = column_major_descriptor(k.base, k.panel_bytes);
     GLA_UNROLL
     for (int i = 0; i < kBlocksV; ++i) {
+      const MatrixDescriptor values = v_columns(i);
       GLA_UNROLL
       for (int token = 0; token < kChunk; token += kStep)
         warpgroup_multiply<kPaddedK, Contraction::across_rows, Contraction::across_rows>(
-            state.tiles[i], v_columns(i, token),
-            column_major_descriptor(k.base + token * kPanelRowBytes, k.panel_bytes), true);
+            state.tiles[i], further(values, token * kPanelRowBytes), further(columns, token * kPanelRowBytes),
+            true);
     }
   }
 
-  /// This warpgroup's channels of its block i, of 16 tokens of v.
-  GLA_DEVICE MatrixDescriptor v_columns(int i, int token) const {
+  /// This warpgroup's channels of its block i, of the first tokens of v.
+  GLA_DEVICE MatrixDescriptor v_columns(int i) const {
     const OperandTile v = tiles.v(0);
     const int panel = ChunkState<kShape>::block_v(i) / kPanelColumns;
-    return column_major_descriptor(v.base + panel * v.panel_bytes + token * kPanelRowBytes, v.panel_bytes);
+    return column_major_descriptor(v.base + panel * v.panel_bytes, v.panel_bytes);
   }
 };
 

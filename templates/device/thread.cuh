@@ -31,11 +31,12 @@ GLA_DEVICE long long grid_size() {
 #endif
 }
 
+// Through unsigned numbers: of signed ones the compiler does not know that they are no less than 0, and rounds quotients towards it.
 GLA_DEVICE int lane_index() {
-  return thread_index() % kWarpSize;
+  return static_cast<int>(static_cast<unsigned int>(thread_index()) % kWarpSize);
 }
 GLA_DEVICE int warp_index() {
-  return thread_index() / kWarpSize;
+  return static_cast<int>(static_cast<unsigned int>(thread_index()) / kWarpSize);
 }
 
 /// The same value, of which the compiler knows nothing: what follows from it is computed where it is needed and nowhere ahead, where
@@ -54,6 +55,18 @@ GLA_DEVICE unsigned int uniform(unsigned int value) {
   return value;
 #else
   return __reduce_or_sync(0xffffffffu, value);
+#endif
+}
+
+/// Stores where `condition` holds, without a branch: behind one that some lanes take the compiler may hold the whole walk for
+/// divided, and gives up uniform registers.
+GLA_DEVICE void store_if(bool condition, float* address, float value) {
+#if defined(GLA_EMULATOR)
+  if (condition) *address = value;
+#else
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.f32 [%0], %1;\n}\n" ::"l"(address), "f"(value),
+               "r"(static_cast<int>(condition))
+               : "memory");
 #endif
 }
 

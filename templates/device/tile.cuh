@@ -12,6 +12,14 @@ namespace gla {
 
 inline constexpr int kPanelColumns = kPanelRowBytes / 2;
 
+/// Address of byte `byte` of a row whose panels follow each other.
+GLA_DEVICE unsigned char* in_panels(unsigned char* base, int panel_bytes, int row, int byte) {
+  // Without a sign: the compiler does not know that there is none, and quotients of signed numbers are more instructions.
+  const unsigned int unsigned_byte = static_cast<unsigned int>(byte);
+  return base + static_cast<int>(unsigned_byte / kPanelRowBytes) * panel_bytes +
+         swizzled(row, static_cast<int>(unsigned_byte % kPanelRowBytes));
+}
+
 /// A [rows, columns] tile of 16-bit elements: rows `row_bytes` apart, or, with `panel_bytes`, panels of 64 columns in the
 /// layout of warpgroup.cuh.
 struct OperandTile {
@@ -24,7 +32,7 @@ struct OperandTile {
   GLA_DEVICE unsigned char* at(int row, int column) const {
     expect(row >= 0 && row < rows && column >= 0 && column < columns);
     if (panel_bytes == 0) return base + row * row_bytes + 2 * column;
-    return base + column / kPanelColumns * panel_bytes + swizzled(row, column % kPanelColumns * 2);
+    return in_panels(base, panel_bytes, row, 2 * column);
   }
 };
 
@@ -41,7 +49,7 @@ struct RawTile {
     expect(row >= 0 && row < rows && column >= 0 && column < columns);
     const int byte = column * static_cast<int>(sizeof(T));
     if (panel_bytes == 0) return base + row * row_bytes + byte;
-    return base + byte / kPanelRowBytes * panel_bytes + swizzled(row, byte % kPanelRowBytes);
+    return in_panels(base, panel_bytes, row, byte);
   }
   GLA_DEVICE OperandTile operand() const {
     static_assert(sizeof(T) == 2);

@@ -21,14 +21,25 @@ inline constexpr int kPanelRowBytes = 128;
 
 /// Byte offset within a panel of byte `byte` (0..127) of row `row`.
 GLA_HOST_DEVICE constexpr int swizzled(int row, int byte) {
-  return row * kPanelRowBytes + (byte ^ ((row % 8) * 16));
+  return row * kPanelRowBytes + (byte ^ static_cast<int>(static_cast<unsigned int>(row) % 8 * 16));
 }
 
-/// Where a product finds an operand in shared memory (PTX ISA, "Matrix descriptor format").
-using MatrixDescriptor = unsigned long long;
+/// Where a product finds an operand in shared memory (PTX ISA, "Matrix descriptor format"): start address in bits 0..13, leading and
+/// stride byte offset in 16..29 and 32..45, all in units of 16 bytes; swizzle mode in 62..63: 1 is 128 bytes.
+struct MatrixDescriptor {
+  unsigned int low, high;  ///< halves, since the compiler would carry from one to the other what never comes
 
-/// Start address in bits 0..13, leading and stride byte offset in 16..29 and 32..45, all in units of 16 bytes; swizzle
-/// mode in 62..63: 1 is 128 bytes.
+  GLA_DEVICE unsigned long long whole() const {
+#if defined(GLA_EMULATOR)
+    return low | static_cast<unsigned long long>(high) << 32;
+#else
+    unsigned long long result;
+    asm("mov.b64 %0, {%1, %2};\n" : "=l"(result) : "r"(low), "r"(high));
+    return result;
+#endif
+  }
+};
+
 GLA_DEVICE MatrixDescriptor matrix_descriptor(const unsigned char* start, int leading_bytes,
                                               int stride_bytes) {
 #if defined(GLA_EMULATOR)
@@ -36,9 +47,9 @@ GLA_DEVICE MatrixDescriptor matrix_descriptor(const unsigned char* start, int le
 #else
   const unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(start));
 #endif
-  const auto encoded = [](unsigned int bytes) { return MatrixDescriptor{(bytes & 0x3ffffu) >> 4}; };
-  return encoded(address) | encoded(static_cast<unsigned int>(leading_bytes)) << 16 |
-         encoded(static_cast<unsigned int>(stride_bytes)) << 32 | MatrixDescriptor{1} << 62;
+  const auto encoded = [](unsigned int bytes) { return (bytes & 0x3ffffu) >> 4; };
+  return {encoded(address) | encoded(static_cast<unsigned int>(leading_bytes)) << 16,
+          encoded(static_cast<unsigned int>(stride_bytes)) | 1u << 30};
 }
 
 /// An operand whose rows are M or N and whose contraction runs along their 128 bytes (K-major). `start`: 32 * j bytes
@@ -51,6 +62,11 @@ GLA_DEVICE MatrixDescriptor row_major_descriptor(const unsigned char* start) {
 /// the next panel, `panel_bytes` further. `start`: the first of 16 rows, a multiple of 8.
 GLA_DEVICE MatrixDescriptor column_major_descriptor(const unsigned char* start, int panel_bytes) {
   return matrix_descriptor(start, panel_bytes, 8 * kPanelRowBytes);
+}
+
+/// The operand that lies some bytes, a multiple of 16, behind another.
+GLA_DEVICE MatrixDescriptor further(MatrixDescriptor descriptor, int bytes) {
+  return {descriptor.low + static_cast<unsigned int>(bytes / 16), descriptor.high};
 }
 
 /// What a tile's rows are: M or N (K-major), or the contraction (MN-major).
@@ -86,12 +102,13 @@ enum class Contraction { along_rows, across_rows };
                : "memory")
 #define GLA_PRODUCT_OF_TILES(n, type, sums, descriptor_a, descriptor_b, across_a, across_b)                  \
   GLA_PRODUCT(n, type, sums, "%" #descriptor_a ", %" #descriptor_b ", p, 1, 1, %" #across_a ", %" #across_b, \
-              "l"(a), "l"(b), "n"(A == Contraction::across_rows ? 1 : 0),                                    \
+              "l"(a.whole()), "l"(b.whole()), "n"(A == Contraction::across_rows ? 1 : 0),                    \
               "n"(B == Contraction::across_rows ? 1 : 0))
-#define GLA_PRODUCT_OF_REGISTERS(n, sums, a0, a1, a2, a3, descriptor_b, across_b)                          \
-  GLA_PRODUCT(                                                                                             \
-      n, bf16, sums, "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor_b ", p, 1, 1, %" #across_b, \
-      "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B == Contraction::across_rows ? 1 : 0))
+#define GLA_PRODUCT_OF_REGISTERS(n, sums, a0, a1, a2, a3, descriptor_b, across_b)                   \
+  GLA_PRODUCT(n, bf16, sums,                                                                        \
+              "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor_b ", p, 1, 1, %" #across_b, \
+              "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.whole()),                           \
+              "n"(B == Contraction::across_rows ? 1 : 0))
 
 /// d (64 x N) = a * b, `accumulate`: d += a * b. d[j] is the D tile of mma.cuh for columns 8 * j..; warp w of the
 /// warpgroup has rows 16 * w... N: 16, 32, 64, 128 or 256. `Halves`: the elements are fp16; N is
@@ -103,8 +120,8 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], MatrixDescriptor a, Mat
   static_assert(!Halves || N == 32 || N == 64);
 #if defined(GLA_EMULATOR)
   using Operand = emulator::SharedOperand;
-  emulator::wgmma_m64k16(d[0], N, Operand{a, A == Contraction::across_rows, Halves},
-                         Operand{b, B == Contraction::across_rows, Halves}, accumulate);
+  emulator::wgmma_m64k16(d[0], N, Operand{a.whole(), A == Contraction::across_rows, Halves},
+                         Operand{b.whole(), B == Contraction::across_rows, Halves}, accumulate);
 #else
   if constexpr (Halves && N == 32) {
     GLA_PRODUCT_OF_TILES(32, f16, 16, 17, 18, 19, 20);
@@ -130,7 +147,8 @@ GLA_DEVICE void warpgroup_multiply(float (&d)[N / 8][4], const Bits32 (&a)[4], M
                                    bool accumulate) {
   static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256);
 #if defined(GLA_EMULATOR)
-  emulator::wgmma_m64k16(d[0], N, a, emulator::SharedOperand{b, B == Contraction::across_rows}, accumulate);
+  emulator::wgmma_m64k16(d[0], N, a, emulator::SharedOperand{b.whole(), B == Contraction::across_rows},
+                         accumulate);
 #else
   if constexpr (N == 16) {
     GLA_PRODUCT_OF_REGISTERS(16, 8, 9, 10, 11, 12, 13, 14);
