@@ -4,7 +4,8 @@
 //   gates_loaded, loaded   transaction barriers: its gates, and all else, have come (kEarlyGates; else one barrier for all)
 //   converted  one arrival per warp of the team of producers: its channels' operands and factors are there
 //   made       one arrival per warp of the warpgroups that had a part in them: the scores are there too, where it has any
-//   rest_free  of tight stages (PipelineLayout): the scores are made, and q^'s second part may give way to the next chunk's
+//   rest_free  of tight stages (PipelineLayout): the scores are made (of a steep chunk, used), and q^'s second part may give way to the
+//              next chunk's
 //   a barrier of the consumers: all have used it, and the loads of the chunk that comes there next start (but of gates, in whose
 //              place the scores' operands lie: they start as soon as these are made)
 // The blocks of a cluster do this each with their key channels, and exchange the sums of outputs (cluster_sums.cuh).

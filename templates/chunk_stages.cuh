@@ -19,7 +19,10 @@ struct ChunkStages {
   static constexpr PipelineLayout kLayout{kShape};
   /// Then a chunk's q is loaded a chunk later than the rest, once the outputs that lie there have been stored.
   static constexpr bool kTight = kLayout.tight;
-  static constexpr bool kEarlyGates = kShape.early_gates() && !kTight;  // scores lie where gates would be
+  /// A walk back begins with the chunk that may be cut, whose staged rows would lie where the next q comes.
+  static_assert(!kTight || !kShape.value_gradients);
+  /// Scores of tight stages lie where gates of 16 bits would be. (Gates of 32 have a place of their own, and could come early.)
+  static constexpr bool kEarlyGates = kShape.early_gates() && !kTight;
   static constexpr int kStages = kShape.stages;
   static constexpr bool kOutputs = kPass != Pass::segment_states;
   static constexpr bool kGated = kShape.gate_bytes != 0;
@@ -42,8 +45,9 @@ struct ChunkStages {
     GLA_DEVICE static int thread() { return warp() * kWarpSize + lane_index(); }
     GLA_DEVICE static void sync() { part_sync<kThreads>(kTeamBarrier + team()); }
   };
-  /// Of the first team; the others' follow.
-  static constexpr int kTeamBarrier = WarpgroupScores<kShape, Tiles>::kFirstBarrier;
+  /// Of the first team; the others' follow, and those of warpgroups that make scores.
+  static constexpr int kTeamBarrier = 2;
+  static_assert(kTeamBarrier + kTeams <= WarpgroupScores<kShape, Tiles>::kFirstBarrier);
   /// A team's warpgroups, and how many of them make the scores of one chunk: heads' in turns, else whole chunks'.
   static constexpr int kScorers = Producers::kWarps / 4;
   static constexpr int kScorePairs = (kHeads + 1) / 2;

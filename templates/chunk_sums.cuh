@@ -310,7 +310,7 @@ GLA_DEVICE Bits32 ones_of_column(float one) {
   return pack_bf16((row > column) == Behind ? one : 0.0f, (row + 1 > column) == Behind ? one : 0.0f);
 }
 
-/// bf16: by products with ones, which are exact. Where a gate is NaN all sums are.
+/// bf16: by products with ones, which are exact. Where a gate is NaN the sums of its 16 tokens are, and all later ones.
 template <int Tokens>
 GLA_DEVICE bool sum_in_order(LaneValues<Tokens>& sums, SumRange& range, const RawTile<bf16>& gates,
                              int channel) {

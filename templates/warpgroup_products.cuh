@@ -44,8 +44,8 @@ struct WarpgroupScores {
   static constexpr int kChunk = kShape.chunk;
   static constexpr int kScoreParts = kShape.score_parts;
   static constexpr int kHeads = kShape.group_tile > 1 ? 2 : 1;
-  /// Of a warpgroup: this number and those behind it.
-  static constexpr int kFirstBarrier = 2;
+  /// Of the block's first warpgroup; the others' follow.
+  static constexpr int kFirstBarrier = 6;
   /// A product has 64 rows: those of two heads, or more than a chunk has.
   static_assert(kHeads == 1 || kHeads * kChunk == 64);
 

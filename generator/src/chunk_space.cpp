@@ -164,12 +164,6 @@ Status pipeline_constraints(const ChunkShape& shape, int min_blocks) {
         "up to 128 also 2, 4; got chunk={}, cluster={}, head_dim_k={}",
         shape.producers, shape.group_tile, shape.chunk, shape.cluster, shape.head_dim_k));
   }
-  // Behind one warpgroup that multiplies, the barrier by which a team makes the scores of pairs is the next team's own.
-  if (shape.group_tile != 1 && shape.teams() > 1 && shape.warps() == 4) {
-    return invalid_argument(
-        fmt::format("producers={} are {} teams for {} key channels; group_tile={} with warps_v=4 takes one",
-                    shape.producers, shape.teams(), shape.padded_k(), shape.group_tile));
-  }
   if (shape.stages < 2 || shape.stages > PipelineLayout::kMostStages || !shape.async_copy) {
     return invalid_argument(fmt::format("producers={} goes with stages 2 to {}, async_copy=1; got {}, {}",
                                         shape.producers, int{PipelineLayout::kMostStages}, shape.stages,

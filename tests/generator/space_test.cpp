@@ -295,8 +295,6 @@ TEST_CASE("each constraint of the chunk families refuses in its own words what b
   says(grouped, {"producers=4 with group_tile=2" + pairs + "chunk=32, cluster=2, head_dim_k=128"});
   says(refusals(chunk_of(64, 64, DType::bf16, 6), gpu, Family::fused),
        {"producers=4 with group_tile=6" + pairs + "chunk=32, cluster=1, head_dim_k=64"});
-  says(refusals(chunk_of(64, 64, DType::bf16, 2), gpu, Family::fused),
-       {"producers=8 are 2 teams for 64 key channels; group_tile=2 with warps_v=4 takes one"});
   says(refusals(chunk_of(37, 64), gpu, Family::segmented),
        {"async_copy=1 needs rows of whole 4-byte words; head dims are 37 and 64"});
   says(refusals(chunk_of(64, 37), gpu, Family::segmented),
