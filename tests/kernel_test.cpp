@@ -139,8 +139,8 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   tested(chunk_of(64, 64, DType::bf16, 2), two, packed);
   // Several teams whose scoring warpgroups meet by themselves, ahead of the teams' own barriers.
   tested(chunk_of(64, 64, DType::bf16, 2), {.warps_v = 4, .group_tile = 2, .producers = 8}, packed);
-  tested(chunk_of(64, 64, DType::bf16, 4),
-         {.warps_v = 4, .group_tile = 4, .stages = 3, .producers = 12}, packed);
+  tested(chunk_of(64, 64, DType::bf16, 4), {.warps_v = 4, .group_tile = 4, .stages = 3, .producers = 12},
+         packed);
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
