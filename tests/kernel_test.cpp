@@ -137,10 +137,6 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   tested(chunk_of(128, 128, DType::bf16, 4), four, packed);
   const ChunkChoice two{.warps_v = 4, .group_tile = 2, .score_parts = 1, .producers = 4};
   tested(chunk_of(64, 64, DType::bf16, 2), two, packed);
-  // Several teams whose scoring warpgroups meet by themselves, ahead of the teams' own barriers.
-  tested(chunk_of(64, 64, DType::bf16, 2), {.warps_v = 4, .group_tile = 2, .producers = 8}, packed);
-  tested(chunk_of(64, 64, DType::bf16, 4), {.warps_v = 4, .group_tile = 4, .stages = 3, .producers = 12},
-         packed);
   Problem ungated = chunk_of(64, 64);
   ungated.gate_k = false;
   tested(ungated, {.warps_v = 4, .stages = 3, .producers = 8}, packed);
@@ -162,6 +158,26 @@ TEST_CASE("a pipeline of producers and warpgroups does what all warps together d
   ungated_in_cluster.gate_k = false;
   tested(ungated_in_cluster, {.tile_v = 128, .warps_v = 8, .score_parts = 1, .producers = 4, .cluster = 2},
          dense);
+}
+
+TEST_CASE(
+    "teams of producers do not meet each other's warps where one makes scores and the next a steep chunk",
+    "[wide]") {
+  for (const int teams : {2, 3}) {
+    const Problem problem = chunk_of(64, 64, DType::bf16, 2);
+    const Variant variant = chunk_variant(
+        problem,
+        {.tile_v = 64, .warps_v = 4, .warps_k = 1, .group_tile = 2, .stages = teams, .producers = 4 * teams});
+    const int chunk = variant[Parameter::chunk];
+    KernelCase c{.tokens = 8 * chunk, .heads = 2, .gates = Gates::sixteenth};
+    ReferenceInput in = make_inputs(problem, c);
+    const std::size_t row = in.gk.size() / static_cast<std::size_t>(c.tokens);
+    for (std::size_t i = 0; i < in.gk.size(); ++i)
+      if (i / row / static_cast<std::size_t>(chunk) % 2 == 1) in.gk[i] *= 1000;
+    INFO(teams << " teams");
+    CHECK(complaint(judge(in, run_kernel(in, c, kernel_of(problem, variant))),
+                    {.o = 3e-3, .final_state = 3e-3}) == "");
+  }
 }
 
 TEST_CASE("scores of a pipeline are as exact where fp16 does not hold the operands", "[wide]") {
