@@ -36,9 +36,18 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
 
   GLA_DEVICE void run() {
     prepare_shared();
-    let_next_kernel_start();
-    wait_for_earlier_kernels();
-    walk_all();
+    if constexpr (kPass == Pass::segment_outputs) {
+      // Those of a batch load and make operands beside the states' pass, and wait for it with their own (ChunkWork::load_state).
+      gla::run_beside(args.cu_seqlens == nullptr, [this] { walk_all(); });
+    } else if constexpr (kPass == Pass::segment_states) {
+      wait_for_earlier_kernels();
+      let_next_kernel_start();
+      walk_all();
+    } else {
+      let_next_kernel_start();
+      wait_for_earlier_kernels();
+      walk_all();
+    }
   }
   /// The same for those that order kernels otherwise.
   GLA_DEVICE void run_beside(bool beside) {

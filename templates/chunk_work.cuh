@@ -6,6 +6,7 @@
 #include "args.h"
 #include "chunk_layout.h"
 #include "chunk_state.cuh"
+#include "device/launch.cuh"
 #include "device/thread.cuh"
 #include "relay.cuh"
 #include "sequence.cuh"
@@ -117,9 +118,12 @@ struct ChunkWork {
   }
 
   GLA_DEVICE void load_state(State& state) const {
-    const bool chains = kPass == Pass::segment_outputs && !kShape.value_gradients && args.segments_chain != 0;
+    constexpr bool kAfterStates = kPass == Pass::segment_outputs && !kShape.value_gradients;
+    const bool chains = kAfterStates && args.segments_chain != 0;
     const float* source = nullptr;
     StateStrides strides = kOwnStrides;
+    // All else has begun beside the kernels just ahead. A first segment needs nothing of them, but would hold them up.
+    if constexpr (kAfterStates) wait_for_earlier_kernels();
     if (kPass == Pass::segment_outputs && !chains && has_slots(piece)) {
       source = segment_state(segment);
     } else if (kRelays && leg().index > 0) {

@@ -82,14 +82,16 @@ double walk_cycles(const ChunkShape& s, const ChunkCost& cost, double blocks, in
 double predicted_chunk_seconds(const Problem& problem, const Variant& variant, const Workload& workload,
                                const Architecture& architecture) {
   const ChunkShape s = shape_of(problem, variant);
-  const LaunchPlan launches = plan_chunk(problem, variant, workload, 0);
+  // What packed sequences are cut into only the device knows: as much as if they were as long as each other.
+  const LaunchPlan launches =
+      plan_chunk(problem, variant, workload, workload.packed ? 0 : architecture.multiprocessors);
   const bool segmented = variant.family == Family::segmented;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
-  double walk_tokens = sequence_tokens, segments = 1;
+  double walk_tokens = sequence_tokens, segments = 1;  // where the last one is shorter than the others, a part of one
   if (segmented) {
     walk_tokens = std::min(sequence_tokens, static_cast<double>(launches.segment_tokens));
-    segments = std::max(1.0, std::ceil(sequence_tokens / static_cast<double>(launches.segment_tokens)));
+    segments = std::max(1.0, sequence_tokens / static_cast<double>(launches.segment_tokens));
   } else if (variant.family == Family::overlapped) {
     // As ChunkWork::overlapped_chunks has it. What several blocks read the L2 has.
     segments = variant[Parameter::segments];
@@ -113,7 +115,7 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
     constexpr double kStatesPass = 0.6;  // no queries, no scores, no outputs
     constexpr double kExtraLaunches = 5e-6;
     const double states =
-        walk_cycles(s, cost, heads * state_blocks(s) * (segments - 1), resident, architecture) * chunks /
+        walk_cycles(s, cost, heads * state_blocks(s) * (std::ceil(segments) - 1), resident, architecture) * chunks /
         architecture.clock_hz;
     moved += 4.0 * static_cast<double>(launches.workspace_bytes);
     seconds += kStatesPass * states +

@@ -246,7 +246,7 @@ std::string shape_text(const ChunkShape& s) {
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
       {Parameter::segments, family == Family::overlapped ? std::vector<std::int16_t>{2, 3}
-                                                         : std::vector<std::int16_t>{2, 3, 4, 5, 8, 16, 32}},
+                                                         : std::vector<std::int16_t>{2, 3, 4, 5, 6, 7, 8, 16, 32}},
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},
@@ -301,8 +301,10 @@ Source render_chunk(const Problem& problem, const Variant& variant) {
     add_pass("chunk_overlapped", "overlapped");
   } else {
     add_pass("chunk_segment_states", "segment_states");
-    add_entry(source, {"chunk_segment_scan", kScanThreads, 1,
-                       fmt::format("segment_scan<gla::Config, {}>(args)", kScanThreads)});
+    add_entry(source, {.name = "chunk_segment_scan",
+                       .threads = kScanThreads,
+                       .call = fmt::format("segment_scan<gla::Config, {}>(args)", kScanThreads),
+                       .start = Start::waited});
     add_pass("chunk_segment_outputs", "segment_outputs");
     add_schedule_entry(source);
   }

@@ -454,9 +454,16 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
   const double tokens =
       static_cast<double>(workload.tokens) /
       static_cast<double>(workload.packed ? std::max<std::int64_t>(1, workload.sequences) : 1);
-  const double chunks = std::ceil(tokens / variant[Parameter::segments] / variant[Parameter::chunk]);
   double seconds = 0;
-  const LaunchPlan launches = plan_walks(problem, variant, workload, 0);
+  // What packed sequences are cut into only the device knows: as much as if they were as long as each other.
+  const LaunchPlan launches =
+      plan_walks(problem, variant, workload, workload.packed ? 0 : architecture.multiprocessors);
+  const double walk_tokens =
+      launches.segment_tokens == 0 ? tokens : std::min(tokens, static_cast<double>(launches.segment_tokens));
+  const double chunks = std::ceil(walk_tokens / variant[Parameter::chunk]);
+  // Of all segments, as if each were as long as those that are not the last of their sequence.
+  const double whole_share =
+      launches.segment_tokens == 0 || workload.packed ? 1.0 : tokens / (static_cast<double>(launches.segments) * walk_tokens);
   const std::span<const WalkEntry> entries = entries_of(variant);
   const int registers = estimated_walks_registers(problem, variant);
   for (const Launch& launch : launches.launches) {
@@ -469,7 +476,7 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
     }
     const bool of_values = entry.kind == WalkEntry::values;
     const int resident = std::max(1, occupancy(architecture, launch.threads, registers, launch.shared_bytes));
-    const double waves = std::ceil(static_cast<double>(launch.grid) /
+    const double waves = std::ceil(whole_share * static_cast<double>(launch.grid) /
                                    (static_cast<double>(architecture.multiprocessors) * resident));
     const double products = of_values ? of_values_products : of_keys;
     const bool by_warpgroups =

@@ -111,6 +111,31 @@ TEST_CASE(
   CHECK(split.launches[2].grid == 2 * 2 * 4 * 2);
 }
 
+TEST_CASE("the last segments of a batch's sequences are as short as the room asks that the others leave") {
+  const Problem problem = chunk_of(128, 128, DType::bf16, 4);
+  const auto plan_of = [&](int segments, std::int64_t sequences, std::int64_t heads, int multiprocessors) {
+    return plan(problem,
+                variant("segmented segments=" + std::to_string(segments) +
+                        " chunk=32 tile_v=128 warps_v=8 warps_k=1 group_tile=4 stages=2 score_parts=2 "
+                        "state_parts=1 async_copy=1 producers=8 cluster=1 min_blocks=1"),
+                {sequences, heads, 8192, false}, {.multiprocessors = multiprocessors});
+  };
+  // 128 chunks of 64, as the walk for states has: five segments of 24 for 120 blocks, and two of 8, one after the other, on each
+  // multiprocessor that is left.
+  const LaunchPlan found = plan_of(6, 1, 24, 132);
+  CHECK(found.segment_tokens == 24 * 64);
+  CHECK(found.segments == 6);
+  CHECK(found.launches[2].grid == 6 * 24);
+  CHECK(plan_of(6, 3, 8, 132) == plan_of(6, 1, 24, 132));
+  CHECK(plan_of(3, 1, 48, 132).segment_tokens == 52 * 64);  // two for 96 blocks, two times 24 for 36
+  CHECK(plan_of(5, 1, 32, 132).segment_tokens == 32 * 64);  // four for 128: nothing is left for 4 to do
+  CHECK(plan_of(5, 1, 32, 132).segments == 4);
+  // All have room at once; whole rounds; the device's size is unknown.
+  CHECK(plan_of(5, 1, 24, 132).segment_tokens == 26 * 64);
+  CHECK(plan_of(3, 1, 66, 132).segment_tokens == 43 * 64);
+  CHECK(plan_of(6, 1, 24, 0).segment_tokens == 22 * 64);
+}
+
 TEST_CASE("few segments of dense sequences chain themselves") {
   const Problem problem = chunk_of(128, 128);
   CHECK(plan(problem, segmented(8), {3, 5, 4096, false}).may_chain);
