@@ -59,14 +59,14 @@ class HalvesCheck {
     GLA_UNROLL
     for (int mask = 4; mask < kWarpSize; mask *= 2) rows |= shuffle_xor(rows, mask);
     const bool every_row = rows == ((1u << Octets) - 1) * kBothTokens;
-    bool below = greater_of(most_) < kTooMuch;
+    Bits32 greatest = most_;
     bool all = !warp_any(!every_row) || !warp_any(most_ != 0);
     GLA_UNROLL
     for (const Bits32 query : queries_) {
-      below &= greater_of(query) < kTooMuch;
+      greatest = greater_magnitude(greatest, query);
       all &= warp_any(mask_at_least(query, least_) != 0) || !warp_any(query != 0);
     }
-    return !warp_any(!below) && all;
+    return !warp_any(greater_of(greatest) >= kTooMuch) && all;
   }
 
  private:

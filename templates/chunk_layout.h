@@ -68,9 +68,10 @@ struct ChunkShape {
   GLA_HOST_DEVICE constexpr bool halves() const {
     return producers > 0 && score_parts > 1 && gate_bytes > 0 && !value_gradients;
   }
-  /// Whether outputs are multiplied by the scale, not queries: by consumers that have no others to wait for.
+  /// Whether outputs are multiplied by the scale, not queries: by consumers that have no others to wait for. Several query heads share
+  /// the factors of their queries, which then take it at less cost.
   GLA_HOST_DEVICE constexpr bool scales_outputs() const {
-    return producers > 0 && cluster == 1 && !value_gradients;
+    return producers > 0 && cluster == 1 && group_tile == 1 && !value_gradients;
   }
   GLA_HOST_DEVICE constexpr int v_parts() const { return element_is_bf16 ? 1 : state_parts; }
   /// Parts of a score as an operand, which decide the error of dv.

@@ -149,8 +149,8 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
             GLA_UNROLL_BY(1)
             for (int pair = 0; pair < kScorePairs; pair += kTogether) {
               static_assert(kTogether <= 2);
-              const int mine =
-                  kTogether > 1 && warp_any(first != 0) ? 1 : 0;  // a vote: the same for the warp
+              // A vote: the same for the warp.
+              const int mine = kTogether > 1 && warp_any(first != 0) ? 1 : 0;
               WarpgroupScores<kShape, Tiles>{tiles.with_scores(takes_all(chunk)), 2 * (pair + mine)}.make(
                   operands == Operands::halves);
             }
@@ -174,8 +174,8 @@ class ChunkPipeline : ChunkStages<Config, kPass> {
     const int next = chunk + kStages;
     if (next >= chunks) return;
     barrier_wait(tiles_of(chunk).made(), parity_of(chunk));
-    const Source from =
-        shared_source();  // by all: reads of one lane alone would make the walk's variables each lane's own
+    // Read by all: what one lane alone reads would make the walk's variables each lane's own.
+    const Source from = shared_source();
     if (elect_lane()) load_gates(from, next);
   }
 

@@ -49,6 +49,32 @@ struct ChunkState {
          [decays](float& value, const float& added, int k) { value = exp2_fast(decays[k]) * value + added; });
   }
 
+  /// A state that has all channels of the block, for threads that hold it as these do: as they hold it.
+  static constexpr int kElements = kShape.tile_v * kShape.padded_k();
+  GLA_DEVICE void store_as_held(float* target) const {
+    GLA_UNROLL
+    for (int n = 0; n < kBlocksV * kBlocksK; ++n) {
+      Vector<float, 4> four;
+      GLA_UNROLL
+      for (int e = 0; e < 4; ++e) four.item[e] = tiles[n / kBlocksK][n % kBlocksK][e];
+      held(target, n) = four;
+    }
+  }
+  GLA_DEVICE void pass_as_held(float* own, const float* decays) {
+    GLA_UNROLL
+    for (int j = 0; j < kBlocksK; ++j) {
+      const auto pair =
+          *reinterpret_cast<const Vector<float, 2>*>(decays + first_k() + lane_index() % 4 * 2 + 8 * j);
+      const float factor[2] = {exp2_fast(pair.item[0]), exp2_fast(pair.item[1])};
+      GLA_UNROLL
+      for (int i = 0; i < kBlocksV; ++i) {
+        const Vector<float, 4> four = held(own, i * kBlocksK + j);
+        GLA_UNROLL
+        for (int e = 0; e < 4; ++e) tiles[i][j][e] = factor[e % 2] * tiles[i][j][e] + four.item[e];
+      }
+    }
+  }
+
   /// Multiplies the rows of S by a vector over K. Two calls stay two: the sum of their exponents may be out of range
   /// (ChunkGates::join_scaling).
   GLA_DEVICE void scale(const float* vector) {
@@ -86,6 +112,11 @@ struct ChunkState {
         for (int e = 0; e < 4; ++e) tiles[i][j][e] *= factor[e % 2];
       }
     }
+  }
+
+  /// Of a state as it is held, the thread's tile `n`.
+  GLA_DEVICE static Vector<float, 4>& held(float* state, int n) {
+    return reinterpret_cast<Vector<float, 4>*>(state)[n * kWarpSize * kShape.warps() + thread_index()];
   }
 
   /// Calls visit(element, the same in memory, its key channel) for every element of the state that the thread holds.

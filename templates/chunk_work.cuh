@@ -138,9 +138,14 @@ struct ChunkWork {
     state.load(source, strides, valid_k(), valid_v);
     if constexpr (kPass == Pass::segment_outputs) {
       GLA_UNROLL_BY(1)
-      for (int earlier = 0; chains && earlier < segment; ++earlier)
-        state.pass(segment_state(earlier) + part_offset(kOwnStrides), segment_decays(earlier), kOwnStrides,
-                   valid_k(), valid_v);
+      for (int earlier = 0; chains && earlier < segment; ++earlier) {
+        if constexpr (kAsHeld) {
+          state.pass_as_held(segment_state(earlier) + held_offset(), segment_decays(earlier));
+        } else {
+          state.pass(segment_state(earlier) + part_offset(kOwnStrides), segment_decays(earlier), kOwnStrides,
+                     valid_k(), valid_v);
+        }
+      }
     }
   }
 
@@ -148,6 +153,7 @@ struct ChunkWork {
   GLA_DEVICE void store_state(State& state, const float* decay) const {
     float* target = nullptr;
     StateStrides strides = kOwnStrides;
+    [[maybe_unused]] bool as_held = false;
     const bool hands_on = kRelays && leg().index + 1 < args.relay.legs;
     if (hands_on) target = args.relay.states + state_offset();
     if constexpr (kPass == Pass::segment_states) {
@@ -156,11 +162,16 @@ struct ChunkWork {
         for (int i = thread_index(); i < valid_k(); i += kMultipliers)
           segment_decays(segment)[i] = kGated ? decay[i] : 0.0f;
       }
+      as_held = kAsHeld && args.segments_chain != 0;
     } else if (args.final_state != nullptr && writes_state) {
       strides = state_strides(kShape.head_dim_k, kShape.head_dim_v, Config::state_v_first);
       target = static_cast<float*>(args.final_state) + state_offset();
     }
-    if (target != nullptr) state.store(target + part_offset(strides), strides, valid_k(), valid_v);
+    if (as_held) {
+      state.store_as_held(target + held_offset());
+    } else if (target != nullptr) {
+      state.store(target + part_offset(strides), strides, valid_k(), valid_v);
+    }
     if (hands_on) hand_on(args.relay, leg());
   }
 
@@ -207,6 +218,10 @@ struct ChunkWork {
     return first_k() * strides.k + tile * kTileV * strides.v;
   }
   static constexpr StateStrides kOwnStrides{kShape.head_dim_v, 1};  ///< of states of segments and legs
+  /// Segments that chain themselves are the only ones to read each other's states.
+  static constexpr bool kAsHeld =
+      kShape.cluster * kShape.padded_k() == kShape.head_dim_k && kShape.head_dim_v % kTileV == 0;
+  GLA_DEVICE int held_offset() const { return (tile * kShape.cluster + rank) * State::kElements; }
   GLA_DEVICE float* segment_state(int of_segment) const {
     return args.segment_states + slot(of_segment) * kShape.head_dim_k * kShape.head_dim_v;
   }

@@ -257,6 +257,16 @@ TEST_CASE("sums read as NaN until the wait for the last product that they take p
   });
 }
 
+TEST_CASE("a product of a part of the sums of others, which may still be running, is reported") {
+  CHECK(contains(fault_of([](Bench& bench) {
+                   warpgroup_fence();
+                   bench.multiply();
+                   auto& half = *reinterpret_cast<float(*)[2][4]>(&bench.d[2]);
+                   warpgroup_multiply<16, along_rows>(half, bench.ones, bench.operand(), true);
+                 }),
+                 "wgmma with a part of the sums of products that may still be running"));
+}
+
 TEST_CASE("a product that is not committed is not waited for") {
   CHECK(std::isnan(result_of([](Bench& bench) {
     warpgroup_fence();

@@ -88,7 +88,8 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const bool segmented = variant.family == Family::segmented;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
-  double walk_tokens = sequence_tokens, segments = 1;  // where the last one is shorter than the others, a part of one
+  double walk_tokens = sequence_tokens,
+         segments = 1;  // where the last one is shorter than the others, a part of one
   if (segmented) {
     walk_tokens = std::min(sequence_tokens, static_cast<double>(launches.segment_tokens));
     segments = std::max(1.0, sequence_tokens / static_cast<double>(launches.segment_tokens));
@@ -115,8 +116,8 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
     constexpr double kStatesPass = 0.6;  // no queries, no scores, no outputs
     constexpr double kExtraLaunches = 5e-6;
     const double states =
-        walk_cycles(s, cost, heads * state_blocks(s) * (std::ceil(segments) - 1), resident, architecture) * chunks /
-        architecture.clock_hz;
+        walk_cycles(s, cost, heads * state_blocks(s) * (std::ceil(segments) - 1), resident, architecture) *
+        chunks / architecture.clock_hz;
     moved += 4.0 * static_cast<double>(launches.workspace_bytes);
     seconds += kStatesPass * states +
                4.0 * static_cast<double>(launches.workspace_bytes) / architecture.copy_bandwidth +

@@ -245,8 +245,9 @@ std::string shape_text(const ChunkShape& s) {
 
 FamilySpace chunk_family(const Problem& problem, const Architecture& architecture, Family family) {
   const std::vector<ParameterValues> declared = {
-      {Parameter::segments, family == Family::overlapped ? std::vector<std::int16_t>{2, 3}
-                                                         : std::vector<std::int16_t>{2, 3, 4, 5, 6, 7, 8, 16, 32}},
+      {Parameter::segments, family == Family::overlapped
+                                ? std::vector<std::int16_t>{2, 3}
+                                : std::vector<std::int16_t>{2, 3, 4, 5, 6, 7, 8, 16, 32}},
       {Parameter::chunk, {16, 32, 64, 128}},
       {Parameter::tile_v, {16, 32, 64, 128, 256}},
       {Parameter::warps_v, {1, 2, 4, 8}},

@@ -462,8 +462,9 @@ double predicted_walks_seconds(const Problem& problem, const Variant& variant, c
       launches.segment_tokens == 0 ? tokens : std::min(tokens, static_cast<double>(launches.segment_tokens));
   const double chunks = std::ceil(walk_tokens / variant[Parameter::chunk]);
   // Of all segments, as if each were as long as those that are not the last of their sequence.
-  const double whole_share =
-      launches.segment_tokens == 0 || workload.packed ? 1.0 : tokens / (static_cast<double>(launches.segments) * walk_tokens);
+  const double whole_share = launches.segment_tokens == 0 || workload.packed
+                                 ? 1.0
+                                 : tokens / (static_cast<double>(launches.segments) * walk_tokens);
   const std::span<const WalkEntry> entries = entries_of(variant);
   const int registers = estimated_walks_registers(problem, variant);
   for (const Launch& launch : launches.launches) {

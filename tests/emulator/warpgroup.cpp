@@ -152,8 +152,14 @@ void issue(PendingProduct product) {
   check_descriptor(block, product.b.descriptor, product.call_site);
   block.meet_warpgroup("wgmma", product.call_site, &product, check);
   product.group = thread.product_group;
-  const bool is_pending = std::any_of(thread.sums.begin(), thread.sums.end(),
-                                      [&](const PendingSums& sums) { return sums.d == product.d; });
+  bool is_pending = false;
+  for (const PendingSums& sums : thread.sums) {
+    const bool same_sums =
+        sums.d == product.d && sums.value.size() == static_cast<std::size_t>(product.n / 2);
+    if (!same_sums && sums.d < product.d + product.n / 2 && product.d < sums.d + sums.value.size())
+      block.fail("wgmma with a part of the sums of products that may still be running", product.call_site);
+    is_pending = is_pending || same_sums;
+  }
   if (!is_pending) {
     thread.sums.push_back({product.d, {product.d, product.d + product.n / 2}, 0});
     std::fill_n(product.d, product.n / 2, std::numeric_limits<float>::quiet_NaN());

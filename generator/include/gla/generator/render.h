@@ -158,7 +158,7 @@ struct LaunchPlan {
 struct Relaying {
   int multiprocessors =
       0;  ///< of the device; 0: no legs, segments are as long as each other, and packed sequences are cut as if all ran at once
-  int legs = 0;             ///< for tests, of every walk that can be cut; 0: as many as seem best
+  int legs = 0;  ///< for tests, of every walk that can be cut; 0: as many as seem best
 };
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,
                 const Relaying& relaying = {});

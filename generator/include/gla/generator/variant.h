@@ -30,8 +30,8 @@ enum class Parameter : std::uint8_t {
   group_tile,  ///< query heads of a group that one block serves; divides G
   stages,      ///< chunks (or tokens) loaded ahead, the current one included
   segments,  ///< parts that T is cut into (overlapped, segmented; walks, where one part has no passes of its own), as long as each
-             ///< other but for a last one that fills up the device; or for packed sequences a block's share of all tokens, for what is
-             ///< cut of them
+  ///< other but for a last one that fills up the device; or for packed sequences a block's share of all tokens, for what is
+  ///< cut of them
   score_parts,  ///< bf16 parts per operand of the score product q k^T: 1, 2 or 3
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
