@@ -7,6 +7,7 @@
 #include "catch.h"
 #include "machine.h"
 #include "source_toolchain.h"
+#include "stream.h"
 #include "tensor_map.h"
 
 using gla::emulator::Fault;
@@ -192,6 +193,43 @@ TEST_CASE("a thread that lets the next kernel start and does not wait for the ea
   const std::string start = "let_next_kernel_start();\n", wait = "wait_for_earlier_kernels();\n";
   reports(start, "", wait, "", {"ends without wait_for_earlier_kernels", " at seeded."});
   reports(start, "if (i != 5) ", "", wait, {"thread 5", "ends without wait_for_earlier_kernels"});
+}
+
+TEST_CASE(
+    "a kernel of a stream that touches what an earlier one writes and has not waited for it is reported") {
+  const std::string wait = "wait_for_earlier_kernels();\n", let = "let_next_kernel_start();\n";
+  const std::string write = "args.out[64 * block_index() + i] = 1;\n";
+  const std::string first = wait + let + write, second = let + wait + write,
+                    other = "args.out[128 + i] = 1;\n";
+  const auto fault_after = [](const std::vector<std::string>& ahead, const std::string& body) {
+    gla::emulator::Stream stream;
+    std::vector<float> out(256);
+    try {
+      for (const std::string& one : ahead) run(one, {.stream = &stream}, out.data());
+      run(body, {.stream = &stream}, out.data());
+    } catch (const Fault& fault) {
+      return std::string(fault.what());
+    }
+    return std::string();
+  };
+  const std::string read = "values[i] = args.out[i];\n";
+  const std::string copy = "if (i < 16) copy_async<16>(values + 4 * i, args.out + 4 * i, true);\n";
+  const std::pair<std::string, const char*> touches[] = {{read, "reads"}, {copy, "reads"}, {write, "writes"}};
+  for (const auto& [touch, what] : touches) {
+    CHECK(fault_after({first}, wait + touch) == "");
+    for (const std::string& ahead : {first, second}) {
+      const std::string fault = fault_after({ahead}, touch + wait);
+      INFO(fault);
+      CHECK(contains(fault, std::string("block 0, thread 0: ") + what + " what an earlier kernel writes"));
+      CHECK(contains(fault, " at seeded."));
+    }
+    // Two ahead: done if the kernel between has waited for it before it let this one start.
+    const std::string waited = wait + let + other, unwaited = let + wait + other;
+    CHECK(fault_after({first, waited}, touch + wait) == "");
+    CHECK(contains(fault_after({first, unwaited}, touch + wait), "what an earlier kernel writes"));
+  }
+  CHECK(fault_after({first}, "values[i] = args.out[128 + i];\n" + wait) == "");
+  CHECK(contains(fault_after({first}, "values[i] = 1;\n"), "ends without wait_for_earlier_kernels"));
 }
 
 TEST_CASE("a product of what one warpgroup shows to another needs the fence before the named barrier") {

@@ -14,6 +14,7 @@
 #include "emulated_tensor.h"
 #include "guarded_memory.h"
 #include "kernel.h"
+#include "stream.h"
 #include "tensor_map.h"
 #include "tensor_maps.h"
 #include "verification.cuh"
@@ -101,7 +102,9 @@ bool has_nan_gate(const ReferenceInput& in, std::int64_t first_token, std::int64
 
 template <class Args>
 void run_launches(const emulator::Program& program, const std::vector<std::string>& entries,
-                  const LaunchPlan& plan, const Args& args, const emulator::Options& options) {
+                  const LaunchPlan& plan, const Args& args, emulator::Options options) {
+  emulator::Stream stream;
+  options.stream = &stream;
   for (const Launch& one : plan.launches) {
     if (!one.is_for(needed_by(args))) continue;
     const emulator::Shape shape{one.grid, one.threads, one.shared_bytes, one.cluster};

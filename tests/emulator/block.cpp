@@ -100,6 +100,8 @@ void Block::run_thread() {
     fail("ends before it has waited for its tensor_store", thread().stores.front().call_site);
   if (thread().let_next_start != nullptr && !thread().waited_for_earlier)
     fail("lets the next kernel start and ends without wait_for_earlier_kernels", thread().let_next_start);
+  if (options_.stream != nullptr && !thread().waited_for_earlier)
+    fail("ends without wait_for_earlier_kernels", nullptr);
   thread().finished = true;
   set_ready(running_, false);
   give_way(thread().context);
@@ -226,13 +228,30 @@ void Block::note_shared_access(AccessKind kind, const void* address, std::size_t
   if (!fault.empty()) fail(fault, call_site);
 }
 
-void Block::count_access(AccessKind kind, const void* address, std::size_t bytes) {
-  const Context& context = thread().context;
+bool Block::is_of_stack(const void* address) const {
+  const Context& context = threads_[static_cast<std::size_t>(running_)].context;
   const auto* place = static_cast<const std::byte*>(address);
   const auto* stack = static_cast<const std::byte*>(context.stack_bottom);
-  if (place >= stack && place < stack + context.stack_bytes) return;
-  std::int64_t& count = kind == AccessKind::write ? options_.work->stored_bytes : options_.work->loaded_bytes;
-  count += static_cast<std::int64_t>(bytes);
+  return place >= stack && place < stack + context.stack_bytes;
+}
+
+void Block::note_global_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
+  const bool writes = kind == AccessKind::write;
+  if (Work* work = options_.work)
+    (writes ? work->stored_bytes : work->loaded_bytes) += static_cast<std::int64_t>(bytes);
+  if (Stream* stream = options_.stream) {
+    if (kind != AccessKind::atomic && !thread().waited_for_earlier && stream->is_pending(address, bytes)) {
+      fail(std::string(writes ? "writes" : "reads") +
+               " what an earlier kernel writes without wait_for_earlier_kernels",
+           call_site);
+    }
+    if (kind != AccessKind::read) stream->write(address, bytes);
+  }
+}
+
+void Block::let_next_start(void* call_site) {
+  thread().let_next_start = call_site;
+  if (options_.stream != nullptr) options_.stream->let_next_start(thread().waited_for_earlier);
 }
 
 void Block::note_warp_barrier() {

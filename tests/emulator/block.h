@@ -16,6 +16,7 @@
 #include "guarded_memory.h"
 #include "machine.h"
 #include "shadow.h"
+#include "stream.h"
 #include "tensor_map.h"
 
 namespace gla::emulator {
@@ -175,11 +176,17 @@ class Block {
     if (!shadow_) return;
     if (shared_.contains(address, bytes))
       note_shared_access(kind, address, bytes, call_site);
-    else if (options_.work != nullptr)
-      count_access(kind, address, bytes);
+    else if (notes_global_accesses() && !is_of_stack(address))
+      note_global_access(kind, address, bytes, call_site);
   }
+  /// The same of global memory, which asynchronous copies read too.
+  void note_global_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
   /// Where what it does is counted; null where nobody wants to know.
   Work* work() const { return options_.work; }
+  /// Whether anybody does.
+  bool notes_global_accesses() const { return options_.work != nullptr || options_.stream != nullptr; }
+  /// The running thread lets the next kernel start.
+  void let_next_start(void* call_site);
   /// The running thread's warp has met in a barrier.
   void note_warp_barrier();
   /// The running thread shows wgmma and tensor copies what it has written.
@@ -223,8 +230,8 @@ class Block {
 
  private:
   void note_shared_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
-  /// Of what is not shared memory: all but its stack is global.
-  void count_access(AccessKind kind, const void* address, std::size_t bytes);
+  /// All else that is not shared memory is global.
+  bool is_of_stack(const void* address) const;
   void arrive(Meeting& meeting, const char* name, void* call_site);
   /// Fails unless whole warps wait.
   void require_whole_warps(PartBarrier& part, const char* name, void* call_site);

@@ -59,7 +59,8 @@ void fence_proxy_async();
 /// Does nothing, but the whole warpgroup must do it.
 void set_registers(int count);
 
-/// A thread that has let the next kernel start must wait for the earlier ones before it ends.
+/// A thread that has let the next kernel start must wait for the earlier ones before it ends, and in a stream every thread,
+/// before it touches what they write.
 void launch_dependents();
 void wait_for_prerequisites();
 

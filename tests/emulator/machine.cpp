@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cluster.h"
+#include "stream.h"
 #include "trap.h"
 
 namespace gla::emulator {
@@ -20,6 +21,7 @@ void launch(const Shape& shape, const Options& options, const std::function<void
                                 std::to_string(shape.cluster));
   Cluster cluster(shape, options, thread_program, accesses);
   const TrapScope traps;
+  if (options.stream != nullptr) options.stream->start();
   for (long long first = 0; first < shape.grid; first += shape.cluster) cluster.run(first);
 }
 

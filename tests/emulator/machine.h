@@ -11,6 +11,8 @@
 
 namespace gla::emulator {
 
+class Stream;
+
 /// Which of the threads that can run goes on; of a cluster, which block until all of its threads wait.
 enum class Order {
   forward,   ///< the lowest index
@@ -29,7 +31,8 @@ struct Work {
 struct Options {
   Order order = Order::forward;
   std::uint64_t seed = 1;
-  Work* work = nullptr;  ///< what the launch does is added there
+  Work* work = nullptr;      ///< what the launch does is added there
+  Stream* stream = nullptr;  ///< that the launch follows others in
 };
 
 /// The launch: blocks and threads along x, dynamic shared memory in bytes.

@@ -148,7 +148,7 @@ unsigned char* shared_memory() {
 }
 
 void launch_dependents() {
-  current_block()->thread().let_next_start = __builtin_return_address(0);
+  current_block()->let_next_start(__builtin_return_address(0));
 }
 void wait_for_prerequisites() {
   current_block()->thread().waited_for_earlier = true;
@@ -239,7 +239,10 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
   }
   block.note_access(AccessKind::start_copy, shared, static_cast<std::size_t>(bytes),
                     __builtin_return_address(0));
-  if (Work* work = block.work(); work != nullptr && valid) work->loaded_bytes += bytes;
+  if (valid) {
+    block.note_global_access(AccessKind::read, global, static_cast<std::size_t>(bytes),
+                             __builtin_return_address(0));
+  }
   std::memset(shared, 0xff, static_cast<std::size_t>(bytes));
   block.thread().copies.push_back({shared, global, bytes, valid, block.thread().copy_group});
 }

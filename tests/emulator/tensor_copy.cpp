@@ -61,13 +61,14 @@ void for_each_element(const PendingBox& copy, Move move) {
   }
 }
 
-/// Of its bytes those that lie in the tensor.
-std::int64_t bytes_inside(const PendingBox& copy) {
-  std::int64_t bytes = 0;
+/// The running thread copies, so far as the box lies in the tensor.
+void note_global_access(Block& block, AccessKind kind, const PendingBox& copy) {
+  if (!block.notes_global_accesses()) return;
   for_each_element(copy, [&](int, const unsigned char* place) {
-    if (place != nullptr) bytes += copy.tensor.element_bytes;
+    if (place != nullptr)
+      block.note_global_access(kind, place, static_cast<std::size_t>(copy.tensor.element_bytes),
+                               copy.call_site);
   });
-  return bytes;
 }
 
 void deliver(const PendingBox& load) {
@@ -174,7 +175,7 @@ void tensor_load(void* shared, const void* map, TensorPlace place, unsigned long
   const auto bytes = static_cast<std::size_t>(load.tensor.box_bytes());
   block.note_access(AccessKind::start_tensor_load, shared, bytes, site);
   std::memset(shared, 0xff, bytes);
-  if (Work* work = block.work()) work->loaded_bytes += bytes_inside(load);
+  note_global_access(block, AccessKind::read, load);
   barrier.loads.push_back(load);
   advance(block, barrier);
 }
@@ -185,7 +186,7 @@ void tensor_store(const void* map, const void* shared, TensorPlace place) {
   PendingBox store = box_of(block, "tensor_store", map, shared, place, site);
   block.note_access(AccessKind::start_tensor_store, shared,
                     static_cast<std::size_t>(store.tensor.box_bytes()), site);
-  if (Work* work = block.work()) work->stored_bytes += bytes_inside(store);
+  note_global_access(block, AccessKind::write, store);
   store.group = block.thread().store_group;
   block.thread().stores.push_back(store);
 }

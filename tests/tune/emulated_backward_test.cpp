@@ -235,10 +235,14 @@ TEST_CASE("the verifier runs a backward variant on its cases, and tells the erro
 TEST_CASE("launches that are for no wanted gradient are left out") {
   const emulator::Program program = emulator::Program::build("counts", R"(
 #include "backward_args.h"
-#include "device/thread.cuh"
-GLA_KERNEL void first(gla::BackwardArgs args) { args.path_counts[0] += 1; }
-GLA_KERNEL void second(gla::BackwardArgs args) { args.path_counts[1] += 1; }
-GLA_KERNEL void always(gla::BackwardArgs args) { args.path_counts[2] += 1; }
+#include "device/launch.cuh"
+GLA_DEVICE void count(gla::BackwardArgs& args, int kernel) {
+  gla::wait_for_earlier_kernels();
+  args.path_counts[kernel] += 1;
+}
+GLA_KERNEL void first(gla::BackwardArgs args) { count(args, 0); }
+GLA_KERNEL void second(gla::BackwardArgs args) { count(args, 1); }
+GLA_KERNEL void always(gla::BackwardArgs args) { count(args, 2); }
 )",
                                                              source_toolchain());
   LaunchPlan plan;

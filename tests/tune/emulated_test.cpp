@@ -128,11 +128,13 @@ TEST_CASE("a kernel that does not compile is refused with the compiler's words")
 TEST_CASE("kernels that take boxes find the tensors of the call in their maps") {
   const emulator::Program program = emulator::Program::build("boxes", R"(
 #include "args.h"
+#include "device/launch.cuh"
 #include "device/tensor_copy.cuh"
 #include "device/thread.cuh"
 namespace gla {
 /// o = q, one block per batch row and head: two boxes of 64 channels, of which the second has 16.
 GLA_DEVICE void copy(const TensorArgs& args) {
+  wait_for_earlier_kernels();
   unsigned char* tile = shared_memory();
   auto* barrier = reinterpret_cast<unsigned long long*>(tile + 1024);
   const int head = static_cast<int>(block_index()) % 3, batch = static_cast<int>(block_index()) / 3;
