@@ -228,13 +228,6 @@ void Block::note_shared_access(AccessKind kind, const void* address, std::size_t
   if (!fault.empty()) fail(fault, call_site);
 }
 
-bool Block::is_of_stack(const void* address) const {
-  const Context& context = threads_[static_cast<std::size_t>(running_)].context;
-  const auto* place = static_cast<const std::byte*>(address);
-  const auto* stack = static_cast<const std::byte*>(context.stack_bottom);
-  return place >= stack && place < stack + context.stack_bytes;
-}
-
 void Block::note_global_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site) {
   const bool writes = kind == AccessKind::write;
   if (Work* work = options_.work)
@@ -361,6 +354,8 @@ void Block::give_way(Context& from) {
   }
   Context& to = threads_[static_cast<std::size_t>(next)].context;
   running_ = next;
+  stack_ = static_cast<const std::byte*>(to.stack_bottom);
+  stack_bytes_ = to.stack_bytes;
   if (&from != &to) switch_context(from, to);
 }
 

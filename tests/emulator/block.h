@@ -230,8 +230,11 @@ class Block {
 
  private:
   void note_shared_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
-  /// All else that is not shared memory is global.
-  bool is_of_stack(const void* address) const;
+  /// Whether it is the running thread's own. All else that is not shared memory is global.
+  bool is_of_stack(const void* address) const {
+    const auto* place = static_cast<const std::byte*>(address);
+    return place >= stack_ && place < stack_ + stack_bytes_;
+  }
   void arrive(Meeting& meeting, const char* name, void* call_site);
   /// Fails unless whole warps wait.
   void require_whole_warps(PartBarrier& part, const char* name, void* call_site);
@@ -267,6 +270,8 @@ class Block {
   sigjmp_buf escape_;  ///< out of a signal handler to the scheduler
   long long index_ = 0;
   int running_ = 0;
+  const std::byte* stack_ = nullptr;  ///< of the running thread
+  std::size_t stack_bytes_ = 0;
   std::uint64_t random_state_;
   std::string fault_;
 };

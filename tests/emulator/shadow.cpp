@@ -1,6 +1,7 @@
 #include "shadow.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "source_line.h"
 
@@ -38,6 +39,7 @@ void Shadow::reset() {
   barriers_.clear();
   parts_.clear();
   readers_.clear();
+  added_.clear();
 }
 
 void Shadow::barrier() {
@@ -79,12 +81,13 @@ bool Shadow::may_use_part(int thread, int id) {
 void Shadow::keep_clocks() {
   known_.assign(fences_.size(), Clock(place_of(loads_of(static_cast<int>(barriers_.size())))));
   for (Cell& cell : cells_) {
+    const std::uint32_t warps = std::exchange(cell.readers, kNoReaders);
     if (cell.read.thread != kSeveral || cell.read.time < last_barrier_) continue;
-    cell.readers = static_cast<int>(readers_.size());
+    cell.readers = static_cast<std::uint32_t>(readers_.size());
     std::vector<Access>& readers = readers_.emplace_back();
     for (int warp = 0; warp < static_cast<int>(last_warp_barrier_.size()); ++warp)
-      if ((cell.reading_warps >> warp & 1u) != 0)
-        readers.push_back({kSeveralOfWarp - warp, cell.read.time, cell.read.site});
+      if ((warps & bit_of(warp)) != 0)
+        readers.emplace_back(kSeveralOfWarp - warp, cell.read.time, cell.read.site());
   }
 }
 
@@ -192,14 +195,15 @@ std::string Shadow::note(AccessKind kind, int thread, std::size_t first, std::si
              std::to_string(i * kCellBytes) + ", which " + words(cell, finding);
     }
     if (kind == AccessKind::atomic) {
-      cell.added = {collides(cell.added, thread) ? kSeveral : thread, now_, site};
+      added_[&cell] = {colliding_addition(cell, thread) != nullptr ? kSeveral : thread, now_, site};
+      cell.is_added = true;
       cell.read = {};
     } else if (is_read) {
       add_reader(cell, thread, site);
       if (kind == AccessKind::start_tensor_store) ++cell.stores;
     } else {
       cell.write = {thread, now_, site};
-      cell.added = {};
+      cell.is_added = false;
       cell.read = {};
       cell.sent = false;
       cell.copying = kind == AccessKind::start_copy          ? Copying::by_thread
@@ -224,32 +228,32 @@ void Shadow::add_reader(Cell& cell, int thread, void* site) {
     if (!known_.empty()) {
       add_reader_of_several(cell, reader);
     } else {
-      if (cell.read.thread != kSeveral) cell.reading_warps = bit_of(warp_of(cell.read));
-      cell.reading_warps |= bit_of(warp);
+      if (cell.read.thread != kSeveral) cell.readers = bit_of(warp_of(cell.read));
+      cell.readers |= bit_of(warp);
     }
     cell.read = {kSeveral, now_, site};
   }
 }
 
 void Shadow::add_reader_of_several(Cell& cell, const Access& reader) {
-  if (cell.readers < 0) {
-    cell.readers = static_cast<int>(readers_.size());
+  if (cell.readers == kNoReaders) {
+    cell.readers = static_cast<std::uint32_t>(readers_.size());
     readers_.emplace_back();
   }
-  std::vector<Access>& readers = readers_[at(cell.readers)];
+  std::vector<Access>& readers = readers_[cell.readers];
   if (cell.read.thread != kSeveral) readers = {cell.read};
+  const int warp = reader.thread / kLanes;
+  const auto same = std::find_if(readers.begin(), readers.end(),
+                                 [&](const Access& earlier) { return is_of_warp(earlier, warp); });
+  if (same != readers.end()) {
+    *same = {kSeveralOfWarp - warp, reader.time, reader.site()};
+    return;
+  }
   // Who must come after the new reader comes after those that are ordered before it.
   readers.erase(std::remove_if(readers.begin(), readers.end(),
                                [&](const Access& earlier) { return !collides(earlier, reader.thread); }),
                 readers.end());
-  const int warp = reader.thread / kLanes;
-  const auto same = std::find_if(readers.begin(), readers.end(),
-                                 [&](const Access& earlier) { return is_of_warp(earlier, warp); });
-  if (same == readers.end()) {
-    readers.push_back(reader);
-  } else {
-    *same = {kSeveralOfWarp - warp, reader.time, reader.site};
-  }
+  readers.push_back(reader);
 }
 
 int Shadow::warp_of(const Access& access) {
@@ -285,8 +289,8 @@ bool Shadow::collides(const Access& earlier, const Clock& sender) const {
 template <class Later>
 const Shadow::Access* Shadow::colliding_reader(const Cell& cell, const Later& later) const {
   if (!collides(cell.read, later)) return nullptr;
-  if (cell.read.thread != kSeveral || cell.readers < 0) return &cell.read;
-  for (const Access& reader : readers_[at(cell.readers)])
+  if (cell.read.thread != kSeveral || known_.empty() || cell.readers == kNoReaders) return &cell.read;
+  for (const Access& reader : readers_[cell.readers])
     if (collides(reader, later)) return &reader;
   return nullptr;
 }
@@ -308,7 +312,8 @@ Shadow::Finding Shadow::fault_of_read(const Cell& cell, int thread, AccessKind k
   if (cell.copying != Copying::no) return {Wrong::copying};
   if (cell.write.thread == kNobody) return {Wrong::unwritten};
   if (collides(cell.write, thread)) return {Wrong::unordered_write};
-  if (collides(cell.added, thread)) return {Wrong::unordered, &cell.added, "wrote", kNoBarrier};
+  if (const Access* added = colliding_addition(cell, thread))
+    return {Wrong::unordered, added, "wrote", kNoBarrier};
   if (kind != AccessKind::read && !is_fenced(cell, thread)) return {Wrong::unfenced_write};
   return {};
 }
@@ -318,7 +323,10 @@ Shadow::Finding Shadow::fault_of_write(const Cell& cell, int thread, AccessKind 
   const bool is_atomic = kind == AccessKind::atomic;
   if (is_atomic && cell.write.thread == kNobody) return {Wrong::unwritten};
   if (collides(cell.write, thread)) return {Wrong::unordered_write};
-  if (!is_atomic && collides(cell.added, thread)) return {Wrong::unordered, &cell.added, "wrote", kNoBarrier};
+  if (!is_atomic) {
+    if (const Access* added = colliding_addition(cell, thread))
+      return {Wrong::unordered, added, "wrote", kNoBarrier};
+  }
   if (cell.stores > 0) return {Wrong::storing};
   if (const Access* reader = colliding_reader(cell, thread))
     return {Wrong::unordered, reader, "read", kNoBarrier};
@@ -337,14 +345,14 @@ Shadow::Finding Shadow::fault_of_send(const Cell& cell, const Clock& sender) con
 }
 
 std::string Shadow::words(const Cell& cell, const Finding& finding) const {
-  const std::string written = source_line(cell.write.site);
+  const std::string written = source_line(cell.write.site());
   switch (finding.wrong) {
     case Wrong::nothing:
       break;
     case Wrong::copying:
       return still_copying(cell);
     case Wrong::storing:
-      return "a tensor copy reads" + source_line(cell.read.site) + " and nobody has waited for";
+      return "a tensor copy reads" + source_line(cell.read.site()) + " and nobody has waited for";
     case Wrong::unwritten:
       return "nothing has written";
     case Wrong::unordered_write:
@@ -361,18 +369,18 @@ std::string Shadow::words(const Cell& cell, const Finding& finding) const {
 
 std::string Shadow::still_copying(const Cell& cell) {
   if (cell.sent)
-    return "another block sends to" + source_line(cell.write.site) + " and nobody has waited for";
-  return "thread " + std::to_string(cell.write.thread) + " copies to" + source_line(cell.write.site) +
+    return "another block sends to" + source_line(cell.write.site()) + " and nobody has waited for";
+  return "thread " + std::to_string(cell.write.thread) + " copies to" + source_line(cell.write.site()) +
          (cell.copying == Copying::by_thread ? " and has not waited for" : " and nobody has waited for");
 }
 
 std::string Shadow::did_without(const Access& earlier, const char* did, const char* missing) const {
   if (is_load(earlier))
-    return "a tensor copy " + std::string(did) + source_line(earlier.site) +
+    return "a tensor copy " + std::string(did) + source_line(earlier.site()) +
            " and this thread has not waited for";
   const std::string who =
       earlier.thread < 0 ? std::string("several threads") : "thread " + std::to_string(earlier.thread);
-  return who + " " + did + source_line(earlier.site) + " and " + missing;
+  return who + " " + did + source_line(earlier.site()) + " and " + missing;
 }
 
 }  // namespace gla::emulator

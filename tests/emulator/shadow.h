@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace gla::emulator {
@@ -78,21 +79,36 @@ class Shadow {
   /// Instead of a thread. Several lanes of warp w: kSeveralOfWarp - w.
   static constexpr int kNobody = -1, kSeveral = -2, kSeveralOfWarp = -3;
 
+  /// 12 bytes, of which there are two for each cell: an address has 48 bits.
   struct Access {
-    int thread = kNobody;
+    Access() = default;
+    Access(int by, std::uint32_t when, const void* where)
+        : time(when),
+          thread(static_cast<std::int16_t>(by)),
+          site_high(static_cast<std::uint16_t>(reinterpret_cast<std::uintptr_t>(where) >> 32)),
+          site_low(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(where))) {}
+    void* site() const {
+      return reinterpret_cast<void*>(std::uintptr_t{site_high} << 32 | std::uintptr_t{site_low});
+    }
+
     std::uint32_t time = 0;
-    void* site = nullptr;
+    std::int16_t thread = kNobody;
+    std::uint16_t site_high = 0;
+    std::uint32_t site_low = 0;
   };
   enum class Copying : unsigned char { no, by_thread, by_load };
+  static constexpr std::uint32_t kNoReaders = ~0u;
+  /// 32 bytes.
   struct Cell {
     Access write, read;
-    Access added;      ///< atomically, since `write`
-    int readers = -1;  ///< where readers of several warps are, with clocks; `read` is kSeveral then
-    std::uint32_t reading_warps = 0;  ///< the same without, a bit for each
+    /// Of several warps, if `read` is kSeveral: with clocks where they are, without a bit for each.
+    std::uint32_t readers = kNoReaders;
     Copying copying = Copying::no;
     bool sent = false;         ///< by another block: `write` is
+    bool is_added = false;     ///< atomically, since `write`: added_ says when
     unsigned char stores = 0;  ///< tensor stores that may still read it
   };
+  static_assert(sizeof(Cell) == 32);
 
   struct TransactionBarrier {
     Clock arriving, complete;
@@ -137,6 +153,12 @@ class Shadow {
   /// The reader of the cell that collides with a thread or sender; null if none does.
   template <class Later>
   const Access* colliding_reader(const Cell& cell, const Later& later) const;
+  /// The atomic addition that collides with a thread; null if none does.
+  const Access* colliding_addition(const Cell& cell, int thread) const {
+    if (!cell.is_added) return nullptr;
+    const Access& added = added_.at(&cell);
+    return collides(added, thread) ? &added : nullptr;
+  }
   void add_reader(Cell& cell, int thread, void* site);
   void add_reader_of_several(Cell& cell, const Access& reader);
   /// Whether wgmma or a tensor copy that `thread` starts sees what was written.
@@ -150,6 +172,7 @@ class Shadow {
   std::string did_without(const Access& earlier, const char* did, const char* missing) const;
 
   std::vector<Cell> cells_;
+  std::unordered_map<const Cell*, Access> added_;
   int rank_, blocks_;
   std::uint32_t now_ = 0;  ///< how many barriers, of all kinds, sends and fences there have been
   std::uint32_t last_barrier_ = 0, last_cluster_barrier_ = 0;
