@@ -88,8 +88,8 @@ double predicted_chunk_seconds(const Problem& problem, const Variant& variant, c
   const bool segmented = variant.family == Family::segmented;
   const double sequence_tokens =
       static_cast<double>(workload.tokens) / static_cast<double>(workload.packed ? workload.sequences : 1);
-  double walk_tokens = sequence_tokens,
-         segments = 1;  // where the last one is shorter than the others, a part of one
+  double walk_tokens = sequence_tokens;
+  double segments = 1;  // where the last one is shorter than the others, a part of one
   if (segmented) {
     walk_tokens = std::min(sequence_tokens, static_cast<double>(launches.segment_tokens));
     segments = std::max(1.0, sequence_tokens / static_cast<double>(launches.segment_tokens));

@@ -98,10 +98,12 @@ void Block::run_thread() {
     fail("ends before it has waited for its wgmma", thread().products.front().call_site);
   if (!thread().stores.empty())
     fail("ends before it has waited for its tensor_store", thread().stores.front().call_site);
-  if (thread().let_next_start != nullptr && !thread().waited_for_earlier)
-    fail("lets the next kernel start and ends without wait_for_earlier_kernels", thread().let_next_start);
-  if (options_.stream != nullptr && !thread().waited_for_earlier)
-    fail("ends without wait_for_earlier_kernels", nullptr);
+  void* const let = thread().let_next_start;
+  if (!thread().waited_for_earlier && (let != nullptr || options_.stream != nullptr)) {
+    fail(std::string(let != nullptr ? "lets the next kernel start and " : "") +
+             "ends without wait_for_earlier_kernels",
+         let);
+  }
   thread().finished = true;
   set_ready(running_, false);
   give_way(thread().context);

@@ -179,12 +179,11 @@ class Block {
     else if (notes_global_accesses() && !is_of_stack(address))
       note_global_access(kind, address, bytes, call_site);
   }
-  /// The same of global memory, which asynchronous copies read too.
+  /// The same of global memory, which asynchronous copies read too, if anybody wants to know.
   void note_global_access(AccessKind kind, const void* address, std::size_t bytes, void* call_site);
+  bool notes_global_accesses() const { return options_.work != nullptr || options_.stream != nullptr; }
   /// Where what it does is counted; null where nobody wants to know.
   Work* work() const { return options_.work; }
-  /// Whether anybody does.
-  bool notes_global_accesses() const { return options_.work != nullptr || options_.stream != nullptr; }
   /// The running thread lets the next kernel start.
   void let_next_start(void* call_site);
   /// The running thread's warp has met in a barrier.

@@ -98,17 +98,16 @@ class Shadow {
   };
   enum class Copying : unsigned char { no, by_thread, by_load };
   static constexpr std::uint32_t kNoReaders = ~0u;
-  /// 32 bytes.
   struct Cell {
     Access write, read;
-    /// Of several warps, if `read` is kSeveral: with clocks where they are, without a bit for each.
+    /// If `read` is kSeveral: with clocks the place in readers_, without them a bit for each warp.
     std::uint32_t readers = kNoReaders;
     Copying copying = Copying::no;
     bool sent = false;         ///< by another block: `write` is
     bool is_added = false;     ///< atomically, since `write`: added_ says when
     unsigned char stores = 0;  ///< tensor stores that may still read it
   };
-  static_assert(sizeof(Cell) == 32);
+  static_assert(sizeof(Cell) == 32);  // of which there is one for each two bytes
 
   struct TransactionBarrier {
     Clock arriving, complete;

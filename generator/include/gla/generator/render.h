@@ -154,11 +154,11 @@ struct LaunchPlan {
 
 /// What walks may be cut for. Whole sequences are cut into legs: the last wave of a launch's blocks has next to nothing to do where
 /// they are not far above a multiple of what there is room for. Where segments are, their last ones are shorter. Packed ones are cut
-/// into segments where they are long beside what each multiprocessor has to do.
+/// into segments where they are long beside what each multiprocessor has to do. Of a device that is not known there are no legs,
+/// segments are as long as each other, and packed sequences are cut as if all ran at once.
 struct Relaying {
-  int multiprocessors =
-      0;  ///< of the device; 0: no legs, segments are as long as each other, and packed sequences are cut as if all ran at once
-  int legs = 0;  ///< for tests, of every walk that can be cut; 0: as many as seem best
+  int multiprocessors = 0;  ///< of the device; 0: not known
+  int legs = 0;             ///< for tests, of every walk that can be cut; 0: as many as seem best
 };
 LaunchPlan plan(const Problem& problem, const Variant& variant, const Workload& workload,
                 const Relaying& relaying = {});

@@ -22,6 +22,8 @@ enum class Family : std::uint8_t {
   lines,  ///< recurrent_backward: a warp keeps rows, then columns of a state in fp32 registers, there and back
 };
 
+/// Segments of a sequence are as long as each other but for a last one that fills up the device; of packed sequences their number is
+/// a block's share of all tokens, for what is cut of them.
 enum class Parameter : std::uint8_t {
   chunk,       ///< tokens per chunk, C (lines: those whose sums, and with gates states, a thread has at once)
   tile_v,      ///< value channels per block (chunk families)
@@ -29,9 +31,7 @@ enum class Parameter : std::uint8_t {
   warps_k,     ///< warps along the key channels
   group_tile,  ///< query heads of a group that one block serves; divides G
   stages,      ///< chunks (or tokens) loaded ahead, the current one included
-  segments,  ///< parts that T is cut into (overlapped, segmented; walks, where one part has no passes of its own), as long as each
-  ///< other but for a last one that fills up the device; or for packed sequences a block's share of all tokens, for what is
-  ///< cut of them
+  segments,  ///< parts that T is cut into (overlapped, segmented; walks, where one has no passes of its own)
   score_parts,  ///< bf16 parts per operand of the score product q k^T: 1, 2 or 3
   state_parts,  ///< bf16 parts per operand of the products with the state and with v: 1, 2 or 3
   async_copy,   ///< 1: cp.async global to shared; 0: through registers
